@@ -1,0 +1,205 @@
+"""``curation.toml`` and the frozen settings of each stage; an unknown or wrong setting is an error that names it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from curation.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class BackboneSettings:
+    """Which pretrained network sees the images.
+
+    ``name`` is any timm model; ``weights`` a local ``.safetensors`` or ``.pth`` file, empty for the bundled or hub
+    weights. ``size`` is the side in pixels that images are resized to; 0 chooses 112 for small images and 224 for
+    others. ``device`` is ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    """
+
+    name: str = "tf_efficientnet_lite0"
+    weights: str = ""
+    size: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        _require(self.size == 0 or 32 <= self.size <= 1024, "backbone.size", self.size, "0 or 32 to 1024")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How the backbone is fine-tuned. Zeros choose from the size of the set."""
+
+    epochs: int = 0
+    batch_size: int = 64
+    head_rate: float = 0.0
+    tail_rate: float = 0.0
+    label_smoothing: float = 0.05
+    weight_decay: float = 0.05
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.epochs <= 1000, "training.epochs", self.epochs, "0 to 1000")
+        _require(1 <= self.batch_size <= 65536, "training.batch_size", self.batch_size, "1 or more")
+        _require(0 <= self.label_smoothing < 1, "training.label_smoothing", self.label_smoothing, "in [0, 1)")
+
+
+@dataclass(frozen=True)
+class DetectionSettings:
+    """How label issues are found: ``folds`` of the cross-validation, and whether other issue kinds are looked for."""
+
+    folds: int = 5
+    image_quality: bool = True
+    duplicates: bool = True
+
+    def __post_init__(self) -> None:
+        _require(2 <= self.folds <= 50, "detection.folds", self.folds, "2 to 50")
+
+
+@dataclass(frozen=True)
+class ReviewSettings:
+    """What people are asked: ``budget`` reviews an iteration, of which a share blind and a share controls.
+
+    ``opinions`` is how many people answer each task. ``annotator`` is ``label-studio`` or ``replay:FILE``.
+    """
+
+    budget: int = 100
+    blind_share: float = 0.1
+    control_share: float = 0.1
+    opinions: int = 1
+    annotator: str = "label-studio"
+
+    def __post_init__(self) -> None:
+        _require(self.budget >= 0, "review.budget", self.budget, "0 or more")
+        _require(0 <= self.blind_share <= 1, "review.blind_share", self.blind_share, "in [0, 1]")
+        _require(0 <= self.control_share <= 1, "review.control_share", self.control_share, "in [0, 1]")
+        _require(
+            self.blind_share + self.control_share <= 1,
+            "review.blind_share + review.control_share",
+            self.blind_share + self.control_share,
+            "at most 1",
+        )
+        _require(1 <= self.opinions <= 20, "review.opinions", self.opinions, "1 to 20")
+
+
+@dataclass(frozen=True)
+class SliceSettings:
+    """Weak slices: smallest size, most conditions, error level that the search may reach by chance, extra copies."""
+
+    min_size: int = 20
+    max_conditions: int = 2
+    alpha: float = 0.05
+    copies: int = 2
+
+    def __post_init__(self) -> None:
+        _require(self.min_size >= 2, "slices.min_size", self.min_size, "2 or more")
+        _require(1 <= self.max_conditions <= 3, "slices.max_conditions", self.max_conditions, "1 to 3")
+        _require(0 < self.alpha < 1, "slices.alpha", self.alpha, "in (0, 1)")
+        _require(0 <= self.copies <= 20, "slices.copies", self.copies, "0 to 20")
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """Where error analysis is recorded: FiftyOne (``fiftyone = false`` leaves it out) and the HTML report."""
+
+    fiftyone: bool = True
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything in ``curation.toml``.
+
+    ``images`` is the folder that relative paths start from; ``ledger`` the ledger's database URL, empty for the
+    project's own SQLite file; ``holdout_share`` what import sets apart where no split is given.
+    """
+
+    name: str = ""
+    images: str = ""
+    ledger: str = ""
+    seed: int = 0
+    holdout_share: float = 0.2
+    backbone: BackboneSettings = field(default_factory=BackboneSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    detection: DetectionSettings = field(default_factory=DetectionSettings)
+    review: ReviewSettings = field(default_factory=ReviewSettings)
+    slices: SliceSettings = field(default_factory=SliceSettings)
+    report: ReportSettings = field(default_factory=ReportSettings)
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
+        _require(0 < self.holdout_share < 1, "holdout_share", self.holdout_share, "in (0, 1)")
+
+
+def _require(holds: bool, setting: str, value: object, allowed: str) -> None:
+    if not holds:
+        raise ConfigError(f"setting '{setting}' must be {allowed}, got {value}")
+
+
+def settings_from_dict(values: Mapping[str, Any], source: str = "curation.toml") -> Settings:
+    """Check plain nested values and make them ``Settings``.
+
+    >>> settings_from_dict({"review": {"budget": 50}}).review.budget
+    50
+
+    Raises ConfigError for an unknown key (offering the nearest one), a wrong type or a value out of range.
+    """
+    return _section(Settings, values, source, "")
+
+
+def _section(kind: Any, values: Mapping[str, Any], source: str, prefix: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    known = {f.name for f in dataclasses.fields(kind)}
+    given: dict[str, Any] = {}
+    for key, value in values.items():
+        where = f"{prefix}{key}"
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            offer = f"did you mean '{prefix}{near[0]}'?" if near else f"known here: {', '.join(sorted(known))}"
+            raise ConfigError(f"{source}: unknown setting '{where}'; {offer}")
+        given[key] = _value(hints[key], value, source, where)
+    try:
+        return kind(**given)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def _value(hint: Any, value: Any, source: str, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{source}: '{where}' is a table of settings, got {value!r}")
+        return _section(hint, value, source, f"{where}.")
+    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+        wanted = " or ".join(t.__name__ for t in allowed)
+        raise ConfigError(f"{source}: setting '{where}' must be of type {wanted}, got {value!r}")
+    return value
+
+
+def read_settings(file: Path) -> Settings:
+    """Read ``curation.toml``; raises ConfigError with the file's name for what is wrong in it."""
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{file} is missing; make a project with `curate init`") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from None
+    return settings_from_dict(values, str(file))
+
+
+def settings_to_toml(settings: Settings) -> str:
+    """Write settings as TOML that ``read_settings`` gives back unchanged."""
+    import tomlkit  # only when a project is made
+
+    document = tomlkit.document()
+    document.add(tomlkit.comment("Settings of a Curation Toolkit project; every key has a default that works."))
+    for key, value in dataclasses.asdict(settings).items():
+        document[key] = value
+    return tomlkit.dumps(document)

@@ -1,0 +1,359 @@
+"""The nouns of the project, as frozen values that check themselves.
+
+Inside the project a class is its **id** (``c1``, ``c2``, ...), which outlives its name; names are for people and
+appear only at the edges (tables, screens, reports). ``Classes`` translates. A sample is the SHA-256 of its file's
+bytes. Nothing here imports more than the standard library and numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from curation.errors import DataError, RecordError
+
+Split = Literal["train", "holdout", "pool"]
+Mode = Literal["shown", "blind", "control"]
+State = Literal["preparing", "waiting", "training", "reporting", "done", "failed"]
+MetadataValue = str | float | int | bool | None
+
+AMBIGUOUS = "ambiguous"
+BAD_IMAGE = "bad image"
+OTHER = "other"
+SKIPPED = "skipped"
+WITHDRAWN = "withdrawn"
+#: Answers that are not a class. ``skipped`` and ``withdrawn`` count for nothing; the rest are opinions.
+SPECIAL_ANSWERS = (AMBIGUOUS, BAD_IMAGE, OTHER, SKIPPED, WITHDRAWN)
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a project in their fixed order: ids that stay, names that may change.
+
+    >>> classes = Classes(("c1", "c2"), ("cat", "dog"))
+    >>> classes.name("c2"), classes.id("cat"), len(classes)
+    ('dog', 'c1', 2)
+    """
+
+    ids: tuple[str, ...]
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.names):
+            raise RecordError(f"classes need one name an id, got {len(self.ids)} ids and {len(self.names)} names")
+        if len(set(self.ids)) != len(self.ids) or len(set(self.names)) != len(self.names):
+            raise RecordError(f"class ids and names must be unique, got {self.ids} and {self.names}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(zip(self.ids, self.names, strict=True))
+
+    def name(self, class_id: str | None) -> str:
+        """The class's name for people; special answers and ``None`` come back as they read ('' for ``None``)."""
+        if class_id is None:
+            return ""
+        if class_id in SPECIAL_ANSWERS:
+            return class_id
+        try:
+            return self.names[self.ids.index(class_id)]
+        except ValueError:
+            raise RecordError(f"no class has the id '{class_id}'; there are {list(self.ids)}") from None
+
+    def id(self, name: str) -> str:
+        """The id of the class with this name; raises DataError where there is none."""
+        try:
+            return self.ids[self.names.index(name)]
+        except ValueError:
+            raise DataError(f"'{name}' is no class of this project; there are {list(self.names)}") from None
+
+    def index(self, class_id: str) -> int:
+        """The column of the class in every array of probabilities."""
+        return self.ids.index(class_id)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image, known by its content.
+
+    ``id`` is the SHA-256 of the file's bytes (64 hex digits), ``path`` its first path as the user gave it, ``file``
+    where it lies now. ``group`` (module, lot, patient, video) is never divided between folds or splits.
+    """
+
+    id: str
+    path: str
+    file: Path
+    split: Split
+    group: str | None = None
+    metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
+    width: int = 0
+    height: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+
+
+@dataclass(frozen=True)
+class LabelEvent:
+    """An entry of the ledger: what a sample's label became, from what, by whom, when and why.
+
+    ``new`` is a class id, or ``None`` for no label. ``excluded`` says whether the sample is left out of training from
+    here on. ``cites`` are the ids of the verdicts that a decision rests on; ``undoes`` the id of the event taken back.
+    """
+
+    id: int
+    kind: Literal["import", "decision", "undo"]
+    sample_id: str
+    old: str | None
+    new: str | None
+    excluded: bool
+    who: str
+    at: datetime
+    why: str
+    iteration: int
+    cites: tuple[int, ...] = ()
+    undoes: int | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one person said of one image.
+
+    ``answer`` is a class id or one of ``SPECIAL_ANSWERS``. ``key`` names the task it answers (``QueueEntry.key``),
+    ``source`` the answer itself at its origin (for instance ``ls:<server>:annotation:12``): a later verdict with the
+    same source replaces the earlier one. ``seconds`` is the time that the person took, where known. ``id`` is 0 until
+    the ledger has recorded it.
+    """
+
+    sample_id: str
+    answer: str
+    person: str
+    at: datetime
+    key: str
+    source: str
+    mode: Mode
+    iteration: int
+    seconds: float | None = None
+    note: str = ""
+    id: int = 0
+
+
+@dataclass(frozen=True)
+class CurrentLabel:
+    """A sample's label as the ledger has it: class id or ``None``; and whether it is left out of training."""
+
+    sample_id: str
+    class_id: str | None
+    excluded: bool
+    event_id: int
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Class probabilities for many samples, as one table of arrays.
+
+    ``probabilities`` has shape (samples, classes), float64, each row a distribution over ``class_ids``. ``folds``, of
+    shape (samples,), tells which fold's model spoke; -1 where each sample was left out alone, or never trained on.
+    Where the project judges a label by predictions, they are out of sample.
+    """
+
+    sample_ids: tuple[str, ...]
+    class_ids: tuple[str, ...]
+    probabilities: npt.NDArray[np.float64]
+    folds: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        probabilities = np.ascontiguousarray(self.probabilities, dtype=np.float64)
+        folds = np.ascontiguousarray(self.folds, dtype=np.int64)
+        expected = (len(self.sample_ids), len(self.class_ids))
+        if probabilities.shape != expected:
+            raise RecordError(
+                f"probabilities must have shape {expected} (samples, classes), got {probabilities.shape}"
+            )
+        if folds.shape != expected[:1]:
+            raise RecordError(f"folds must have shape {expected[:1]} (samples,), got {folds.shape}")
+        if len(set(self.sample_ids)) != len(self.sample_ids):
+            raise RecordError("predictions must hold each sample once, but some ids are repeated")
+        if not np.isfinite(probabilities).all():
+            raise RecordError("probabilities must be finite numbers, but some are NaN or infinite")
+        if probabilities.size and (probabilities.min() < -1e-9 or abs(probabilities.sum(axis=1) - 1).max() > 1e-3):
+            raise RecordError("each row of probabilities must be non-negative and sum to 1")
+        probabilities.setflags(write=False)
+        folds.setflags(write=False)
+        object.__setattr__(self, "probabilities", probabilities)
+        object.__setattr__(self, "folds", folds)
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+    def rows(self, sample_ids: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Row numbers of these samples, in their order; raises RecordError for one that is not here."""
+        where = {sample_id: row for row, sample_id in enumerate(self.sample_ids)}
+        try:
+            return np.array([where[sample_id] for sample_id in sample_ids], dtype=np.int64)
+        except KeyError as missing:
+            raise RecordError(f"sample {missing} is not in these predictions") from None
+
+    def take(self, sample_ids: Sequence[str]) -> Predictions:
+        """The predictions of these samples, in their order."""
+        rows = self.rows(sample_ids)
+        return Predictions(tuple(sample_ids), self.class_ids, self.probabilities[rows], self.folds[rows])
+
+    def predicted(self) -> tuple[str, ...]:
+        """The most probable class id of each sample, in row order."""
+        return tuple(self.class_ids[column] for column in self.probabilities.argmax(axis=1))
+
+
+@dataclass(frozen=True)
+class Issue:
+    """Something about a sample that a person should look at.
+
+    ``kind`` is ``label`` (the label looks wrong), ``label_conflict`` (the same picture with two labels),
+    ``exact_duplicate``, ``near_duplicate``, ``outlier``, or an image-quality kind (``dark``, ``light``, ``blurry``,
+    ``low_information``, ``odd_size``, ``odd_aspect_ratio``). ``score`` is 0 for the worst and 1 for the best. ``given``
+    and ``suggested`` are class ids where the issue is about a label. ``related`` are ids of samples that show why
+    (duplicates; nearest of the given, then of the suggested class).
+    """
+
+    sample_id: str
+    kind: str
+    score: float
+    reason: str
+    given: str | None = None
+    suggested: str | None = None
+    related: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class QueueEntry:
+    """One request for a person's opinion on one sample.
+
+    ``mode``: ``shown`` (with given label, suggestion and reason), ``blind`` (flagged, without them), ``control``
+    (not flagged, drawn at random; always asked blind). ``key`` is opaque and says nothing of sample or mode; sending
+    the same key twice creates nothing twice. ``opinions`` is how many people are asked.
+    """
+
+    key: str
+    sample_id: str
+    iteration: int
+    position: int
+    mode: Mode
+    given: str | None
+    suggested: str | None
+    reason: str
+    related: tuple[str, ...] = ()
+    opinions: int = 1
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What verdicts on a sample add up to, before it becomes a label event.
+
+    ``outcome``: ``keep`` (the label stands), ``change`` (to ``class_id``), ``exclude`` (bad image), ``contested``
+    (people disagree; the label stands and the sample is asked again), ``ambiguous`` (the definition is unclear; the
+    label stands). ``confidence`` in [0, 1]. ``cites`` are the verdict ids.
+    """
+
+    sample_id: str
+    outcome: Literal["keep", "change", "exclude", "contested", "ambiguous"]
+    class_id: str | None
+    confidence: float
+    cites: tuple[int, ...]
+    why: str
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One condition of a slice, for instance ``brightness < 0.21`` or ``wafer = poly``.
+
+    ``field`` is ``class``, a metadata column or a measured property; ``op`` one of ``=``, ``<``, ``>=``.
+    For ``field == "class"`` the value is a class id.
+    """
+
+    field: str
+    op: Literal["=", "<", ">="]
+    value: str | float
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A group of samples with something in common where the model is weak.
+
+    ``name`` reads like ``class = defective and wafer = poly``; ``sample_ids`` are its train members. ``error_rate``
+    and its 95 % interval ``ci`` come from out-of-sample predictions of train rows, ``rest_error_rate`` from the other
+    train rows; the ``holdout_*`` figures confirm it and steer nothing. ``weakness`` names what a recipe should produce
+    (``dark``, ``blurred``, ..., ``rare``), ``""`` where nothing fits.
+    """
+
+    name: str
+    conditions: tuple[Condition, ...]
+    sample_ids: tuple[str, ...]
+    size: int
+    errors: int
+    error_rate: float
+    ci: Interval
+    rest_error_rate: float
+    p_value: float
+    weakness: str = ""
+    holdout_size: int | None = None
+    holdout_error_rate: float | None = None
+    holdout_ci: Interval | None = None
+    status: Literal["open", "accepted", "collecting", "fixed"] = "open"
+    recipe: str | None = None
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Extra training copies: each of ``sample_ids`` is added ``copies`` times, changed by ``transform``.
+
+    ``transform`` is picklable and maps an (H, W, 3) uint8 array to another, given a seed: ``transform(image, seed)``.
+    """
+
+    name: str
+    sample_ids: tuple[str, ...]
+    copies: int
+    transform: Callable[[npt.NDArray[np.uint8], int], npt.NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % interval, as fractions or in the figure's own unit; ``None`` bounds are not known."""
+
+    value: float
+    ci: Interval | None = None
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """How well a model does on a fixed set of rows. Accuracies are fractions; log loss is in nats."""
+
+    size: int
+    accuracy: Estimate
+    balanced_accuracy: Estimate
+    log_loss: Estimate
+    per_class: Mapping[str, Estimate] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One turn of the loop, as the ledger has it."""
+
+    number: int
+    state: State
+    started_at: datetime
+    ended_at: datetime | None = None
+    message: str = ""
+
+
+Progress = Callable[[str, int, int], None]
+"""``progress(what, done, total)``: called now and then by long work, from the calling thread."""

@@ -1,0 +1,110 @@
+"""Everything that an iteration has to say, as one typed value: the input of every report (pure).
+
+Class names here are for people; shapes and units are said at each field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from curation.records import Estimate, Interval, Metrics, Slice
+
+
+@dataclass(frozen=True)
+class Card:
+    """One picture in a report with what there is to say about it; labels are class names."""
+
+    sample_id: str
+    path: str
+    file: Path
+    given: str
+    current: str
+    predicted: str
+    suggested: str
+    label_quality: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class SliceCard:
+    """A weak slice with typical pictures and, where a recipe was applied, its before/after contact sheet (PNG)."""
+
+    slice: Slice
+    words: str
+    examples: tuple[Card, ...] = ()
+    recipe_words: str = ""
+    preview: bytes | None = None
+    before: Estimate | None = None
+    after: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class Gain:
+    """After minus before on the same rows. ``shown`` is false where the interval of ``accuracy`` holds zero."""
+
+    accuracy: Estimate
+    balanced_accuracy: Estimate
+    log_loss: Estimate
+    p_value: float
+    shown: bool
+    words: str
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the verdicts say of the flagger; ``None`` where it can't be known yet."""
+
+    flagger_precision: Estimate | None = None
+    flagger_recall: Estimate | None = None
+    labels_wrong: Estimate | None = None
+    labels_wrong_ci: Interval | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One iteration in the table over all iterations. ``still_wrong`` needs an answer key (demos only)."""
+
+    number: int
+    labels_reviewed: int
+    labels_changed: int
+    accuracy: Estimate | None
+    balanced_accuracy: Estimate | None
+    weakest_slice: str
+    still_wrong: int | None = None
+
+
+@dataclass(frozen=True)
+class IterationSummary:
+    """One iteration in full. ``confusion[i][j]`` counts holdout rows labeled ``classes[i]``, predicted ``classes[j]``.
+
+    ``reliability`` bins are (mean confidence, accuracy, count). ``rows`` holds this and all earlier iterations, the
+    first (number 0) being the model trained on the labels as given.
+    """
+
+    project: str
+    number: int
+    classes: tuple[str, ...]
+    backbone: str
+    device: str
+    seed: int
+    counts: Mapping[str, int]
+    labels_reviewed: int
+    labels_changed: int
+    labels_excluded: int
+    contested: int
+    ambiguous: int
+    metrics: Metrics | None
+    before: Metrics | None
+    gain: Gain | None
+    audit: Audit
+    issues: Mapping[str, int]
+    worst: tuple[Card, ...]
+    changed: tuple[Card, ...]
+    slices: tuple[SliceCard, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    reliability: tuple[tuple[float, float, int], ...]
+    rows: tuple[Row, ...]
+    advice: tuple[str, ...]
+    links: Mapping[str, str] = field(default_factory=dict)
