@@ -108,3 +108,49 @@ class IterationSummary:
     rows: tuple[Row, ...]
     advice: tuple[str, ...]
     links: Mapping[str, str] = field(default_factory=dict)
+
+
+def worst_pair(summary: IterationSummary) -> tuple[str, str, int] | None:
+    """The two classes most often confused on the holdout: (labeled, predicted, count); ``None`` without errors."""
+    pairs = [
+        (count, -i, -j)
+        for i, row in enumerate(summary.confusion)
+        for j, count in enumerate(row)
+        if i != j and count > 0
+    ]
+    if not pairs:
+        return None
+    count, i, j = max(pairs)
+    return summary.classes[-i], summary.classes[-j], count
+
+
+def percent(fraction: float, digits: int = 1) -> str:
+    """A fraction for people.
+
+    >>> percent(0.9312), percent(0.5, 0)
+    ('93.1 %', '50 %')
+    """
+    return f"{100 * fraction:.{digits}f} %"
+
+
+def interval_words(ci: Interval | None, digits: int = 1) -> str:
+    """A 95 % interval of fractions for people, '' where it is not known.
+
+    >>> interval_words((0.91, 0.954))
+    '91.0 to 95.4 %'
+    """
+    return "" if ci is None else f"{100 * ci[0]:.{digits}f} to {100 * ci[1]:.{digits}f} %"
+
+
+def estimate_words(estimate: Estimate | None, unknown: str = "not known yet") -> str:
+    """A fraction with its interval for people.
+
+    >>> estimate_words(Estimate(0.931, (0.91, 0.954)))
+    '93.1 % (91.0 to 95.4 %)'
+    >>> estimate_words(None)
+    'not known yet'
+    """
+    if estimate is None:
+        return unknown
+    ci = interval_words(estimate.ci)
+    return f"{percent(estimate.value)} ({ci})" if ci else percent(estimate.value)

@@ -1,0 +1,145 @@
+"""The FiftyOne App as a process of its own: start it on a project's dataset, wait until it answers, stop it.
+
+One server holds one state that every browser window on it shares, so each reviewer gets a server and port of their
+own; several may stand on one database. The App asks nobody who they are: whoever reaches the port sees the pictures.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+import re
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+from curation.errors import ServiceError
+from reports.fiftyone_store import WORKSPACE, environment, error_gist
+from reports.mongo import Mongo, free_port
+
+_START_SECONDS = 120.0
+
+
+class ReviewApp:
+    """FiftyOne's App on one dataset. ``home`` is the folder of the project's MongoDB; no ``port`` takes a free one."""
+
+    def __init__(self, home: Path, dataset_name: str, port: int | None = None, address: str = "127.0.0.1") -> None:
+        self.mongo = Mongo(home)
+        self.dataset_name = dataset_name
+        self.address = address
+        self.port = port or free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def warning(self) -> str:
+        """What to tell a person before they open the App to others; '' where only this machine reaches it."""
+        if is_loopback(self.address):
+            return ""
+        return (
+            f"The App on {self.address} asks for no password: everyone who reaches port {self.port} sees every "
+            "picture and can change the dataset; use 127.0.0.1 and an SSH tunnel instead."
+        )
+
+    def url(self, view: str = "") -> str:
+        """Where a browser finds the dataset, opened on a saved view, or on pictures beside the Curation panel."""
+        host = "127.0.0.1" if self.address in ("0.0.0.0", "::") else self.address  # noqa: S104 — compared, not bound
+        host = f"[{host}]" if ":" in host else host
+        asked = {"view": view_slug(view)} if view else {"workspace": WORKSPACE}
+        return f"http://{host}:{self.port}/datasets/{self.dataset_name}?{urllib.parse.urlencode(asked)}"
+
+    def start(self) -> str:
+        """Start database and App, wait until the App answers (about ten seconds), give its address.
+
+        Raises ServiceError with the gist of its log where it ends early or does not answer within two minutes.
+        """
+        if self._process is None or self._process.poll() is not None:
+            self._launch(self.mongo.start())
+        self._wait()
+        return self.url()
+
+    def stop(self) -> None:
+        """End the App; the database runs on (``Mongo.stop``). Harmless where it is not running."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(15)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    @property
+    def log_file(self) -> Path:
+        """What the App's server said, of the last start on this port."""
+        return self.mongo.home / f"app-{self.port}.log"
+
+    def _launch(self, uri: str) -> None:
+        spec = importlib.util.find_spec("fiftyone")
+        if spec is None or spec.origin is None:
+            raise ServiceError("FiftyOne is not installed, so there is no App to start; install fiftyone")
+        server = Path(spec.origin).parent / "server"
+        self.mongo.home.mkdir(parents=True, exist_ok=True)
+        with self.log_file.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "main.py", "--port", str(self.port), "--address", self.address],
+                cwd=server,
+                env=environment(uri) | {"FIFTYONE_DISABLE_SERVICES": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C reaches whoever started us, and they call stop()
+            )
+
+    def _wait(self) -> None:
+        assert self._process is not None
+        give_up = time.monotonic() + _START_SECONDS
+        home = self.url().split("/datasets/")[0]
+        while time.monotonic() < give_up:
+            if self._process.poll() is not None:
+                self._process = None
+                raise ServiceError(f"the FiftyOne App ended at once: {self._gist()}; see {self.log_file}")
+            if _answers(home):
+                return
+            time.sleep(0.2)
+        self.stop()
+        raise ServiceError(f"the FiftyOne App did not answer within {_START_SECONDS:.0f} s; see {self.log_file}")
+
+    def _gist(self) -> str:
+        return error_gist(self.log_file.read_text(encoding="utf-8", errors="replace"))
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach the address.
+
+    >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("0.0.0.0")
+    (True, True, False)
+    """
+    if address == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def view_slug(view: str) -> str:
+    """A saved view's name as addresses carry it.
+
+    >>> view_slug("issues_it02"), view_slug("slice_it02_1: wafer = poly")
+    ('issues-it02', 'slice-it02-1-wafer-poly')
+    """
+    kept = re.sub(r"[^a-z0-9\s+_.-]", "", view.lower())
+    return re.sub(r"[\s+_.-]+", "-", kept).strip("-")
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
