@@ -90,12 +90,16 @@ class ReviewSettings:
 
 @dataclass(frozen=True)
 class SliceSettings:
-    """Weak slices: smallest size, most conditions, error level that the search may reach by chance, extra copies."""
+    """Weak slices: smallest size, most conditions, error level that the search may reach by chance, extra copies.
+
+    ``ignore`` names metadata columns that slices must not use, for instance one that the label was made from.
+    """
 
     min_size: int = 20
     max_conditions: int = 2
     alpha: float = 0.05
     copies: int = 2
+    ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _require(self.min_size >= 2, "slices.min_size", self.min_size, "2 or more")
@@ -116,7 +120,8 @@ class Settings:
     """Everything in ``curation.toml``.
 
     ``images`` is the folder that relative paths start from; ``ledger`` the ledger's database URL, empty for the
-    project's own SQLite file; ``holdout_share`` what import sets apart where no split is given.
+    project's own SQLite file; ``holdout_share`` what import sets apart where no split is given. ``answer_key`` is a
+    table ``path,label`` of true labels, for demos and benchmarks only: it is counted against, and steers nothing.
     """
 
     name: str = ""
@@ -124,6 +129,7 @@ class Settings:
     ledger: str = ""
     seed: int = 0
     holdout_share: float = 0.2
+    answer_key: str = ""
     backbone: BackboneSettings = field(default_factory=BackboneSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     detection: DetectionSettings = field(default_factory=DetectionSettings)
@@ -174,6 +180,10 @@ def _value(hint: Any, value: Any, source: str, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{source}: '{where}' is a table of settings, got {value!r}")
         return _section(hint, value, source, f"{where}.")
+    if hint == tuple[str, ...]:
+        if not isinstance(value, list | tuple) or not all(isinstance(entry, str) for entry in value):
+            raise ConfigError(f"{source}: setting '{where}' must be a list of texts, got {value!r}")
+        return tuple(value)
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if float in allowed and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -201,5 +211,11 @@ def settings_to_toml(settings: Settings) -> str:
     document = tomlkit.document()
     document.add(tomlkit.comment("Settings of a Curation Toolkit project; every key has a default that works."))
     for key, value in dataclasses.asdict(settings).items():
-        document[key] = value
+        document[key] = _plain(value)
     return tomlkit.dumps(document)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,62 @@
+# Two commands do all of their own set-up: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV = $$(command -v uv || echo $(BIN)/uv)
+INSTALL = VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet --constraint constraints.txt --overrides overrides.txt
+MADE_FROM := pyproject.toml constraints.txt overrides.txt
+
+.PHONY: demo test test-all bench lint constraints browser clean
+
+demo: $(VENV)/.demo-installed
+	$(BIN)/curate demo
+
+test: $(VENV)/.test-installed browser lint
+	$(BIN)/python -m pytest -m "not gpu and not slow"
+
+test-all: $(VENV)/.test-installed browser lint
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.test-installed
+	for name in benchmarks/*.py; do $(BIN)/python $$name --quick || exit 1; done
+
+lint: $(VENV)/.test-installed
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy curation labeling augment reports
+
+# The versions that we test with. The file holds no addresses, only names and numbers.
+constraints: $(VENV)/.uv
+	rm -f constraints.txt
+	$(UV) pip compile pyproject.toml --all-extras --universal --python-version 3.11 --overrides overrides.txt \
+	  --no-header --no-annotate --quiet --output-file constraints.txt
+	sed -i "s/ ; python_full_version < '3.13' and platform_machine == 'x86_64' and sys_platform == 'linux'$$//" constraints.txt
+
+$(VENV)/.uv:
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed; name one with PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is too old; name a Python 3.11 or newer with PYTHON=..."; exit 1; }
+	@if command -v uv >/dev/null; then uv venv --quiet --allow-existing --python $(PYTHON) $(VENV); \
+	  else $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet uv; fi
+	@touch $@
+
+$(VENV)/.demo-installed: $(VENV)/.uv $(MADE_FROM)
+	@echo "Installing into $(VENV) (several GB the first time) ..."
+	$(INSTALL) -e '.[server,demo]'
+	@touch $@
+
+$(VENV)/.test-installed: $(VENV)/.uv $(MADE_FROM)
+	@echo "Installing into $(VENV) (several GB the first time) ..."
+	$(INSTALL) -e '.[server,demo,dev]'
+	@touch $@ $(VENV)/.demo-installed
+
+# Browser tests need Chromium: installed where we are root, asked for where we are not.
+browser:
+	@command -v chromium >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "Installing Chromium ..."; apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; \
+	  else echo "The browser tests need Chromium: sudo apt-get install chromium"; exit 1; fi; }
+
+clean:
+	rm -rf $(VENV) curation-demo artifacts

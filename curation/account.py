@@ -1,0 +1,404 @@
+"""From what an iteration left behind to what it has to say: figures, pictures to show, advice in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from curation import audit as auditing
+from curation import gain as gains
+from curation import slices as slicing
+from curation.loop import Account, Scored, labeled_holdout, slice_table, trainable
+from curation.records import (
+    Decision,
+    Estimate,
+    Metrics,
+    Predictions,
+    Sample,
+    Slice,
+    Verdict,
+)
+from curation.runs import read_json
+from reports.summary import Audit, Card, Gain, IterationSummary, Row, SliceCard
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WORST_SHOWN = 36
+CHANGED_SHOWN = 24
+EXAMPLES_SHOWN = 6
+
+
+def summarize(
+    account: Account,
+    *,
+    project: str,
+    backbone: str,
+    seed: int,
+    earlier: Sequence[Row],
+    queue: Sequence[Any],
+    links: Mapping[str, str],
+    still_wrong: int | None = None,
+) -> IterationSummary:
+    """Everything that the iteration has to say. ``earlier`` are the rows of iterations before it, in order."""
+    holdout = labeled_holdout(account.samples, account.after)
+    truth = {s.id: account.after[s.id].class_id or "" for s in holdout}
+    after = account.model_after.take([s.id for s in holdout]) if holdout else None
+    before = account.model_before.take([s.id for s in holdout]) if holdout and account.model_before else None
+    metrics = gains.measure(after, truth, seed=seed, classes=account.classes) if after else None
+    metrics_before = gains.measure(before, truth, seed=seed, classes=account.classes) if before else None
+    gain = _gain(before, after, truth, seed) if before and after else None
+    cards = slice_cards(account, holdout, before, after)
+    audit = audit_of(account, queue)
+    row = Row(
+        number=account.number,
+        labels_reviewed=int(account.review.get("reviewed", 0)),
+        labels_changed=int(account.review.get("changed", 0)),
+        accuracy=metrics.accuracy if metrics else None,
+        balanced_accuracy=metrics.balanced_accuracy if metrics else None,
+        weakest_slice=cards[0].slice.name if cards else "",
+        still_wrong=still_wrong,
+    )
+    return IterationSummary(
+        project=project,
+        number=account.number,
+        classes=account.classes.names,
+        backbone=backbone,
+        device=str(account.trained.get("words", "")),
+        seed=seed,
+        counts=_counts(account),
+        labels_reviewed=row.labels_reviewed,
+        labels_changed=row.labels_changed,
+        labels_excluded=int(account.review.get("excluded", 0)),
+        contested=int(account.review.get("contested", 0)),
+        ambiguous=int(account.review.get("ambiguous", 0)),
+        metrics=metrics,
+        before=metrics_before,
+        gain=gain,
+        audit=audit,
+        issues=dict(Counter(i.kind for i in account.scored.issues)) if account.scored else {},
+        worst=_worst(account),
+        changed=_changed(account),
+        slices=cards,
+        confusion=gains.confusion(after, truth) if after else (),
+        reliability=gains.reliability(after, truth) if after else (),
+        rows=(*earlier, row),
+        advice=advise(account, gain, cards, audit),
+        links=links,
+    )
+
+
+def _gain(before: Predictions, after: Predictions, truth: Mapping[str, str], seed: int) -> Gain:
+    comparison = gains.compare(before, after, truth, seed=seed)
+    return Gain(
+        accuracy=comparison.accuracy,
+        balanced_accuracy=comparison.balanced_accuracy,
+        log_loss=comparison.log_loss,
+        p_value=comparison.p_value,
+        shown=comparison.shown,
+        words=comparison.words,
+    )
+
+
+def _counts(account: Account) -> dict[str, int]:
+    labeled = trainable(account.samples, account.after)
+    return {
+        "samples": len(account.samples),
+        "train": len(labeled),
+        "holdout": len(labeled_holdout(account.samples, account.after)),
+        "pool": len([s for s in account.samples if s.split == "pool" and s.id not in account.after]),
+        "excluded": len([c for c in account.after.values() if c.excluded]),
+    }
+
+
+def slice_cards(
+    account: Account, holdout: Sequence[Sample], before: Predictions | None, after: Predictions | None
+) -> tuple[SliceCard, ...]:
+    """The weak slices, confirmed on the holdout, with examples and what their recipe did to them."""
+    scored = account.scored
+    if scored is None or not scored.slices:
+        return ()
+    slices = list(scored.slices)
+    masks: list[np.ndarray] = [np.zeros(len(holdout), dtype=bool) for _ in slices]
+    wrong_before = wrong_after = np.zeros(len(holdout), dtype=bool)
+    if holdout and before and after:
+        labels = [account.after[s.id].class_id or "" for s in holdout]
+        table = slice_table(holdout, account.properties)
+        wrong_before = np.array([p != t for p, t in zip(before.predicted(), labels, strict=True)])
+        wrong_after = np.array([p != t for p, t in zip(after.predicted(), labels, strict=True)])
+        slices = slicing.confirm_slices(slices, table, wrong_before, labels, account.classes)
+        masks = [slicing.members(s, table, labels) for s in slices]
+    cards = []
+    for found, mask in zip(slices, masks, strict=True):
+        preview = account.folder / "recipe.png" if found.recipe else None
+        recipe = read_json(account.folder / "recipe.json") if found.recipe else {}
+        cards.append(
+            SliceCard(
+                slice=found,
+                words=slicing.words(found, account.classes),
+                examples=_examples(account, scored, found),
+                recipe_words=recipe.get("words", ""),
+                preview=preview.read_bytes() if preview and preview.exists() else None,
+                before=_rate(wrong_before[mask]),
+                after=_rate(wrong_after[mask]),
+            )
+        )
+    return tuple(cards)
+
+
+def _rate(wrong: np.ndarray) -> Estimate | None:
+    if not len(wrong):
+        return None
+    count = int(wrong.sum())
+    return Estimate(count / len(wrong), auditing.wilson_interval(count, len(wrong)))
+
+
+def _examples(account: Account, scored: Scored, found: Slice) -> tuple[Card, ...]:
+    members = [s for s in found.sample_ids if s in scored.quality]
+    worst = sorted(members, key=lambda s: (scored.quality[s], s))[:EXAMPLES_SHOWN]
+    by_id = {s.id: s for s in account.samples}
+    return tuple(_card(account, scored, by_id[s], {}) for s in worst)
+
+
+def _card(account: Account, scored: Scored, sample: Sample, reasons: Mapping[str, tuple[str, str | None]]) -> Card:
+    classes = account.classes
+    before, after = account.before.get(sample.id), account.after.get(sample.id)
+    predicted = ""
+    if sample.id in scored.quality:
+        predicted = classes.name(scored.predictions.take([sample.id]).predicted()[0])
+    reason, suggested = reasons.get(sample.id, ("", None))
+    return Card(
+        sample_id=sample.id,
+        path=sample.path,
+        file=sample.file,
+        given=classes.name(before.class_id if before else None),
+        current=("left out" if after.excluded else classes.name(after.class_id)) if after else "",
+        predicted=predicted,
+        suggested=classes.name(suggested),
+        label_quality=scored.quality.get(sample.id),
+        reason=reason,
+    )
+
+
+def _worst(account: Account) -> tuple[Card, ...]:
+    scored = account.scored
+    if scored is None:
+        return ()
+    flagged = [i for i in scored.issues if i.kind == "label"][:WORST_SHOWN]
+    by_id = {s.id: s for s in account.samples}
+    reasons = {i.sample_id: (i.reason, i.suggested) for i in flagged}
+    return tuple(_card(account, scored, by_id[i.sample_id], reasons) for i in flagged)
+
+
+def _changed(account: Account) -> tuple[Card, ...]:
+    scored = account.scored
+    if scored is None:
+        return ()
+    reasons = {d["sample_id"]: (str(d["why"]), d["class_id"]) for d in account.review.get("decisions", [])}
+    changed = [s for s in account.samples if _differs(account, s)]
+    return tuple(_card(account, scored, s, reasons) for s in changed[:CHANGED_SHOWN])
+
+
+def _differs(account: Account, sample: Sample) -> bool:
+    before, after = account.before.get(sample.id), account.after.get(sample.id)
+    if before is None or after is None:
+        return before is not after
+    return (before.class_id, before.excluded) != (after.class_id, after.excluded)
+
+
+def audit_of(account: Account, queue: Sequence[Any]) -> Audit:
+    """What this iteration's verdicts say of the flagger."""
+    scored = account.scored
+    decisions = [Decision(**{**d, "cites": tuple(d["cites"])}) for d in account.review.get("decisions", [])]
+    if scored is None or not decisions:
+        return Audit()
+    flagged = {i.sample_id for i in scored.issues if i.kind == "label"}
+    figures = auditing.estimate_audit(
+        queue, {d.sample_id: d for d in decisions}, len(scored.quality) - len(flagged), len(flagged)
+    )
+    return Audit(
+        flagger_precision=figures.flagger_precision,
+        flagger_recall=figures.flagger_recall,
+        labels_wrong=figures.labels_wrong,
+        labels_wrong_ci=figures.labels_wrong.ci if figures.labels_wrong else None,
+    )
+
+
+def advise(account: Account, gain: Gain | None, cards: Sequence[SliceCard], audit: Audit) -> tuple[str, ...]:
+    """What to do next, in plain sentences, most pressing first."""
+    if account.number == 0:
+        return ("This is the model on the labels as given; review the queue to see what better labels are worth.",)
+    lines = []
+    if audit.flagger_precision is not None:
+        share = audit.flagger_precision.value
+        if share >= 0.3:
+            lines.append(f"Go on reviewing: {share:.0%} of the flagged labels that were looked at were wrong.")
+        else:
+            lines.append(f"Reviewing pays less now: {share:.0%} of the flagged labels were wrong. Turn to weak slices.")
+    if account.review.get("contested"):
+        lines.append(f"{account.review['contested']} images are contested; they come first in the next batch.")
+    if account.review.get("ambiguous"):
+        lines.append(f"{account.review['ambiguous']} images were called ambiguous: sharpen the class guide.")
+    if cards:
+        weakest = cards[0]
+        lines.append(f"Weakest slice: {weakest.words}")
+    if gain is not None and not gain.shown:
+        lines.append("No change shown yet: the holdout can't tell this gain from chance.")
+    return tuple(lines)
+
+
+def sample_table(account: Account, verdicts: Sequence[Verdict]) -> pd.DataFrame:
+    """One row a sample for the FiftyOne dataset; labels are class names, ``label_quality`` in [0, 1] or NaN."""
+    import pandas as pd
+
+    classes, scored = account.classes, account.scored
+    issues: dict[str, list[Any]] = {}
+    for issue in scored.issues if scored else ():
+        issues.setdefault(issue.sample_id, []).append(issue)
+    slices_of: dict[str, list[str]] = {}
+    for found in scored.slices if scored else ():
+        for sample_id in found.sample_ids:
+            slices_of.setdefault(sample_id, []).append(found.name)
+    said: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        if verdict.iteration == account.number:
+            said.setdefault(verdict.sample_id, []).append(f"{classes.name(verdict.answer)} ({verdict.person})")
+    predicted = _predicted(account)
+    rows = []
+    for sample in account.samples:
+        before, after = account.before.get(sample.id), account.after.get(sample.id)
+        found = issues.get(sample.id, [])
+        label, confidence, fold = predicted.get(sample.id, (None, float("nan"), -1))
+        label_issue = next((i for i in found if i.kind == "label"), None)
+        rows.append(
+            {
+                "sample_id": sample.id, "path": sample.path, "file": str(Path(sample.file).absolute()),
+                "split": sample.split, "group": sample.group or "", "width": sample.width, "height": sample.height,
+                "given": classes.name(before.class_id) if before else None,
+                "current": classes.name(after.class_id) if after else None,
+                "prediction": label, "confidence": confidence,
+                "label_quality": scored.quality.get(sample.id, float("nan")) if scored else float("nan"),
+                "issue": label_issue is not None, "issue_kinds": ",".join(sorted({i.kind for i in found})),
+                "reason": " ".join(i.reason for i in found),
+                "suggested": classes.name(label_issue.suggested) if label_issue else "",
+                "verdict": "; ".join(said.get(sample.id, [])), "changed": _differs(account, sample), "fold": fold,
+                "slices": slices_of.get(sample.id, []),
+                **{f"meta_{k}": v for k, v in sample.metadata.items()},
+            }
+        )  # fmt: skip
+    table = pd.DataFrame(rows)
+    numbers = account.properties.loc[[s.id for s in account.samples]].add_prefix("prop_").reset_index(drop=True)
+    return pd.concat([table, numbers], axis=1)
+
+
+def _predicted(account: Account) -> dict[str, tuple[str, float, int]]:
+    """Each sample's out-of-sample prediction: of the scoring for labeled rows, of the model for the others."""
+    result: dict[str, tuple[str, float, int]] = {}
+    for predictions in (account.model_after, account.scored.predictions if account.scored else None):
+        if predictions is None:
+            continue
+        best = predictions.probabilities.max(axis=1)
+        for sample_id, class_id, confidence, fold in zip(
+            predictions.sample_ids, predictions.predicted(), best.tolist(), predictions.folds.tolist(), strict=True
+        ):
+            result[sample_id] = (account.classes.name(class_id), confidence, fold)
+    return result
+
+
+def metrics_json(summary: IterationSummary) -> dict[str, Any]:
+    """The iteration's figures for ``status --json`` and ``metrics.json``; fractions, intervals as ``[low, high]``."""
+    audit = summary.audit
+    return {
+        "number": summary.number,
+        "labels_reviewed": summary.labels_reviewed,
+        "labels_changed": summary.labels_changed,
+        "labels_excluded": summary.labels_excluded,
+        "contested": summary.contested,
+        "ambiguous": summary.ambiguous,
+        "counts": dict(summary.counts),
+        "issues": dict(summary.issues),
+        "holdout": _holdout_json(summary.metrics),
+        "gain": {
+            "accuracy": summary.gain.accuracy.value,
+            "accuracy_ci": _interval(summary.gain.accuracy),
+            "p_value": summary.gain.p_value,
+            "shown": summary.gain.shown,
+            "words": summary.gain.words,
+        }
+        if summary.gain
+        else None,
+        "slices": [_slice_json(card) for card in summary.slices],
+        "audit": {
+            "labels_wrong": audit.labels_wrong.value if audit.labels_wrong else None,
+            "labels_wrong_ci": _interval(audit.labels_wrong),
+            "flagger_precision": audit.flagger_precision.value if audit.flagger_precision else None,
+            "flagger_precision_ci": _interval(audit.flagger_precision),
+            "flagger_recall": audit.flagger_recall.value if audit.flagger_recall else None,
+        },
+        "still_wrong": summary.rows[-1].still_wrong,
+        "weakest_slice": summary.rows[-1].weakest_slice,
+        "advice": list(summary.advice),
+    }
+
+
+def _holdout_json(metrics: Metrics | None) -> dict[str, Any]:
+    if metrics is None:
+        return {"size": 0, "accuracy": None, "accuracy_ci": None, "balanced_accuracy": None, "log_loss": None}
+    return {
+        "size": metrics.size,
+        "accuracy": metrics.accuracy.value,
+        "accuracy_ci": _interval(metrics.accuracy),
+        "balanced_accuracy": metrics.balanced_accuracy.value,
+        "balanced_accuracy_ci": _interval(metrics.balanced_accuracy),
+        "log_loss": metrics.log_loss.value,
+        "log_loss_ci": _interval(metrics.log_loss),
+    }
+
+
+def _slice_json(card: SliceCard) -> dict[str, Any]:
+    found = card.slice
+    return {
+        "name": found.name,
+        "conditions": [{"field": c.field, "op": c.op, "value": c.value} for c in found.conditions],
+        "size": found.size,
+        "error_rate": found.error_rate,
+        "ci": list(found.ci),
+        "status": found.status,
+        "recipe": found.recipe,
+        "holdout": {
+            "size": found.holdout_size,
+            "error_rate": found.holdout_error_rate,
+            "ci": list(found.holdout_ci) if found.holdout_ci else None,
+            "error_rate_after": card.after.value if card.after else None,
+        },
+        "words": card.words,
+    }
+
+
+def row_from_json(metrics: Mapping[str, Any]) -> Row:
+    """The row of the table over iterations that ``metrics_json`` was written for."""
+    holdout = metrics["holdout"]
+    return Row(
+        number=metrics["number"],
+        labels_reviewed=metrics["labels_reviewed"],
+        labels_changed=metrics["labels_changed"],
+        accuracy=_estimate(holdout, "accuracy"),
+        balanced_accuracy=_estimate(holdout, "balanced_accuracy"),
+        weakest_slice=metrics["weakest_slice"],
+        still_wrong=metrics["still_wrong"],
+    )
+
+
+def _estimate(values: Mapping[str, Any], key: str) -> Estimate | None:
+    if values.get(key) is None:
+        return None
+    low_high = values.get(f"{key}_ci")
+    return Estimate(values[key], tuple(low_high) if low_high else None)
+
+
+def _interval(estimate: Estimate | None) -> list[float] | None:
+    return list(estimate.ci) if estimate is not None and estimate.ci is not None else None

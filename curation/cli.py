@@ -1,0 +1,413 @@
+"""``curate``: options in, calls of ``Project``, words or JSON out. Errors are one line and an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from curation.errors import CurationError, InputError
+
+if TYPE_CHECKING:
+    from curation.project import Project
+
+DIRECTORY = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+
+
+class ProgressLine:
+    """Progress of long work on standard error, with the time left; one line that is rewritten on a terminal."""
+
+    def __init__(self) -> None:
+        self._tty = sys.stderr.isatty()
+        self._what = ""
+        self._began = 0.0
+        self._from = 0
+        self._said = 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show ``done`` of ``total``; called as often as the work likes."""
+        now = time.monotonic()
+        if what != self._what:
+            self._what, self._began, self._from, self._said = what, now, done, 0.0
+        finished = done >= total
+        if not finished and now - self._said < (0.2 if self._tty else 10.0):
+            return
+        if not self._tty and finished and self._said == 0.0 and now - self._began < 10.0:
+            return
+        self._said = now
+        left = ""
+        if not finished and done > self._from:
+            left = f", {_duration((now - self._began) / (done - self._from) * (total - done))} left"
+        line = f"{what}: {done:,} of {total:,}{left}"
+        if self._tty:
+            sys.stderr.write("\r\x1b[2K" + line + ("\n" if finished else ""))
+        else:
+            sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _say(sentence: str) -> None:
+    click.echo(sentence, err=True)
+
+
+def _open(directory: Path) -> Project:
+    from curation.project import Project
+
+    return Project(directory, progress=ProgressLine(), say=_say)
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+class _Commands(click.Group):
+    """Lists commands in the order a newcomer needs them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="curation-toolkit", prog_name="curate")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error (anywhere on the line).")
+def curate(debug: bool) -> None:
+    """Improve the labels and images of a data set, iteration by iteration, with proof.
+
+    Begin with `curate demo`, or with `curate init` on your own images.
+    """
+
+
+@curate.command()
+@DIRECTORY
+@click.option("--images", required=True, type=click.Path(path_type=Path), help="Folder of images (class folders, or with --labels).")
+@click.option("--labels", type=click.Path(path_type=Path), help="CSV or Parquet table: path, label, optionally split and group.")
+@click.option("--label-column", default="label", show_default=True, help="Column of the table that holds the label.")
+@click.option("--backbone", help="A timm model; the default carries its weights along.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Weights of the backbone: a .safetensors or .pth file.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--name", help="Name of the project; the folder's by default.")
+@click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
+def init(
+    directory: Path,
+    images: Path,
+    labels: Path | None,
+    label_column: str,
+    backbone: str | None,
+    weights: Path | None,
+    device: str,
+    name: str | None,
+    seed: int,
+) -> None:
+    """Make a project in DIR from images and labels."""
+    from curation.config import BackboneSettings, Settings
+    from curation.project import Project
+
+    default = BackboneSettings()
+    settings = Settings(
+        name=name or "",
+        seed=seed,
+        backbone=BackboneSettings(backbone or default.name, str(weights.resolve()) if weights else "", 0, device),
+    )
+    _, imported = Project.create(
+        directory, images, labels, label_column=label_column, settings=settings, progress=ProgressLine()
+    )
+    _tell_import(imported)
+    click.echo(f"Project made in {directory}. Next: `curate run {directory}`, or `curate flag {directory} --out flags.csv`.")
+
+
+@curate.command()
+@DIRECTORY
+@click.option("--images", required=True, type=click.Path(path_type=Path), help="Folder of the new images.")
+@click.option("--labels", type=click.Path(path_type=Path), help="Table of their labels.")
+@click.option("--label-column", default="label", show_default=True, help="Column of the table that holds the label.")
+def add(directory: Path, images: Path, labels: Path | None, label_column: str) -> None:
+    """Bring more images into the project; the holdout stays as it is."""
+    _tell_import(_open(directory).add(images, labels, label_column=label_column))
+
+
+def _tell_import(imported: Any) -> None:
+    splits = ", ".join(f"{count:,} {split}" for split, count in sorted(imported.splits.items()))
+    click.echo(f"{imported.samples:,} new images from {imported.rows:,} rows: {splits}; classes: {', '.join(imported.classes)}.")
+    for title, lines in (
+        ("Noticed", list(imported.notes)),
+        ("Set aside", [f"{a.where}: {a.reason}" for a in imported.set_aside]),
+    ):
+        for line in lines[:10]:
+            click.echo(f"{title}: {line}", err=True)
+        if len(lines) > 10:
+            click.echo(f"{title}: and {len(lines) - 10:,} more", err=True)
+
+
+@curate.command()
+@DIRECTORY
+@click.option("--iterations", type=int, help="How many iterations (1 where nothing is under way).")
+@click.option("--annotator", help="label-studio (people), or replay:FILE with path,label[,annotator][,seconds].")
+@click.option("--budget", type=int, help="Reviews an iteration.")
+@click.option("--seed", type=int, help="Seed of every random choice.")
+@click.option("--wait", is_flag=True, help="Wait for people instead of ending in the state 'waiting'.")
+@click.option("--close-batch", is_flag=True, help="Go on with the answers that have come.")
+def run(
+    directory: Path,
+    iterations: int | None,
+    annotator: str | None,
+    budget: int | None,
+    seed: int | None,
+    wait: bool,
+    close_batch: bool,
+) -> None:
+    """Run iterations: flag, ask people, train, report. Goes on where it stopped."""
+    project = _open(directory)
+    status = project.run(
+        iterations, annotator=annotator, budget=budget, seed=seed, wait=wait, close_batch=close_batch
+    )
+    click.echo(table_of(status))
+    if all(i["state"] == "done" for i in status["iterations"]):
+        last = status["iterations"][-1]["number"]
+        click.echo(f"Report: {project.paths.iteration(last) / 'report' / 'index.html'}")
+        click.echo(f"Browse: curate review {directory}")
+
+
+@curate.command()
+@DIRECTORY
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="CSV file to write.")
+def flag(directory: Path, out: Path) -> None:
+    """Judge every label by predictions that have not seen it; write them worst first."""
+    from curation.runs import write_whole
+
+    table = _open(directory).flag()
+    write_whole(out, table.to_csv(index=False))
+    click.echo(f"{len(table):,} labeled files, {int((table['issue'] == 'true').sum()):,} to look at: {out}")
+
+
+@curate.command()
+@DIRECTORY
+@AS_JSON
+def status(directory: Path, as_json: bool) -> None:
+    """Where the project stands, iteration by iteration."""
+    found = _open(directory).status()
+    if as_json:
+        _print_json(found)
+    else:
+        splits = ", ".join(f"{count:,} {split}" for split, count in sorted(found["splits"].items()))
+        click.echo(f"{found['project']}: {found['samples']:,} images ({splits}), classes {', '.join(found['classes'])}")
+        click.echo(table_of(found))
+
+
+def table_of(status: dict[str, Any]) -> str:
+    """The iterations as a table of text, one line each, the baseline first."""
+    rows = [("iteration", "state", "reviewed", "changed", "still wrong", "accuracy (95 %)", "balanced (95 %)", "weakest slice")]
+    before = [{**status["baseline"], "state": "as given"}] if status.get("baseline") else []
+    for iteration in [*before, *status["iterations"]]:
+        holdout = iteration["holdout"]
+        rows.append(
+            (
+                str(iteration["number"]), iteration["state"], _count(iteration["labels_reviewed"]),
+                _count(iteration["labels_changed"]), _count(iteration.get("still_wrong")),
+                _with_interval(holdout, "accuracy"), _with_interval(holdout, "balanced_accuracy"),
+                iteration.get("weakest_slice") or "-",
+            )
+        )  # fmt: skip
+    if all(row[4] == "-" for row in rows[1:]):
+        rows = [row[:4] + row[5:] for row in rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _count(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def _with_interval(values: dict[str, Any], key: str) -> str:
+    if values.get(key) is None:
+        return "-"
+    low_high = values.get(f"{key}_ci")
+    return f"{values[key]:.1%}" + (f" ({low_high[0]:.1%} to {low_high[1]:.1%})" if low_high else "")
+
+
+@curate.command()
+@DIRECTORY
+@AS_JSON
+def sync(directory: Path, as_json: bool) -> None:
+    """Take the answers that have come from Label Studio into the ledger."""
+    counts = _open(directory).sync()
+    if as_json:
+        _print_json(counts)
+    else:
+        click.echo(
+            f"Iteration {counts['iteration']} ({counts['state']}): {counts['answered']:,} of {counts['queued']:,} images "
+            f"answered, {counts['missing']:,} answers to come."
+        )
+
+
+@curate.command()
+@DIRECTORY
+@click.option("--stop", is_flag=True, help="Stop the project's Label Studio.")
+@AS_JSON
+def label(directory: Path, stop: bool, as_json: bool) -> None:
+    """Start the project's Label Studio and say where and how to sign in."""
+    project = _open(directory)
+    server = project.label_studio()
+    if stop:
+        server.stop()
+        click.echo("Label Studio is stopped.")
+        return
+    access = project.labeling_access()
+    if as_json:
+        _print_json(access)
+        return
+    click.echo(f"Label Studio: {access['url']}")
+    if access.get("email"):
+        click.echo(f"Sign in as {access['email']}; the password is in {access['password_file']}")
+    for stream, address in access["streams"].items():
+        click.echo(f"  {stream}: {address}")
+    if not access["streams"]:
+        click.echo("Nothing is waiting to be labeled; `curate run` sends the next batch.")
+
+
+@curate.command()
+@DIRECTORY
+@click.option("--port", type=int, help="Port of the App; a free one by default.")
+@click.option("--address", default="127.0.0.1", show_default=True, help="Address to listen on; the App has no login.")
+@click.option("--rebuild", is_flag=True, help="Record every iteration again, from the ledger and the tables.")
+def review(directory: Path, port: int | None, address: str, rebuild: bool) -> None:
+    """Open the FiftyOne App on the project; Ctrl-C ends it."""
+    project = _open(directory)
+    app = project.review_app(port=port, address=address, rebuild=rebuild)
+    try:
+        click.echo(f"FiftyOne App: {app.start()}   (Ctrl-C ends it)")
+        warning = getattr(app, "warning", "")
+        if warning:
+            click.echo(warning, err=True)
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        click.echo("The App is closed.", err=True)
+    finally:
+        app.stop()
+        project.fiftyone().stop()
+
+
+@curate.command()
+@DIRECTORY
+@click.option("--iteration", type=int, help="Which one; the last by default.")
+def report(directory: Path, iteration: int | None) -> None:
+    """Write an iteration's HTML report again and say where it is."""
+    click.echo(str(_open(directory).report(iteration)))
+
+
+@curate.command()
+@DIRECTORY
+@click.argument("path", required=False)
+@AS_JSON
+def history(directory: Path, path: str | None, as_json: bool) -> None:
+    """Every label event and verdict, of one image (PATH) or of all."""
+    table = _open(directory).history(path)
+    if as_json:
+        _print_json(json.loads(table.to_json(orient="records", date_format="iso")))
+        return
+    for row in table.itertuples(index=False):
+        change = f"{row.old or 'no label'} -> {row.new or 'no label'}" if row.what != "verdict" else row.new
+        click.echo(f"{row.at:%Y-%m-%d %H:%M:%S}  {row.path}  {row.what}: {change}  by {row.who}, {row.why} (iteration {row.iteration})")
+
+
+@curate.command()
+@DIRECTORY
+@click.argument("path")
+@click.option("--who", default=lambda: os.environ.get("USER", "user"), help="Who takes it back.")
+def undo(directory: Path, path: str, who: str) -> None:
+    """Take back the last change of an image's label; the history keeps both."""
+    project = _open(directory)
+    event = project.undo(path, who=who)
+    now = "left out" if event.excluded else project.classes.name(event.new) or "no label"
+    click.echo(f"{path}: '{project.classes.name(event.old)}' taken back, the label is '{now}' again.")
+
+
+@curate.command()
+@DIRECTORY
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write: .csv or .parquet.")
+@click.option("--as-of", type=int, help="Labels as of the end of this iteration (0: as given).")
+def export(directory: Path, out: Path, as_of: int | None) -> None:
+    """Write the labels, one row a path: path, label, split, excluded, group, sample_id."""
+    from curation.runs import write_whole
+    from curation.tables import write_frame
+
+    table = _open(directory).labels(as_of=as_of)
+    if out.suffix == ".parquet":
+        write_frame(out, table)
+    elif out.suffix == ".csv":
+        write_whole(out, table.to_csv(index=False))
+    else:
+        raise InputError(f"{out} must end in .csv or .parquet")
+    click.echo(f"{len(table):,} rows: {out}")
+
+
+@curate.command()
+@click.argument("directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+@AS_JSON
+def doctor(directory: Path | None, as_json: bool) -> None:
+    """Check that everything that the toolkit needs is there and works."""
+    from curation.doctor import examine
+
+    findings = examine(directory)
+    if as_json:
+        _print_json([f.__dict__ for f in findings])
+    else:
+        for finding in findings:
+            click.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what}: {finding.words}")
+    if not all(f.ok for f in findings):
+        raise SystemExit(1)
+
+
+@curate.command()
+@click.argument("directory", metavar="[DIR]", default="curation-demo", type=click.Path(path_type=Path))
+@click.option("--keep", is_flag=True, help="Leave Label Studio and MongoDB running.")
+@click.option("--iterations", default=3, show_default=True, help="How many iterations.")
+@click.option("--budget", default=100, show_default=True, help="Reviews an iteration.")
+@click.option("--limit", type=int, help="Use only so many images (for a quick look).")
+@click.option("--size", type=int, help="Side in pixels that images are resized to.")
+@click.option("--seed", default=0, show_default=True, help="Seed of splits, flips and answers.")
+def demo(directory: Path, keep: bool, iterations: int, budget: int, limit: int | None, size: int | None, seed: int) -> None:
+    """Run the whole loop on photovoltaic-cell images with simulated people, in DIR."""
+    from curation.demo import run_demo
+
+    run_demo(
+        directory, keep=keep, iterations=iterations, budget=budget, limit=limit, size=size, seed=seed,
+        progress=ProgressLine(), say=_say, show=click.echo, table_of=table_of,
+    )  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run ``curate``; ends the process with 0, 1 (the work failed), 2 (wrong input) or 130 (Ctrl-C)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    try:
+        code = curate.main(args=given, standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Stopped. `curate run` goes on where it stopped.", err=True)
+        sys.exit(130)
+    except CurationError as error:
+        if debug:
+            raise
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except Exception as error:  # the last resort: one line for the user, the traceback on demand
+        if debug:
+            raise
+        click.echo(f"Error: unexpected {type(error).__name__}: {error}; run again with --debug for the traceback", err=True)
+        sys.exit(1)

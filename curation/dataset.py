@@ -1,0 +1,380 @@
+"""Reads folders and tables into samples and given labels, finding duplicates and contradictions on the way.
+
+A row that can't be used is set aside with its reason; a table or folder that can't be used at all is a DataError with
+file and row. Splits are drawn here: stratified by label, seeded, duplicates and groups kept together.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from curation.errors import DataError
+from curation.images import ImageFacts, inspect_image
+from curation.records import MetadataValue, Progress, Split
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"})
+SPLITS: tuple[Split, ...] = ("train", "holdout", "pool")
+_SPLIT_ALIASES = {"test": "holdout", "val": "holdout", "valid": "holdout", "validation": "holdout", "unlabeled": "pool"}
+_NO_VALUE = frozenset({"", "nan", "none", "null", "na", "n/a"})
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row as it was given: ``path`` relative to ``root`` (or absolute), label and split as text or ``None``."""
+
+    path: str
+    root: Path
+    label: str | None
+    split: Split | None
+    group: str | None
+    metadata: Mapping[str, MetadataValue]
+    where: str
+
+    @property
+    def file(self) -> Path:
+        """Where the image lies."""
+        return self.root / self.path
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A row that could not be used, and why."""
+
+    where: str
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """Rows with the facts of their images, and the rows set aside."""
+
+    rows: tuple[tuple[Row, ImageFacts], ...]
+    set_aside: tuple[SetAside, ...] = ()
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """One image of an import: all its rows, one split, one group, and one label where the rows agree on it."""
+
+    id: str
+    facts: ImageFacts
+    rows: tuple[Row, ...]
+    split: Split
+    group: str | None
+    label: str | None
+    notes: tuple[str, ...] = field(default=())
+
+
+def rows_of_folder(images: Path) -> list[Row]:
+    """Rows of a folder of class folders; images directly in it have no label and belong to the pool.
+
+    Raises DataError where the folder is missing or holds no image.
+    """
+    _check_folder(images)
+    rows = []
+    for file in _image_files(images):
+        path = file.relative_to(images)
+        label = path.parts[0] if len(path.parts) > 1 else None
+        split: Split | None = None if label else "pool"
+        rows.append(Row(path.as_posix(), images, label, split, None, {}, str(path)))
+    if not rows:
+        raise DataError(f"{images} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); name the folder that does")
+    return rows
+
+
+def rows_of_table(labels: Path, images: Path, *, label_column: str = "label") -> list[Row]:
+    """Rows of a CSV or Parquet table with ``path``, ``label`` and optionally ``split`` and ``group``.
+
+    Every other column is metadata. Raises DataError naming file and row for what is wrong.
+    """
+    _check_folder(images)
+    if not labels.exists():
+        raise DataError(f"{labels} does not exist; give the table of labels with --labels FILE")
+    header, records = _read_table(labels)
+    if "path" not in header:
+        raise DataError(f"{labels} has no column 'path'; it has {', '.join(header) or 'none'}: rename the right one")
+    if label_column not in header:
+        raise DataError(
+            f"{labels} has no column '{label_column}'; it has {', '.join(header)}: name the right one with --label-column"
+        )
+    meta = [c for c in header if c not in ("path", label_column, "split", "group")]
+    types = {column: _number_type(record.get(column) for _, record in records) for column in meta}
+    rows = []
+    for number, record in records:
+        where = f"{labels.name} row {number}"
+        path = _text(record.get("path"))
+        if path is None:
+            raise DataError(f"{labels} row {number}: the path is empty; fill it in or remove the row")
+        rows.append(
+            Row(
+                path, images, _text(record.get(label_column)), _split(record.get("split"), labels, number),
+                _text(record.get("group")), {c: _convert(record.get(c), types[c]) for c in meta}, where,
+            )
+        )  # fmt: skip
+    if not rows:
+        raise DataError(f"{labels} has a header but no rows; add one row an image")
+    return rows
+
+
+def inspect_rows(rows: Sequence[Row], *, progress: Progress | None = None, workers: int | None = None) -> Found:
+    """Read every image once: its content id and size. What can't be used is set aside.
+
+    Raises DataError where no image at all could be used, with the first reason.
+    """
+    good: list[tuple[Row, ImageFacts]] = []
+    aside: list[SetAside] = []
+    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+        for done, (row, facts) in enumerate(zip(rows, pool.map(_inspect, rows), strict=True), start=1):
+            if isinstance(facts, ImageFacts):
+                good.append((row, facts))
+            else:
+                aside.append(SetAside(row.where, row.path, facts))
+            if progress and (done % 100 == 0 or done == len(rows)):
+                progress("reading images", done, len(rows))
+    if not good:
+        first = aside[0]
+        raise DataError(f"none of the {len(rows)} images can be used; the first, {first.where}: {first.reason}")
+    return Found(tuple(good), tuple(aside))
+
+
+def gather(
+    found: Found, *, known_splits: Mapping[str, Split], seed: int, holdout_share: float, draw_holdout: bool = True
+) -> list[Gathered]:
+    """Put rows of the same content together and give each image its split.
+
+    ``known_splits`` are those of samples that the ledger has, which stay. Where no row names a split, ``holdout_share``
+    of the labeled become holdout: stratified by label, seeded, groups and duplicates together. A picture that is in
+    train and in holdout stays in the holdout; one with several labels gets the label of most of its rows, on a tie the
+    first, with a note.
+    """
+    by_content: dict[str, list[tuple[Row, ImageFacts]]] = defaultdict(list)
+    for row, facts in found.rows:
+        by_content[facts.sha256].append((row, facts))
+    images = [_gather_one(content, pairs, known_splits.get(content)) for content, pairs in by_content.items()]
+    images = _one_split_a_group(images)
+    anything_named = any(row.split in ("train", "holdout") for row, _ in found.rows)
+    if anything_named or known_splits or not draw_holdout:
+        return [_with_split(i, i.split if i.split != "undrawn" else "train") for i in images]
+    holdout = _draw_holdout(images, seed=seed, share=holdout_share)
+    return [
+        _with_split(i, ("holdout" if i.id in holdout else "train") if i.split == "undrawn" else i.split)
+        for i in images
+    ]
+
+
+def check_classes(images: Sequence[Gathered]) -> None:
+    """Raise DataError where training could not work: fewer than two classes, or a class with a single train image."""
+    counts = Counter(i.label for i in images if i.label is not None)
+    if len(counts) > 50 and len(counts) > sum(counts.values()) / 2 and all(_is_number(name) for name in counts):
+        raise DataError(
+            f"the {len(counts)} different labels look like measurements ({min(counts)} ...), not classes; "
+            "put a class into the column 'label'"
+        )
+    if not counts:
+        raise DataError("no image has a label; put images into class folders or give a table with --labels")
+    if len(counts) < 2:
+        only = next(iter(counts))
+        raise DataError(f"all {counts[only]} labeled images are '{only}'; at least two classes are needed")
+    single = sorted(name for name, count in counts.items() if count < 2)
+    if single:
+        raise DataError(f"class '{single[0]}' has a single image; give it at least two, or remove it")
+
+
+def _check_folder(images: Path) -> None:
+    if not images.exists():
+        raise DataError(f"{images} does not exist; name the folder of images with --images")
+    if not images.is_dir():
+        raise DataError(f"{images} is not a folder; name the folder that holds the images with --images")
+
+
+def _image_files(folder: Path) -> list[Path]:
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(parent) / name for name in sorted(files) if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    return found
+
+
+def _read_table(file: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
+    if file.suffix.lower() in (".parquet", ".pq"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            table = pq.read_table(file)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError(f"{file} is not a readable Parquet file: {error}") from None
+        return list(table.column_names), list(enumerate(table.to_pylist(), start=1))
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise DataError(f"{file} row {line}: not UTF-8 text; save the table as UTF-8 CSV") from None
+    except OSError as error:
+        raise DataError(f"{file} can't be read: {error.strerror}") from None
+    reader = csv.reader(text.splitlines(keepends=True))
+    try:
+        lines = [(reader.line_num, line) for line in reader if any(cell.strip() for cell in line)]
+    except csv.Error as error:
+        raise DataError(f"{file} row {reader.line_num}: {error}") from None
+    if not lines:
+        raise DataError(f"{file} is empty; it needs a header with 'path' and 'label'")
+    header = [cell.strip() for cell in lines[0][1]]
+    if len(set(header)) != len(header):
+        raise DataError(f"{file} names a column twice in its header: {', '.join(header)}")
+    for number, line in lines[1:]:
+        if len(line) != len(header):
+            raise DataError(f"{file} row {number}: {len(line)} cells where the header has {len(header)}")
+    return header, [(number, dict(zip(header, line, strict=True))) for number, line in lines[1:]]
+
+
+def _text(value: Any) -> str | None:
+    if value is None or (isinstance(value, float) and value != value):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = str(value).strip()
+    return text or None
+
+
+def _split(value: Any, file: Path, number: int) -> Split | None:
+    text = (_text(value) or "").lower()
+    if not text:
+        return None
+    text = _SPLIT_ALIASES.get(text, text)
+    for split in SPLITS:
+        if text == split:
+            return split
+    raise DataError(f"{file} row {number}: split '{value}' is none of {', '.join(SPLITS)}")
+
+
+def _number_type(values: Iterable[Any]) -> type:
+    """What a metadata column holds: float where every value that is there reads as a number, else str."""
+    seen = False
+    for value in values:
+        text = _text(value)
+        if text is None or text.lower() in _NO_VALUE:
+            continue
+        seen = True
+        try:
+            float(text)
+        except ValueError:
+            return str
+    return float if seen else str
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _convert(value: Any, kind: type) -> MetadataValue:
+    text = _text(value)
+    if text is None or text.lower() in _NO_VALUE:
+        return None
+    return float(text) if kind is float else text
+
+
+def _inspect(row: Row) -> ImageFacts | str:
+    try:
+        return inspect_image(row.file)
+    except DataError as error:
+        return str(error)
+
+
+@dataclass(frozen=True)
+class _Draft:
+    id: str
+    facts: ImageFacts
+    rows: tuple[Row, ...]
+    split: str  # a Split, or "undrawn"
+    group: str | None
+    label: str | None
+    notes: tuple[str, ...]
+
+
+def _gather_one(content: str, pairs: Sequence[tuple[Row, ImageFacts]], known: Split | None) -> _Draft:
+    rows = tuple(row for row, _ in pairs)
+    labels = Counter(row.label for row in rows if row.label is not None)
+    label = labels.most_common(1)[0][0] if labels else None
+    notes = []
+    if len(labels) > 1:
+        given = ", ".join(f"'{name}' ({count})" for name, count in labels.items())
+        notes.append(f"{rows[0].path}: the same picture has the labels {given}; '{label}' is taken, and it is flagged")
+    named = {row.split for row in rows if row.split}
+    if known is not None:
+        split: str = known
+    elif "holdout" in named:
+        split = "holdout"
+        if "train" in named:
+            notes.append(f"{rows[0].path}: the same picture is in train and in holdout; the holdout keeps it")
+    elif label is None:
+        split = "pool"
+    else:
+        split = next((s for s in ("train", "pool") if s in named), "undrawn")
+    group = next((row.group for row in rows if row.group), None)
+    return _Draft(content, pairs[0][1], rows, split, group, label, tuple(notes))
+
+
+def _one_split_a_group(images: Sequence[_Draft]) -> list[_Draft]:
+    """A group that has a holdout member and labeled members elsewhere goes to the holdout as a whole."""
+    in_holdout = {i.group for i in images if i.group and i.split == "holdout"}
+    result = []
+    for image in images:
+        if image.group in in_holdout and image.split in ("train", "undrawn"):
+            note = f"{image.rows[0].path}: its group '{image.group}' has images in the holdout; the holdout keeps it"
+            image = _Draft(
+                image.id, image.facts, image.rows, "holdout", image.group, image.label, (*image.notes, note)
+            )
+        result.append(image)
+    return result
+
+
+def _draw_holdout(images: Sequence[_Draft], *, seed: int, share: float) -> set[str]:
+    """Ids of the drawn holdout: per label, whole groups in a seeded order until the share is reached.
+
+    The order depends on content and seed alone, not on the order of rows. Each class keeps at least one train image.
+    """
+    candidates = [i for i in images if i.split == "undrawn"]
+    groups: dict[str, list[_Draft]] = defaultdict(list)
+    for image in candidates:
+        groups[image.group or image.id].append(image)
+    strata: dict[str, list[list[_Draft]]] = defaultdict(list)
+    for members in groups.values():
+        common = Counter(m.label for m in members).most_common(1)[0][0]
+        strata[common or ""].append(members)
+    left = Counter(i.label for i in candidates)
+    chosen: set[str] = set()
+    for label in sorted(strata):
+        ordered = sorted(strata[label], key=lambda members: _draw_key(min(m.id for m in members), seed))
+        wanted = share * sum(len(members) for members in ordered)
+        taken = 0
+        for members in ordered:
+            counts = Counter(m.label for m in members)
+            if taken + len(members) / 2 > wanted or any(left[name] - n < 1 for name, n in counts.items()):
+                continue
+            chosen.update(m.id for m in members)
+            left.subtract(counts)
+            taken += len(members)
+    return chosen
+
+
+def _draw_key(content: str, seed: int) -> str:
+    return hashlib.sha256(f"{seed}:{content}".encode()).hexdigest()
+
+
+def _with_split(image: _Draft, split: str) -> Gathered:
+    known = next(s for s in SPLITS if s == split)
+    return Gathered(image.id, image.facts, image.rows, known, image.group, image.label, image.notes)

@@ -1,0 +1,119 @@
+"""``curate doctor``: is everything there that the toolkit needs, and does it work?"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from curation.errors import CurationError
+
+PACKAGES = ("torch", "timm", "cleanlab", "albumentations", "label-studio-sdk", "fiftyone", "pandas", "sqlalchemy")
+ROOM_NEEDED = 2 * 1024**3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: whether it is well, and what there is or what to do."""
+
+    what: str
+    ok: bool
+    words: str
+
+
+def examine(project: Path | None = None) -> list[Finding]:
+    """Look at Python, packages, device, backbone weights, MongoDB, Label Studio, disk, and a project if given."""
+    checks: list[tuple[str, Callable[[], str]]] = [
+        ("python", _python),
+        ("packages", _packages),
+        ("device", _device),
+        ("backbone weights", _weights),
+        ("database for FiftyOne", _mongod),
+        ("Label Studio", _label_studio),
+        ("reports", _reports),
+        ("disk", _disk),
+    ]
+    if project is not None:
+        checks.append(("project", lambda: _project(project)))
+    return [_look(what, check) for what, check in checks]
+
+
+def _look(what: str, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, True, check())
+    except CurationError as error:
+        return Finding(what, False, str(error))
+
+
+def _python() -> str:
+    return f"{platform.python_version()} on {platform.platform()}"
+
+
+def _packages() -> str:
+    found = []
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            raise CurationError(f"{name} is not installed; install curation-toolkit with pip again") from None
+    return ", ".join(found)
+
+
+def _device() -> str:
+    from curation.backbone import describe_device
+
+    return describe_device()
+
+
+def _weights() -> str:
+    from curation.backbone import load_backbone
+
+    return load_backbone().describe()
+
+
+def _mongod() -> str:
+    from reports.mongo import find_mongod
+
+    return str(find_mongod())
+
+
+def _label_studio() -> str:
+    from labeling.server import connection_from_environment, find_label_studio
+
+    connection = connection_from_environment()
+    return f"server at {connection.url}" if connection else f"own server, {find_label_studio()}"
+
+
+def _reports() -> str:
+    import reports
+
+    home = Path(next(iter(reports.__path__)))
+    for needed in ("templates", "fiftyone_plugin"):
+        if not any((home / needed).rglob("*.*")):
+            raise CurationError(f"{home / needed} is empty: the package was installed without its data; install it again")
+    return "templates and the FiftyOne plugin are there"
+
+
+def _disk() -> str:
+    free = shutil.disk_usage(Path.cwd()).free
+    if free < ROOM_NEEDED:
+        raise CurationError(f"only {free / 1024**3:.1f} GiB are free here; make room for at least 2 GiB")
+    return f"{free / 1024**3:.0f} GiB free"
+
+
+def _project(root: Path) -> str:
+    from curation.project import Project
+
+    project = Project(root)
+    missing = [s.path for s in project.samples() if not s.file.exists()]
+    if missing:
+        raise CurationError(
+            f"{len(missing)} images are not where they were, for instance {missing[0]}; put them back, or bring them in "
+            "from their new place with `curate add`"
+        )
+    return f"{project.settings.name}: {len(project.samples()):,} images, all where they were"
+
+

@@ -1,0 +1,556 @@
+"""The stages of an iteration, against the few small protocols declared here.
+
+An iteration scores the labels out of sample and fills the review queue (``preparing``), asks people (``waiting``),
+trains on what the labels then are (``training``), and accounts for it (``reporting``). Each stage writes its result
+once into the iteration's folder; whatever stops the program, the next run goes on at the first stage without one.
+Nothing here that steers (queue, recipes, weights) reads the label of a holdout row.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from curation.config import Settings
+from curation.errors import ProjectError, TrainingError
+from curation.ledger import Ledger
+from curation.records import (
+    SKIPPED,
+    WITHDRAWN,
+    Augmentation,
+    Classes,
+    CurrentLabel,
+    Decision,
+    Issue,
+    Predictions,
+    Progress,
+    QueueEntry,
+    Sample,
+    Slice,
+    State,
+    Verdict,
+)
+from curation.runs import ProjectPaths, finished, stage
+from curation.tables import (
+    issues_from_frame,
+    issues_to_frame,
+    predictions_from_frame,
+    predictions_to_frame,
+    read_frame,
+    slices_from_frame,
+    slices_to_frame,
+    write_frame,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Encoder(Protocol):
+    """Turns images into features."""
+
+    def features(self, samples: Sequence[Sample], progress: Progress | None = None) -> npt.NDArray[np.float32]:
+        """Features of shape (samples, dimensions), in the order of ``samples``."""
+        ...
+
+
+class Model(Protocol):
+    """A trained classifier."""
+
+    @property
+    def words(self) -> str:
+        """What ran, on which device, in words."""
+        ...
+
+    def predict(self, samples: Sequence[Sample], progress: Progress | None = None) -> Predictions:
+        """Class probabilities for samples that it was not trained on."""
+        ...
+
+    def save(self, file: Path) -> None:
+        """Write the weights, whole or absent."""
+        ...
+
+
+class Trainer(Protocol):
+    """Trains a classifier on labeled samples."""
+
+    def train(
+        self,
+        samples: Sequence[Sample],
+        labels: npt.NDArray[np.int64],
+        class_ids: tuple[str, ...],
+        *,
+        seed: int,
+        augmentations: Sequence[Augmentation],
+        checkpoint: Path,
+        progress: Progress | None,
+    ) -> Model:
+        """Train; ``labels`` has shape (samples,), columns of ``class_ids``."""
+        ...
+
+
+class Annotator(Protocol):
+    """Where verdicts come from: people in Label Studio, or a file in their place."""
+
+    def send(
+        self, entries: Sequence[QueueEntry], files: Mapping[str, Path], progress: Progress | None = None
+    ) -> None:
+        """Ask for opinions; asking again for the same keys asks nobody twice. ``files``: sample id to image."""
+        ...
+
+    def collect(self, entries: Sequence[QueueEntry]) -> list[Verdict]:
+        """All answers that are there now."""
+        ...
+
+    def waiting(self, entries: Sequence[QueueEntry]) -> int:
+        """How many opinions are still to come."""
+        ...
+
+
+class Reporter(Protocol):
+    """Shows an iteration to people."""
+
+    def record(self, account: Account) -> Mapping[str, str]:
+        """Record it, replacing what was recorded of the same iteration; returns what to tell the user of it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Account:
+    """All that an iteration left behind, for reporters to read: results of its stages, and labels before and after."""
+
+    number: int
+    folder: Path
+    samples: Sequence[Sample]
+    classes: Classes
+    before: Mapping[str, CurrentLabel]
+    after: Mapping[str, CurrentLabel]
+    scored: Scored | None
+    review: Mapping[str, Any]
+    model_before: Predictions | None
+    model_after: Predictions
+    properties: pd.DataFrame
+    trained: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The result of scoring: out-of-sample predictions and quality of the labeled rows, issues, slices."""
+
+    predictions: Predictions
+    quality: Mapping[str, float]
+    issues: tuple[Issue, ...]
+    slices: tuple[Slice, ...]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The collaborators of the loop; made where the program is put together."""
+
+    encoder: Encoder
+    trainer: Trainer
+    measure: Callable[[Sequence[Sample], Progress | None], pd.DataFrame]
+    plan_recipe: Callable[[Slice, pd.DataFrame, Sequence[str], Sequence[str], Path], tuple[Slice, Augmentation]]
+    reporters: Sequence[Reporter]
+    progress: Progress | None = None
+
+
+Outcome = Literal["done", "waiting"]
+
+
+class Loop:
+    """Runs iterations of one project; every method may be called again after whatever stopped it."""
+
+    def __init__(
+        self,
+        paths: ProjectPaths,
+        settings: Settings,
+        ledger: Ledger,
+        samples: Sequence[Sample],
+        parts: Parts,
+        *,
+        secret: str,
+    ) -> None:
+        self.paths = paths
+        self.settings = settings
+        self.ledger = ledger
+        self.samples = samples
+        self.by_id = {s.id: s for s in samples}
+        self.parts = parts
+        self.secret = secret
+
+    # --- whole iterations
+
+    def baseline(self) -> None:
+        """Iteration 0: the model trained on the labels as they were given, the "before" of the first gain."""
+        folder = self.paths.iteration(0)
+        stage(folder, "train", lambda f: self._train(f, 0))
+        stage(folder, "report", lambda f: self._report(f, 0))
+
+    def advance(self, number: int, annotator: Callable[[], Annotator], *, close_batch: bool = False) -> Outcome:
+        """Take iteration ``number`` as far as it goes: to its end, or to where it waits for people.
+
+        ``annotator`` is called only when somebody has to be asked, so that a server can start meanwhile.
+        """
+        folder = self.paths.iteration(number)
+        try:
+            if finished(folder, "review") is None:
+                self._set_state(number, "preparing", unless="waiting")
+                self.prepare(number)
+                if not self._ask(number, annotator(), close_batch):
+                    return "waiting"
+            self._set_state(number, "training")
+            stage(folder, "train", lambda f: self._train(f, number))
+            self._set_state(number, "reporting")
+            stage(folder, "report", lambda f: self._report(f, number))
+            self._set_state(number, "done")
+        except Exception as error:
+            self.ledger.set_state(number, "failed", str(error)[:500])
+            raise
+        return "done"
+
+    def prepare(self, number: int) -> None:
+        """Score the labels and fill the iteration's review queue."""
+        stage(self.paths.iteration(number), "score", lambda f: self._score(f, number))
+
+    def _set_state(self, number: int, state: State, *, unless: State | None = None) -> None:
+        now = {i.number: i.state for i in self.ledger.iterations()}.get(number)
+        if now != unless or unless is None:
+            self.ledger.set_state(number, state)
+
+    # --- scoring
+
+    def _score(self, folder: Path, number: int) -> Mapping[str, Any]:
+        from curation.queue import build_batch
+
+        labels = self.ledger.labels()
+        rows = trainable(self.samples, labels)
+        properties = self.parts.measure(self.samples, self.parts.progress)
+        scored = self.score(rows, labels, properties, find_slices=True)
+        slices = self._remember(number, scored.slices)
+        entries = build_batch(
+            scored.quality,
+            scored.issues,
+            {s.id: labels[s.id].class_id for s in rows},
+            [s.id for s in rows],
+            budget=self.settings.review.budget,
+            settings=self.settings.review,
+            iteration=number,
+            project_id=self.ledger.about()["id"],
+            seed=self.settings.seed,
+            asked=self._asked(),
+            contested=self._contested(labels),
+            secret=self.secret,
+            pool=self._uncertain_pool(number, labels),
+        )
+        write_frame(folder / "predictions.parquet", predictions_to_frame(scored.predictions))
+        write_frame(folder / "quality.parquet", _quality_frame(scored.quality))
+        write_frame(folder / "issues.parquet", issues_to_frame(scored.issues))
+        write_frame(folder / "slices.parquet", slices_to_frame(slices))
+        self.ledger.add_queue(entries)
+        kinds = Counter(i.kind for i in scored.issues)
+        return {"labeled": len(rows), "issues": dict(kinds), "queued": len(entries)}
+
+    def score(
+        self,
+        rows: Sequence[Sample],
+        labels: Mapping[str, CurrentLabel],
+        properties: pd.DataFrame,
+        *,
+        find_slices: bool,
+    ) -> Scored:
+        """Judge the labels of ``rows`` by predictions that have not seen them."""
+        from curation import issues as issue_finding
+        from curation import scoring, slices
+
+        classes = self.ledger.classes()
+        given = [_class_of(labels, s) for s in rows]
+        columns = np.array([classes.index(c) for c in given], dtype=np.int64)
+        features = self.parts.encoder.features(rows, self.parts.progress)
+        groups = joint_groups(rows, scoring.group_near_duplicates(features))
+        out = scoring.score_out_of_sample(
+            features, columns, len(classes), groups=groups, seed=self.settings.seed, folds=self.settings.detection.folds
+        )
+        ids = tuple(s.id for s in rows)
+        predictions = Predictions(ids, classes.ids, out.probabilities, out.folds)
+        quality = dict(zip(ids, scoring.label_quality(out.probabilities, columns).tolist(), strict=True))
+        found = issue_finding.all_issues(
+            rows, given, predictions, classes, features, properties, settings=self.settings.detection
+        )
+        weak: list[Slice] = []
+        if find_slices:
+            wrong = predictions.probabilities.argmax(axis=1) != columns
+            weak = slices.find_slices(
+                slice_table(rows, properties, self.settings.slices.ignore), wrong, ids,
+                settings=self.settings.slices, classes=classes, labels=given,
+            )  # fmt: skip
+        return Scored(predictions, quality, tuple(found), tuple(weak))
+
+    def _asked(self) -> dict[str, int]:
+        opinions = Counter({v.sample_id: 0 for v in self.ledger.verdicts()})
+        people: dict[str, set[str]] = {}
+        for verdict in self.ledger.verdicts():
+            if verdict.answer not in (SKIPPED, WITHDRAWN):
+                people.setdefault(verdict.sample_id, set()).add(verdict.person)
+        return dict(opinions) | {sample: len(who) for sample, who in people.items()}
+
+    def _contested(self, labels: Mapping[str, CurrentLabel]) -> list[str]:
+        decisions = self._decisions(self.ledger.verdicts(), labels, None)
+        return [d.sample_id for d in decisions if d.outcome == "contested"]
+
+    def _uncertain_pool(self, number: int, labels: Mapping[str, CurrentLabel]) -> list[tuple[str, float]]:
+        """Unlabeled samples, those first of which the last model is least sure."""
+        pool = [s for s in self.samples if s.split == "pool" and s.id not in labels]
+        if not pool:
+            return []
+        predictions = self.model_predictions(number - 1).take([s.id for s in pool])
+        doubt = 1 - predictions.probabilities.max(axis=1)
+        return sorted(zip(predictions.sample_ids, doubt.tolist(), strict=True), key=lambda pair: -pair[1])
+
+    def _remember(self, number: int, found: Sequence[Slice]) -> list[Slice]:
+        """Slices keep the status that they had in the last iteration, by name."""
+        if number <= 1:
+            return list(found)
+        known = {s.name: s.status for s in self.slices(number - 1)}
+        return [replace(s, status=known[s.name]) if s.name in known else s for s in found]
+
+    # --- asking people
+
+    def _ask(self, number: int, annotator: Annotator, close_batch: bool) -> bool:
+        """Send the batch, take what has come; true when the batch is complete or closed."""
+        entries = self.ledger.queue(number)
+        files = {e.sample_id: self.by_id[e.sample_id].file for e in entries}
+        if entries:
+            annotator.send(entries, files, self.parts.progress)
+        self.ledger.set_state(number, "waiting")
+        missing = self.collect(number, annotator)
+        if missing and not close_batch:
+            return False
+        stage(self.paths.iteration(number), "review", lambda f: self._decide(number))
+        return True
+
+    def collect(self, number: int, annotator: Annotator) -> int:
+        """Take the answers that have come into the ledger; returns how many are still to come."""
+        entries = self.ledger.queue(number)
+        if not entries:
+            return 0
+        self.ledger.add_verdicts(annotator.collect(entries))
+        return annotator.waiting(entries)
+
+    def _decide(self, number: int) -> Mapping[str, Any]:
+        labels = self.ledger.labels()
+        entries = self.ledger.queue(number)
+        asked = {e.sample_id for e in entries}
+        verdicts = [v for v in self.ledger.verdicts() if v.sample_id in asked]
+        predictions = self.predictions(number)
+        decisions = self._decisions(verdicts, labels, predictions)
+        self.ledger.decide(decisions, who="consensus", iteration=number)
+        # Counted from the ledger, not from this call: a run that was stopped half-way counts the same.
+        events = [e for e in self.ledger.label_events() if e.iteration == number and e.kind == "decision"]
+        opinions = [v for v in verdicts if v.iteration == number and v.answer not in (SKIPPED, WITHDRAWN)]
+        outcomes = Counter(d.outcome for d in decisions)
+        return {
+            "asked": len(entries),
+            "reviewed": len({v.sample_id for v in opinions}),
+            "opinions": len(opinions),
+            "seconds": sum(v.seconds or 0.0 for v in opinions),
+            "changed": len([e for e in events if not e.excluded]),
+            "excluded": len([e for e in events if e.excluded]),
+            "contested": outcomes["contested"],
+            "ambiguous": outcomes["ambiguous"],
+            "decisions": [asdict(d) for d in decisions],
+        }
+
+    def _decisions(
+        self, verdicts: Sequence[Verdict], labels: Mapping[str, CurrentLabel], predictions: Predictions | None
+    ) -> list[Decision]:
+        from labeling.consensus import decide
+
+        given = {v.sample_id: labels[v.sample_id].class_id if v.sample_id in labels else None for v in verdicts}
+        probabilities = None
+        if predictions is not None:
+            known = set(predictions.sample_ids)
+            wanted = [s for s in given if s in known]
+            probabilities = dict(zip(wanted, predictions.take(wanted).probabilities, strict=True))
+        return decide(verdicts, given, probabilities, self.ledger.classes())
+
+    # --- training
+
+    def _train(self, folder: Path, number: int) -> Mapping[str, Any]:
+        labels = self.ledger.labels()
+        rows = trainable(self.samples, labels)
+        classes = self.ledger.classes()
+        if len({_class_of(labels, s) for s in rows}) < 2:
+            raise TrainingError("fewer than two classes are left to train on; undo exclusions or add labeled images")
+        augmentations = self._augmentations(folder, number, labels)
+        model = self.parts.trainer.train(
+            rows,
+            np.array([classes.index(_class_of(labels, s)) for s in rows], dtype=np.int64),
+            classes.ids,
+            seed=self.settings.seed,
+            augmentations=augmentations,
+            checkpoint=folder / "checkpoint",
+            progress=self.parts.progress,
+        )
+        model.save(folder / "model.safetensors")
+        unseen = [s for s in self.samples if s.split == "holdout" or s.id not in {r.id for r in rows}]
+        write_frame(
+            folder / "model_predictions.parquet", predictions_to_frame(model.predict(unseen, self.parts.progress))
+        )
+        return {
+            "trained_on": len(rows),
+            "seed": self.settings.seed,
+            "words": model.words,
+            "recipes": [a.name for a in augmentations],
+        }
+
+    def _augmentations(
+        self, folder: Path, number: int, labels: Mapping[str, CurrentLabel]
+    ) -> list[Augmentation]:
+        """The recipe for the weakest open slice that still has something to copy; none before the first iteration."""
+        if number == 0 or self.settings.slices.copies == 0:
+            return []
+        slices = self.slices(number)
+        weak = next((s for s in slices if s.status == "open"), None)
+        if weak is None:
+            return []
+        rows = trainable(self.samples, labels)
+        measured = self.parts.measure(rows, self.parts.progress)
+        properties = slice_table(rows, measured, self.settings.slices.ignore)
+        aimed, augmentation = self.parts.plan_recipe(
+            weak, properties, [s.id for s in rows], [_class_of(labels, s) for s in rows], folder
+        )
+        write_frame(
+            folder / "slices.parquet", slices_to_frame([aimed if s.name == weak.name else s for s in slices])
+        )
+        return [augmentation] if augmentation.sample_ids else []
+
+    # --- reporting
+
+    def _report(self, folder: Path, number: int) -> Mapping[str, Any]:
+        account = self.account(number)
+        told: dict[str, str] = {}
+        for reporter in self.parts.reporters:
+            told |= reporter.record(account)
+        return {"told": told}
+
+    def account(self, number: int) -> Account:
+        """Everything that an iteration left behind."""
+        folder = self.paths.iteration(number)
+        scored = None
+        if number > 0:
+            quality = self._frame(number, "quality")
+            scored = Scored(
+                self.predictions(number),
+                dict(zip(quality["sample_id"], quality["quality"], strict=True)),
+                tuple(self.issues(number)),
+                tuple(self.slices(number)),
+            )
+        return Account(
+            number=number,
+            folder=folder,
+            samples=self.samples,
+            classes=self.ledger.classes(),
+            before=self.ledger.labels(as_of=max(number - 1, 0)),
+            after=self.ledger.labels(as_of=number),
+            scored=scored,
+            review=finished(folder, "review") or {},
+            model_before=self.model_predictions(number - 1) if number > 0 else None,
+            model_after=self.model_predictions(number),
+            properties=self.parts.measure(self.samples, self.parts.progress),
+            trained=finished(folder, "train") or {},
+        )
+
+    # --- what earlier stages left
+
+    def predictions(self, number: int) -> Predictions:
+        """Out-of-sample predictions of the labeled rows in an iteration."""
+        return predictions_from_frame(self._frame(number, "predictions"))
+
+    def model_predictions(self, number: int) -> Predictions:
+        """What the iteration's model says of rows that it was not trained on (holdout, pool, excluded)."""
+        return predictions_from_frame(self._frame(number, "model_predictions"))
+
+    def issues(self, number: int) -> list[Issue]:
+        """The iteration's issues, worst first."""
+        return issues_from_frame(self._frame(number, "issues"))
+
+    def slices(self, number: int) -> list[Slice]:
+        """The iteration's weak slices, weakest first."""
+        return slices_from_frame(self._frame(number, "slices"))
+
+    def _frame(self, number: int, name: str) -> pd.DataFrame:
+        file = self.paths.iteration(number) / f"{name}.parquet"
+        if not file.exists():
+            raise ProjectError(f"{file} is missing; run `curate run` to make it again")
+        return read_frame(file)
+
+
+def trainable(samples: Sequence[Sample], labels: Mapping[str, CurrentLabel]) -> list[Sample]:
+    """Samples to train on and to judge: labeled, not excluded, not holdout, in their order."""
+    return [
+        s
+        for s in samples
+        if s.split != "holdout" and (now := labels.get(s.id)) is not None and now.class_id and not now.excluded
+    ]
+
+
+def labeled_holdout(samples: Sequence[Sample], labels: Mapping[str, CurrentLabel]) -> list[Sample]:
+    """Holdout samples with a label, in their order."""
+    return [s for s in samples if s.split == "holdout" and (now := labels.get(s.id)) is not None and now.class_id]
+
+
+def joint_groups(samples: Sequence[Sample], duplicates: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Group numbers, shape (samples,), that put together what shares a user's group or is a near-duplicate.
+
+    >>> from pathlib import Path
+    >>> a, b, c = (Sample(i, i, Path(i), "train", group=g) for i, g in (("a", "x"), ("b", None), ("c", "x")))
+    >>> joint_groups([a, b, c], np.array([0, 1, 2])).tolist()
+    [0, 1, 0]
+    """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    names = {name: number for number, name in enumerate(sorted({s.group for s in samples if s.group}))}
+    _, duplicate_numbers = np.unique(duplicates, return_inverse=True)
+    count = len(samples)
+    edges = [(row, count + int(number)) for row, number in enumerate(duplicate_numbers)]
+    edges += [(row, 2 * count + names[s.group]) for row, s in enumerate(samples) if s.group]
+    size = 2 * count + len(names)
+    left, right = np.array(edges, dtype=np.int64).reshape(-1, 2).T
+    graph = coo_matrix((np.ones(len(edges)), (left, right)), shape=(size, size))
+    component = connected_components(graph, directed=False)[1][:count]
+    _, first = np.unique(component, return_index=True)
+    order = {component[row]: number for number, row in enumerate(sorted(first))}
+    return np.array([order[c] for c in component], dtype=np.int64)
+
+
+def slice_table(samples: Sequence[Sample], properties: pd.DataFrame, ignore: Sequence[str] = ()) -> pd.DataFrame:
+    """Metadata and measured properties, one row a sample in order; columns that name single samples are left out."""
+    import pandas as pd
+
+    rows = [{k: v for k, v in s.metadata.items() if k not in ignore} for s in samples]
+    metadata = pd.DataFrame(rows, index=[s.id for s in samples])
+    few = [c for c in metadata.columns if metadata[c].dtype.kind in "fiu" or metadata[c].nunique() <= 50]
+    return pd.concat([metadata[few], properties.loc[[s.id for s in samples]]], axis=1)
+
+
+def _quality_frame(quality: Mapping[str, float]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame({"sample_id": list(quality), "quality": list(quality.values())})
+
+
+def _class_of(labels: Mapping[str, CurrentLabel], sample: Sample) -> str:
+    class_id = labels[sample.id].class_id
+    if class_id is None:
+        raise ProjectError(f"{sample.path} has no label, but a stage that needs labels was given it")
+    return class_id
+
+

@@ -1,0 +1,699 @@
+"""The public face: a project on disk, and all that can be done with it.
+
+Every command of ``curate`` is a thin call of a method here; they take and return pandas frames and records.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from curation import dataset
+from curation.config import Settings, read_settings, settings_to_toml
+from curation.errors import ConfigError, DataError, ProjectError
+from curation.ledger import Ledger, NewPath, NewSample, StoredSample
+from curation.loop import Account, Annotator, Loop, Parts, labeled_holdout, trainable
+from curation.records import Augmentation, Classes, CurrentLabel, LabelEvent, Progress, Sample, Slice
+from curation.runs import ProjectPaths, finished, project_lock, read_json, write_json, write_whole
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pandas as pd
+
+    from labeling.server import LabelStudioServer
+    from reports.app import ReviewApp
+
+Say = Callable[[str], None]
+SMALL_SIDE = 112
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import brought: new samples, rows, notes on contradictions, rows set aside with their reason."""
+
+    samples: int
+    rows: int
+    splits: Mapping[str, int]
+    classes: tuple[str, ...]
+    notes: tuple[str, ...]
+    set_aside: tuple[dataset.SetAside, ...]
+
+
+def _silent(_message: str) -> None:
+    """Say nothing: what a caller gets who does not ask for words."""
+
+
+class Project:
+    """A curation project in a folder.
+
+    ``Project(folder)`` opens one, ``Project.create(...)`` makes one. ``progress(what, done, total)`` is called during
+    long work, ``say(sentence)`` with what a user wants to know as it happens. Raises ProjectError where there is none.
+    """
+
+    def __init__(self, root: str | Path, *, progress: Progress | None = None, say: Say = _silent) -> None:
+        self.root = Path(root)
+        self.paths = ProjectPaths(self.root)
+        if not self.paths.settings.exists():
+            raise ProjectError(f"{self.root} is no project (no curation.toml in it); make one with `curate init`")
+        self.settings = read_settings(self.paths.settings)
+        self.ledger = Ledger(self.settings.ledger) if self.settings.ledger else Ledger.in_file(self.paths.ledger)
+        self.progress = progress
+        self.say = say
+        self._answer_key: dict[str, str] | None = None
+
+    # --- making and adding
+
+    @classmethod
+    def create(
+        cls,
+        root: str | Path,
+        images: str | Path,
+        labels: str | Path | None = None,
+        *,
+        label_column: str = "label",
+        settings: Settings | None = None,
+        progress: Progress | None = None,
+        say: Say = _silent,
+    ) -> tuple[Project, Imported]:
+        """Make a project from a folder of class folders, or from a table and a folder.
+
+        Nothing is written before all of it has been read and checked. Raises DataError or ConfigError for bad input,
+        ProjectError where there is a project already.
+        """
+        root = Path(root)
+        paths = ProjectPaths(root)
+        if paths.settings.exists():
+            raise ConfigError(f"{root} is a project already; bring in more with `curate add`, or name another folder")
+        folder = Path(images).resolve()
+        settings = settings or Settings()
+        rows = _rows(folder, labels, label_column)
+        found = dataset.inspect_rows(rows, progress=progress)
+        gathered = dataset.gather(found, known_splits={}, seed=settings.seed, holdout_share=settings.holdout_share)
+        dataset.check_classes(gathered)
+        size = settings.backbone.size or _size_for(gathered)
+        settings = replace(
+            settings,
+            name=settings.name or root.resolve().name,
+            images=str(folder),
+            backbone=replace(settings.backbone, size=size),
+        )
+        with project_lock(paths):
+            write_whole(paths.secret, secrets.token_hex(32))
+            paths.secret.chmod(0o600)
+            ledger = Ledger(settings.ledger) if settings.ledger else Ledger.in_file(paths.ledger)
+            if "id" not in ledger.about():
+                ledger.set_about("id", uuid.uuid4().hex)
+            imported = _record(ledger, gathered, found, classes=sorted({g.label for g in gathered if g.label}))
+            ledger.close()
+            write_whole(paths.settings, settings_to_toml(settings))
+        return cls(root, progress=progress, say=say), imported
+
+    def add(self, images: str | Path, labels: str | Path | None = None, *, label_column: str = "label") -> Imported:
+        """Bring in more images; the rows of the holdout stay as they are, new ones go to train or to the pool.
+
+        A row may name its split; a new image of a group that is in the holdout joins the holdout.
+        """
+        rows = _rows(Path(images).resolve(), labels, label_column)
+        found = dataset.inspect_rows(rows, progress=self.progress)
+        stored = self.ledger.samples()
+        known = {s.id: s.split for s in stored}
+        gathered = dataset.gather(
+            found, known_splits=known, seed=self.settings.seed, holdout_share=self.settings.holdout_share,
+            draw_holdout=False,
+        )  # fmt: skip
+        held = {s.group for s in stored if s.group and s.split == "holdout"}
+        gathered = [replace(g, split="holdout") if g.group in held and g.id not in known else g for g in gathered]
+        with project_lock(self.paths):
+            return _record(
+                self.ledger, gathered, found, classes=sorted({g.label for g in gathered if g.label}),
+                iteration=max((i.number for i in self.ledger.iterations()), default=0),
+            )  # fmt: skip
+
+    # --- what there is
+
+    @property
+    def classes(self) -> Classes:
+        """The classes with their ids and names."""
+        return self.ledger.classes()
+
+    def samples(self) -> list[Sample]:
+        """All samples in the order they came."""
+        return [_sample(s) for s in self.ledger.samples()]
+
+    def labels(self, as_of: int | None = None) -> pd.DataFrame:
+        """Labels now, or as of the end of an iteration: ``path, label, split, excluded, sample_id``, one row a path."""
+        import pandas as pd
+
+        labels, classes = self.ledger.labels(as_of=as_of), self.classes
+        rows = []
+        for stored in self.ledger.samples():
+            now = labels.get(stored.id)
+            for path in stored.paths:
+                rows.append(
+                    (path.path, classes.name(now.class_id if now else None), stored.split,
+                     bool(now and now.excluded), stored.group or "", stored.id)
+                )  # fmt: skip
+        return pd.DataFrame(rows, columns=["path", "label", "split", "excluded", "group", "sample_id"])
+
+    def find(self, path: str) -> Sample:
+        """The sample with this path (as given or absolute) or id (or its beginning); DataError where there is none."""
+        wanted = str(path)
+        stored = self.ledger.samples()
+        for sample in stored:
+            for alias in sample.paths:
+                if wanted in (alias.path, str(Path(alias.root) / alias.path)):
+                    return _sample(sample)
+        begins = [s for s in stored if len(wanted) >= 6 and s.id.startswith(wanted.lower())]
+        if len(begins) == 1:
+            return _sample(begins[0])
+        raise DataError(f"no sample has the path or id '{wanted}'; `curate export` lists them all")
+
+    def history(self, path: str | None = None) -> pd.DataFrame:
+        """Label events and verdicts in the order they happened, of one image or of all."""
+        import pandas as pd
+
+        classes = self.classes
+        only = self.find(path).id if path is not None else None
+        paths = {s.id: s.paths[0].path for s in self.ledger.samples() if s.paths}
+        rows = [
+            (e.at, paths.get(e.sample_id, ""), e.kind, classes.name(e.old),
+             "left out" if e.excluded else classes.name(e.new), e.who, e.why, e.iteration,
+             ", ".join(map(str, e.cites)), f"event {e.id}")
+            for e in self.ledger.label_events(only)
+        ]  # fmt: skip
+        rows += [
+            (v.at, paths.get(v.sample_id, ""), "verdict", "", classes.name(v.answer), v.person, v.note or v.mode,
+             v.iteration, "", f"verdict {v.id}")
+            for v in self.ledger.verdicts(every=True) if only in (None, v.sample_id)
+        ]  # fmt: skip
+        columns = ["at", "path", "what", "old", "new", "who", "why", "iteration", "cites", "id"]
+        return pd.DataFrame(sorted(rows, key=lambda r: (r[0], r[-1])), columns=columns)
+
+    def undo(self, path: str, *, who: str = "user", why: str = "undone") -> LabelEvent:
+        """Take back the last change of an image's label; a new event, so nothing is lost."""
+        sample = self.find(path)
+        with project_lock(self.paths):
+            number = max((i.number for i in self.ledger.iterations()), default=0)
+            return self.ledger.undo(sample.id, who=who, iteration=number, why=why)
+
+    def status(self) -> dict[str, Any]:
+        """Where the project stands; the JSON of ``curate status --json``."""
+        labels = self.ledger.labels()
+        samples = self.ledger.samples()
+        iterations = []
+        for iteration in self.ledger.iterations():
+            iterations.append(self._iteration_status(iteration.number, iteration.state, iteration.message))
+        baseline = self.paths.iteration(0) / "metrics.json"
+        return {
+            "project": self.settings.name,
+            "classes": list(self.classes.names),
+            "samples": len(samples),
+            "splits": dict(Counter(s.split for s in samples)),
+            "labeled": len([c for c in labels.values() if c.class_id]),
+            "excluded": len([c for c in labels.values() if c.excluded]),
+            "baseline": read_json(baseline) if baseline.exists() else None,
+            "iterations": iterations,
+        }
+
+    def _iteration_status(self, number: int, state: str, message: str) -> dict[str, Any]:
+        file = self.paths.iteration(number) / "metrics.json"
+        if file.exists():
+            return {**read_json(file), "state": state}
+        review = finished(self.paths.iteration(number), "review") or {}
+        nothing = {"accuracy": None, "accuracy_ci": None, "balanced_accuracy": None, "log_loss": None}
+        unknown = {"labels_wrong": None, "labels_wrong_ci": None, "flagger_precision": None, "flagger_recall": None}
+        entries = self.ledger.queue(number)
+        return {
+            "number": number,
+            "state": state,
+            "message": message,
+            "labels_reviewed": review.get("reviewed"),
+            "labels_changed": review.get("changed"),
+            "queued": len(entries),
+            "answered": len({v.sample_id for v in self.ledger.verdicts(iteration=number)}),
+            "holdout": nothing,
+            "slices": [],
+            "audit": unknown,
+        }
+
+    # --- the loop
+
+    def run(
+        self,
+        iterations: int | None = None,
+        *,
+        annotator: str | None = None,
+        budget: int | None = None,
+        seed: int | None = None,
+        wait: bool = False,
+        close_batch: bool = False,
+        poll: float = 5.0,
+    ) -> dict[str, Any]:
+        """Run iterations; returns the status.
+
+        A run that was stopped, or that waits for people, is taken up where it is, with its own settings, and its number
+        of iterations is not begun anew. ``annotator`` is ``label-studio`` or ``replay:FILE``. With people it ends with
+        the iteration ``waiting`` unless ``wait``; ``close_batch`` goes on with the answers that are there.
+        """
+        if iterations is not None and iterations < 1:
+            raise ConfigError(f"--iterations must be 1 or more, got {iterations}")
+        with project_lock(self.paths):
+            goal = self._goal(iterations, annotator, budget, seed)
+            server = self._begin_server(goal["annotator"])
+            loop = self._loop(goal)
+            if finished(self.paths.iteration(0), "report") is None:
+                self.say("Training on the labels as given, to have a 'before'.")
+                loop.baseline()
+            who = self._annotator(goal["annotator"], server)
+            number = self._current()
+            while number <= goal["until"]:
+                outcome = loop.advance(number, who, close_batch=close_batch)
+                while outcome == "waiting" and wait:
+                    time.sleep(poll)
+                    outcome = loop.advance(number, who)
+                if outcome == "waiting":
+                    self._say_waiting(number, who())
+                    return self.status()
+                self.say(f"Iteration {number} is done.")
+                close_batch = False
+                number += 1
+            (self.paths.home / "run.json").unlink(missing_ok=True)
+        return self.status()
+
+    def sync(self) -> dict[str, Any]:
+        """Take the answers that have come into the ledger, without going on; returns counts."""
+        with project_lock(self.paths):
+            number = self._current()
+            entries = self.ledger.queue(number)
+            state = {i.number: i.state for i in self.ledger.iterations()}.get(number)
+            if state != "waiting":
+                return {"iteration": number, "state": state, "queued": len(entries), "answered": 0, "missing": 0}
+            goal = self._goal(None, None, None, None)
+            who = self._annotator(goal["annotator"], self._begin_server(goal["annotator"]))()
+            missing = self._loop(goal).collect(number, who)
+            answered = len({v.sample_id for v in self.ledger.verdicts(iteration=number)})
+            return {
+                "iteration": number, "state": state, "queued": len(entries), "answered": answered, "missing": missing,
+            }  # fmt: skip
+
+    def _current(self) -> int:
+        """The iteration that is under way, or the next one."""
+        known = self.ledger.iterations()
+        if not known:
+            return 1
+        return known[-1].number + (1 if known[-1].state == "done" else 0)
+
+    def _goal(self, iterations: int | None, annotator: str | None, budget: int | None, seed: int | None) -> dict[str, Any]:
+        """What the run is to reach; kept on disk until it has, so that a stopped run goes on as it was begun."""
+        file = self.paths.home / "run.json"
+        kept: dict[str, Any] = read_json(file) if file.exists() else {}
+        current = self._current()
+        if kept.get("until", 0) < current:
+            kept = {"until": current + (iterations or 1) - 1}
+        review = self.settings.review
+        goal = {
+            "until": kept["until"],
+            "annotator": annotator or kept.get("annotator") or review.annotator,
+            "budget": budget if budget is not None else kept.get("budget", review.budget),
+            "seed": seed if seed is not None else kept.get("seed", self.settings.seed),
+        }
+        replace(self.settings, seed=goal["seed"], review=replace(review, budget=goal["budget"]))  # checks their ranges
+        if not (goal["annotator"] == "label-studio" or goal["annotator"].startswith("replay:")):
+            raise ConfigError(f"annotator must be 'label-studio' or 'replay:FILE', got '{goal['annotator']}'")
+        write_json(file, goal)
+        return goal
+
+    def _begin_server(self, annotator: str) -> LabelStudioServer | None:
+        """Begin to start a Label Studio where one is needed; it gets ready while the first training runs."""
+        if annotator != "label-studio":
+            return None
+        from labeling.server import LabelStudioServer, connection_from_environment
+
+        if connection_from_environment() is not None:
+            return None
+        server = self.label_studio()
+        if server.running() is None:
+            self.say("Starting Label Studio in the background.")
+        server.start(wait=False)
+        return server
+
+    def label_studio(self) -> LabelStudioServer:
+        """The project's own Label Studio, running or not."""
+        from labeling.server import LabelStudioServer
+
+        return LabelStudioServer(self.paths.label_studio)
+
+    def labeling_access(self) -> dict[str, Any]:
+        """Where labelers go and how they sign in, with the project's own server started where it is needed.
+
+        ``url``, ``streams`` (name to address, empty where nothing waits); for an own server also ``email`` and
+        ``password_file``.
+        """
+        from labeling.server import connection_from_environment
+
+        foreign = connection_from_environment()
+        server = None if foreign is not None else self.label_studio()
+        connection = foreign or (server.start() if server else None)
+        if connection is None:
+            raise ProjectError("no Label Studio is known; set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
+        waiting = {i.number: i.state for i in self.ledger.iterations()}.get(self._current()) == "waiting"
+        streams: Mapping[str, str] = {}
+        if waiting:
+            annotator = self._annotator("label-studio", server)()
+            annotator.send(self.ledger.queue(self._current()), {s.id: s.file for s in self.samples()}, self.progress)
+            streams = getattr(annotator, "addresses", dict)()
+        access: dict[str, Any] = {"url": connection.url, "streams": dict(streams)}
+        if server is not None:
+            access |= {"email": server.email, "password_file": str(server.secrets_file)}
+        return access
+
+    def _annotator(self, annotator: str, server: LabelStudioServer | None) -> Callable[[], Annotator]:
+        if annotator.startswith("replay:"):
+            from labeling.replay import ReplayAnnotator
+
+            paths = {s.id: tuple(p.path for p in s.paths) for s in self.ledger.samples()}
+            replayed = ReplayAnnotator(Path(annotator.removeprefix("replay:")), classes=self.classes, paths=paths)
+            return lambda: replayed
+        made: list[Annotator] = []
+
+        def people() -> Annotator:
+            if not made:
+                from labeling.client import LabelStudioAnnotator
+                from labeling.server import connection_from_environment
+
+                connection = server.wait_ready() if server else connection_from_environment()
+                if connection is None:
+                    raise ProjectError("no Label Studio is known; start one with `curate label`")
+                made.append(
+                    LabelStudioAnnotator(
+                        connection, project_name=self.settings.name, project_id=self.ledger.about()["id"],
+                        classes=self.classes, opinions=self.settings.review.opinions,
+                    )  # fmt: skip
+                )
+            return made[0]
+
+        return people
+
+    def _say_waiting(self, number: int, annotator: Annotator) -> None:
+        entries = self.ledger.queue(number)
+        missing = annotator.waiting(entries)
+        self.say(f"Iteration {number} waits for people: {missing} of {sum(e.opinions for e in entries)} answers to come.")
+        addresses = getattr(annotator, "addresses", dict)()
+        for stream, address in addresses.items():
+            self.say(f"  {stream}: {address}")
+        self.say("`curate label` shows how to sign in; `curate run` goes on when the answers are there.")
+
+    def _loop(self, goal: Mapping[str, Any]) -> Loop:
+        settings = replace(
+            self.settings, seed=goal["seed"], review=replace(self.settings.review, budget=goal["budget"])
+        )
+        return Loop(
+            self.paths, settings, self.ledger, self.samples(), self._parts(settings),
+            secret=self.paths.secret.read_text(encoding="utf-8").strip(),
+        )  # fmt: skip
+
+    def _parts(self, settings: Settings) -> Parts:
+        from curation.backbone import load_backbone
+        from curation.features import FeatureStore
+        from curation.images import PixelCache, measure_properties
+
+        size = settings.backbone.size or 224
+        weights = Path(settings.backbone.weights) if settings.backbone.weights else None
+        backbone = load_backbone(settings.backbone.name, weights=weights, size=size, device=settings.backbone.device)
+        self.say(backbone.describe())
+        store = FeatureStore(backbone, PixelCache(self.paths.cache / "pixels", size), self.paths.cache / "features")
+        return Parts(
+            encoder=store,
+            trainer=_FineTuner(store, settings),
+            measure=lambda samples, progress: measure_properties(
+                samples, self.paths.cache / "properties.parquet", progress
+            ),
+            plan_recipe=lambda *given: self._plan_recipe(settings, *given),
+            reporters=[_Reporting(self, settings, backbone.describe())],
+            progress=self.progress,
+        )
+
+    def _plan_recipe(
+        self,
+        settings: Settings,
+        weak: Slice,
+        properties: pd.DataFrame,
+        sample_ids: Sequence[str],
+        labels: Sequence[str],
+        folder: Path,
+    ) -> tuple[Slice, Augmentation]:
+        from augment.choose import plan
+        from augment.preview import contact_sheet
+        from augment.transforms import build_transform
+        from curation.images import read_image
+
+        recipe, augmentation = plan(weak, properties, sample_ids, labels, settings.slices, settings.seed)
+        files = {s.id: s.file for s in self.samples()}
+        shown = [read_image(files[s]) for s in augmentation.sample_ids[:6]]
+        if shown:
+            sheet = contact_sheet(shown, build_transform(recipe), seed=settings.seed)
+            write_whole(folder / "recipe.png", sheet)
+        write_json(folder / "recipe.json", recipe.to_dict())
+        return replace(weak, recipe=recipe.name), augmentation
+
+    def flag(self) -> pd.DataFrame:
+        """Every labeled file, worst first.
+
+        Columns ``path, label, label_quality, suggested_label, issue, reason``; one row a path as it was given, train
+        and holdout. ``label_quality`` in [0, 1]; ties by path. Each label is judged by predictions that have not seen
+        it; those of train rows come from train rows alone.
+        """
+        import pandas as pd
+
+        goal = {"seed": self.settings.seed, "budget": self.settings.review.budget}
+        loop = self._loop(goal)
+        labels = self.ledger.labels()
+        train, holdout = trainable(loop.samples, labels), labeled_holdout(loop.samples, labels)
+        properties = loop.parts.measure([*train, *holdout], self.progress)
+        scored = loop.score(train, labels, properties, find_slices=False)
+        quality, issues = dict(scored.quality), list(scored.issues)
+        if holdout:
+            # Holdout rows are judged with the train rows' help; nothing of it flows back to the queue.
+            both = loop.score([*train, *holdout], labels, properties, find_slices=False)
+            held = {s.id for s in holdout}
+            quality |= {s: q for s, q in both.quality.items() if s in held}
+            issues += [i for i in both.issues if i.sample_id in held]
+        return _flag_table(self.ledger.samples(), labels, quality, issues, self.classes, pd)
+
+    # --- reports
+
+    def report(self, number: int | None = None) -> Path:
+        """Write the HTML report of an iteration again (the last one by default); returns its path."""
+        done = [n for n in range(self._current() + 1) if finished(self.paths.iteration(n), "train") is not None]
+        if not done:
+            raise ProjectError("there is no iteration to report on yet; run `curate run`")
+        chosen = done[-1] if number is None else number
+        if chosen not in done:
+            raise ProjectError(f"iteration {chosen} has no results yet; there are {done}")
+        goal = {"seed": self.settings.seed, "budget": self.settings.review.budget}
+        loop = self._loop(goal)
+        reporting = _Reporting(self, loop.settings, "", fiftyone=False)
+        return Path(reporting.record(loop.account(chosen))["report"])
+
+    def review_app(self, *, port: int | None = None, address: str = "127.0.0.1", rebuild: bool = False) -> ReviewApp:
+        """The FiftyOne App on this project's dataset, not yet started; ``rebuild`` records all iterations again."""
+        from reports.app import ReviewApp
+
+        reporter = self.fiftyone()
+        recorded = [
+            n for n in range(self._current() + 1) if finished(self.paths.iteration(n), "report") is not None
+        ]
+        if rebuild:
+            goal = {"seed": self.settings.seed, "budget": self.settings.review.budget}
+            loop = self._loop(goal)
+            for number in recorded:
+                _Reporting(self, loop.settings, "", fiftyone=True).record(loop.account(number))
+        if not recorded:
+            raise ProjectError("there is no iteration to review yet; run `curate run`")
+        return ReviewApp(self.paths.fiftyone, reporter.open_dataset_name(), port=port, address=address)
+
+    def fiftyone(self) -> Any:
+        """What records iterations in the project's FiftyOne dataset."""
+        from reports.fiftyone_store import FiftyOneReporter
+
+        return FiftyOneReporter(self.paths.fiftyone, self.settings.name, self.ledger.about()["id"])
+
+    def stop_services(self) -> None:
+        """Stop the project's own Label Studio and MongoDB, where they run."""
+        self.label_studio().stop()
+        self.fiftyone().stop()
+
+    # --- the answer key of demos
+
+    def still_wrong(self, labels: Mapping[str, CurrentLabel]) -> int | None:
+        """How many train labels differ from the answer key; ``None`` where the project has none."""
+        if not self.settings.answer_key:
+            return None
+        if self._answer_key is None:
+            self._answer_key = self._read_answer_key(self.root / self.settings.answer_key)
+        key = self._answer_key
+        return len([
+            s for s, now in labels.items()
+            if s in key and not now.excluded and now.class_id is not None and now.class_id != key[s]
+        ])  # fmt: skip
+
+    def _read_answer_key(self, file: Path) -> dict[str, str]:
+        import pandas as pd
+
+        table = pd.read_csv(file, dtype=str)
+        of_path = {p.path: s.id for s in self.ledger.samples() if s.split == "train" for p in s.paths}
+        classes = self.classes
+        return {
+            of_path[path]: classes.id(label)
+            for path, label in zip(table["path"], table["label"], strict=True)
+            if path in of_path
+        }
+
+
+class _FineTuner:
+    """Trains by fine-tuning the backbone on the cached activations of its trunk."""
+
+    def __init__(self, store: Any, settings: Settings) -> None:
+        self._store = store
+        self._settings = settings
+
+    def train(
+        self,
+        samples: Sequence[Sample],
+        labels: npt.NDArray[np.int64],
+        class_ids: tuple[str, ...],
+        *,
+        seed: int,
+        augmentations: Sequence[Augmentation],
+        checkpoint: Path,
+        progress: Progress | None,
+    ) -> Any:
+        from curation.training import fine_tune
+
+        return fine_tune(
+            self._store, samples, labels, class_ids, settings=self._settings.training, seed=seed,
+            augmentations=augmentations, checkpoint=checkpoint, progress=progress,
+        )  # fmt: skip
+
+
+class _Reporting:
+    """Writes ``metrics.json``, the HTML report and the FiftyOne dataset of an iteration."""
+
+    def __init__(self, project: Project, settings: Settings, backbone: str, *, fiftyone: bool | None = None) -> None:
+        self._project = project
+        self._settings = settings
+        self._backbone = backbone
+        self._fiftyone = settings.report.fiftyone if fiftyone is None else fiftyone
+
+    def record(self, account: Account) -> dict[str, str]:
+        from curation.account import metrics_json, row_from_json, sample_table, summarize
+        from reports.page import HtmlReporter
+
+        project = self._project
+        folder = project.paths.iteration
+        earlier = [row_from_json(read_json(folder(n) / "metrics.json")) for n in range(account.number)]
+        summary = summarize(
+            account,
+            project=project.settings.name,
+            backbone=self._backbone or self._settings.backbone.name,
+            seed=self._settings.seed,
+            earlier=earlier,
+            queue=project.ledger.queue(account.number),
+            links={},
+            still_wrong=project.still_wrong(account.after),
+        )
+        write_json(account.folder / "metrics.json", metrics_json(summary))
+        page = HtmlReporter().write(summary, account.folder / "report")
+        told = {"report": str(page)}
+        if self._fiftyone:
+            project.say("Recording the iteration in FiftyOne.")
+            table = sample_table(account, project.ledger.verdicts())
+            told |= {"dataset": str(project.fiftyone().record(summary, table).get("dataset", ""))}
+        return told
+
+
+def _rows(images: Path, labels: str | Path | None, label_column: str) -> list[dataset.Row]:
+    if labels is None:
+        return dataset.rows_of_folder(images)
+    return dataset.rows_of_table(Path(labels), images, label_column=label_column)
+
+
+def _size_for(images: Sequence[dataset.Gathered]) -> int:
+    """112 pixels where most images are smaller than that, else 224."""
+    sides = sorted(max(g.facts.width, g.facts.height) for g in images)
+    return SMALL_SIDE if sides[len(sides) // 2] <= SMALL_SIDE else 224
+
+
+def _record(
+    ledger: Ledger,
+    gathered: Sequence[dataset.Gathered],
+    found: dataset.Found,
+    *,
+    classes: Sequence[str],
+    iteration: int = 0,
+) -> Imported:
+    known = ledger.add_classes(classes, who="import")
+    samples = [NewSample(g.id, g.split, g.group, g.facts.width, g.facts.height) for g in gathered]
+    paths = [
+        NewPath(g.id, row.path, "" if Path(row.path).is_absolute() else str(row.root),
+                known.id(row.label) if row.label else None, row.metadata)
+        for g in gathered for row in g.rows
+    ]  # fmt: skip
+    given = {g.id: known.id(g.label) for g in gathered if g.label is not None and g.split != "pool"}
+    added = ledger.add_samples(samples, paths, given, who="import", why="label as given", iteration=iteration)
+    return Imported(
+        samples=added,
+        rows=len(found.rows),
+        splits=dict(Counter(g.split for g in gathered)),
+        classes=known.names,
+        notes=tuple(note for g in gathered for note in g.notes),
+        set_aside=found.set_aside,
+    )
+
+
+def _sample(stored: StoredSample) -> Sample:
+    first = stored.paths[0]
+    files = [Path(p.root) / p.path for p in stored.paths]
+    file = next((f for f in files if f.exists()), files[0]) if len(files) > 1 else files[0]
+    metadata = {k: v for p in reversed(stored.paths) for k, v in p.metadata.items()}
+    return Sample(
+        stored.id, first.path, file, stored.split, stored.group, metadata, stored.width, stored.height
+    )
+
+
+def _flag_table(
+    samples: Sequence[StoredSample],
+    labels: Mapping[str, CurrentLabel],
+    quality: Mapping[str, float],
+    issues: Sequence[Any],
+    classes: Classes,
+    pd: Any,
+) -> pd.DataFrame:
+    about_label = {i.sample_id: i for i in issues if i.kind == "label"}
+    others: dict[str, list[Any]] = {}
+    for issue in issues:
+        if issue.kind != "label":
+            others.setdefault(issue.sample_id, []).append(issue)
+    rows = []
+    for stored in samples:
+        if stored.id not in quality:
+            continue
+        now = labels[stored.id]
+        issue = about_label.get(stored.id)
+        conflict = next((i for i in others.get(stored.id, []) if i.kind == "label_conflict"), None)
+        reason = " ".join(i.reason for i in (issue, *others.get(stored.id, [])) if i is not None)
+        for path in stored.paths:
+            rows.append(
+                (path.path, classes.name(now.class_id), float(quality[stored.id]),
+                 classes.name(issue.suggested) if issue else "",
+                 "true" if issue or conflict else "false", reason)
+            )  # fmt: skip
+    columns = ["path", "label", "label_quality", "suggested_label", "issue", "reason"]
+    return pd.DataFrame(sorted(rows, key=lambda r: (r[2], r[0])), columns=columns)

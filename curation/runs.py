@@ -1,0 +1,116 @@
+"""A project on disk: its paths, its lock, and stage results that are whole or absent.
+
+A stage writes its files into the iteration's folder, each beside and then renamed, and its manifest last: a stage
+without one is not finished and is made again. Everything under ``cache`` can be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from curation.errors import ProjectError, ProjectLocked
+
+
+class ProjectPaths:
+    """Where everything of a project lies.
+
+    >>> ProjectPaths(Path("p")).iteration(3).as_posix()
+    'p/.curation/iterations/003'
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.settings = root / "curation.toml"
+        self.home = root / ".curation"
+        self.ledger = self.home / "ledger.db"
+        self.secret = self.home / "secret"
+        self.lock = self.home / "lock"
+        self.cache = self.home / "cache"
+        self.label_studio = self.home / "label-studio"
+        self.fiftyone = self.home / "fiftyone"
+        self.iterations = self.home / "iterations"
+
+    def iteration(self, number: int) -> Path:
+        """The folder of an iteration."""
+        return self.iterations / f"{number:03d}"
+
+
+def write_whole(file: Path, content: bytes | str) -> None:
+    """Write a file so that it is whole or not there: beside, flushed to disk, then renamed."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    raw = content.encode("utf-8") if isinstance(content, str) else content
+    handle, beside = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(handle, "wb") as out:
+            out.write(raw)
+            out.flush()
+            os.fsync(out.fileno())
+        Path(beside).replace(file)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+def write_json(file: Path, value: object) -> None:
+    """Write JSON, whole or absent."""
+    write_whole(file, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(file: Path) -> Any:
+    """Read JSON; raises ProjectError naming the file where it can't be read."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ProjectError(f"{file} can't be read ({error}); delete it and run `curate run` again") from None
+
+
+def stage(folder: Path, name: str, make: Callable[[Path], Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Run a stage once: ``make(folder)`` writes whole files and returns the manifest; later calls return what is there.
+
+    The manifest ``<name>.json`` is written last, so a stage that was interrupted has none and is made again.
+    """
+    done = finished(folder, name)
+    if done is not None:
+        return done
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / f"{name}.json", dict(make(folder)))
+    return finished(folder, name) or {}
+
+
+def finished(folder: Path, name: str) -> Mapping[str, Any] | None:
+    """The manifest of a finished stage, ``None`` where the stage has not finished."""
+    file = folder / f"{name}.json"
+    if not file.exists():
+        return None
+    manifest: Mapping[str, Any] = read_json(file)
+    return manifest
+
+
+@contextmanager
+def project_lock(paths: ProjectPaths, *, timeout: float = 0) -> Iterator[None]:
+    """Hold the project for writing; raises ProjectLocked naming the process that has it.
+
+    The lock is the operating system's own (it goes with the process), so a dead process leaves none behind.
+    """
+    import filelock  # only when something is written
+
+    paths.home.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(paths.lock)
+    holder = paths.home / "lock-holder"
+    try:
+        lock.acquire(timeout=timeout)
+    except filelock.Timeout:
+        who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
+        raise ProjectLocked(f"{paths.root} is in use by {who}; wait for it or stop it, then try again") from None
+    try:
+        holder.write_text(f"process {os.getpid()}", encoding="utf-8")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()

@@ -1,0 +1,53 @@
+"""Settings are checked when they are read, and an error says what was meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from curation.config import ReviewSettings, Settings, SliceSettings, read_settings, settings_from_dict, settings_to_toml
+from curation.errors import ConfigError
+
+
+def test_settings_written_come_back_the_same(tmp_path: Path) -> None:
+    settings = Settings(
+        name="Zellen 'π'", images="/bilder", review=ReviewSettings(budget=7), slices=SliceSettings(ignore=("grade",))
+    )
+    file = tmp_path / "curation.toml"
+    file.write_text(settings_to_toml(settings), encoding="utf-8")
+    assert read_settings(file) == settings
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"review": {"buget": 5}}, "unknown setting 'review.buget'; did you mean 'review.budget'"),
+        ({"review": {"budget": "many"}}, "setting 'review.budget' must be of type int, got 'many'"),
+        ({"review": {"budget": True}}, "setting 'review.budget' must be of type int, got True"),
+        ({"review": {"budget": -1}}, "setting 'review.budget' must be 0 or more, got -1"),
+        ({"review": 3}, "'review' is a table of settings, got 3"),
+        ({"holdout_share": 1.5}, "setting 'holdout_share' must be in \\(0, 1\\), got 1.5"),
+        ({"slices": {"ignore": "grade"}}, "setting 'slices.ignore' must be a list of texts, got 'grade'"),
+        ({"review": {"blind_share": 0.7, "control_share": 0.7}}, "at most 1, got 1.4"),
+    ],
+)
+def test_a_wrong_setting_is_named(values: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        settings_from_dict(values)
+
+
+def test_a_whole_number_serves_where_a_fraction_may_stand() -> None:
+    assert settings_from_dict({"training": {"head_rate": 1}}).training.head_rate == 1.0
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "curation.toml"
+    file.write_text("name = ", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"curation\.toml is not valid TOML"):
+        read_settings(file)
+
+
+def test_a_missing_file_says_how_to_make_a_project(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="make a project with `curate init`"):
+        read_settings(tmp_path / "curation.toml")

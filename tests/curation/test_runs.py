@@ -1,0 +1,62 @@
+"""What is written is whole, stages run once, and one process at a time holds a project."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from curation.errors import ProjectLocked
+from curation.runs import ProjectPaths, finished, project_lock, stage, write_whole
+
+
+def test_a_stage_runs_once(tmp_path: Path) -> None:
+    calls: list[Path] = []
+
+    def make(folder: Path) -> dict[str, int]:
+        calls.append(folder)
+        return {"rows": 3}
+
+    assert stage(tmp_path / "001", "score", make) == {"rows": 3}
+    assert stage(tmp_path / "001", "score", make) == {"rows": 3}
+    assert len(calls) == 1
+
+
+def test_a_stage_that_fails_is_not_finished(tmp_path: Path) -> None:
+    def fail(folder: Path) -> dict[str, int]:
+        write_whole(folder / "half.txt", "half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        stage(tmp_path / "001", "score", fail)
+    assert finished(tmp_path / "001", "score") is None
+    assert stage(tmp_path / "001", "score", lambda _: {"rows": 1}) == {"rows": 1}
+
+
+def test_a_file_that_could_not_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    file = tmp_path / "table.csv"
+    write_whole(file, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(file, "\ud800")
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_second_process_is_told_who_holds_the_project(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib, curation.runs as r\n"
+        "with r.project_lock(r.ProjectPaths(pathlib.Path(sys.argv[1]))): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ProjectLocked, match=f"in use by process {other.pid}"), project_lock(ProjectPaths(tmp_path)):
+            pass
+        other.kill()
+        other.wait()
+    with project_lock(ProjectPaths(tmp_path)):
+        assert ProjectPaths(tmp_path).lock.exists()
