@@ -20,7 +20,7 @@ ORDER = [
     ["curation.errors"],
     ["curation.records"],
     ["curation.config"],
-    ["curation.ledger", "curation.runs", "curation.images", "curation.dataset", "curation.tables"],
+    ["curation.ledger", "curation.runs", "curation.tables", "curation.images", "curation.dataset"],
     [
         "curation.backbone", "curation.features", "curation.training", "curation.scoring", "curation.issues",
         "curation.slices", "curation.queue", "curation.audit", "curation.gain",
