@@ -46,9 +46,9 @@ class ReviewApp:
 
     def url(self, view: str = "") -> str:
         """Where a browser finds the dataset, opened on a saved view, or on pictures beside the Curation panel."""
-        host = "127.0.0.1" if self.address in ("0.0.0.0", "::") else self.address  # noqa: S104 — compared, not bound
+        host = "127.0.0.1" if self.address in ("0.0.0.0", "::") else self.address
         host = f"[{host}]" if ":" in host else host
-        asked = {"view": view_slug(view)} if view else {"workspace": WORKSPACE}
+        asked = {"workspace": WORKSPACE} | ({"view": view_slug(view)} if view else {})
         return f"http://{host}:{self.port}/datasets/{self.dataset_name}?{urllib.parse.urlencode(asked)}"
 
     def start(self) -> str:

@@ -233,7 +233,7 @@ def plan_views(facts: Mapping[str, Any]) -> list[ViewPlan]:
     >>> [plan.name for plan in plan_views({"key": "it01", "number": 1, "slices": [{"name": "wafer = poly"}]})]
     ... # doctest: +NORMALIZE_WHITESPACE
     ['issues_it01', 'changed_it01', 'slice_it01_1: wafer = poly', 'holdout_errors_it01', 'conflicts_it01',
-     'duplicates_it01', 'contested_it01']
+     'duplicates_it01']
     """
     key, number = facts["key"], facts["number"]
     quality, pred, confidence = f"quality_{key}", f"pred_{key}", f"pred_{key}.confidence"
@@ -264,8 +264,6 @@ def plan_views(facts: Mapping[str, Any]) -> list[ViewPlan]:
                  {f"kinds_{key}": {"$in": list(_CONFLICTS)}}, quality, color="#7b5ea7"),
         ViewPlan(f"duplicates_{key}", f"Iteration {number}: the same or nearly the same picture twice",
                  {f"kinds_{key}": {"$in": list(_DUPLICATES)}}, quality, color="#7b5ea7"),
-        ViewPlan(f"contested_{key}", f"Iteration {number}: people disagree",
-                 {f"verdict_{key}": "contested"}, quality, color="#7b5ea7"),
     ]  # fmt: skip
     return plans
 
@@ -416,7 +414,7 @@ def _iteration_fields(row: Mapping[str, Any], key: str) -> dict[str, Any]:
         "given": _classification(row["given"]),
         f"label_{key}": _classification(row["current"]),
         f"pred_{key}": _classification(row["prediction"], _number(row["confidence"])),
-        f"quality_{key}": None if quality is None else 100 * quality,  # percent: the App shows 0.0004 as 0
+        f"quality_{key}": None if quality is None else round(100 * quality, 2),  # percent: the App shows 0.0004 as 0
         f"issue_{key}": _flag(row["issue"]),
         f"kinds_{key}": [kind.strip() for kind in (_text(row["issue_kinds"]) or "").split(",") if kind.strip()],
         f"reason_{key}": _text(row["reason"]),
@@ -482,9 +480,8 @@ def _set_points(dataset: Any, table: pd.DataFrame) -> None:
 
 def _save_views(dataset: Any, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Make the iteration's views anew, so that they stand in working order; those with nothing to show are left out."""
-    ending = re.compile(rf"_{facts['key']}(_\d+:.*)?$", re.DOTALL)
     for name in dataset.list_saved_views():
-        if ending.search(name):
+        if view_number(name) == facts["number"]:
             dataset.delete_saved_view(name)
     schema = dataset.get_field_schema()
     saved = []
@@ -497,7 +494,25 @@ def _save_views(dataset: Any, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
             ordered = view.sort_by(plan.order, reverse=plan.descending) if plan.order else view
             dataset.save_view(plan.name, ordered, description=plan.words, color=plan.color)
             saved.append({"name": plan.name, "words": plan.words, "count": count})
+    _newest_views_first(dataset)
     return saved
+
+
+def _newest_views_first(dataset: Any) -> None:
+    """The App lists saved views as stored: a person's own first, then ours, each iteration's in its order."""
+    stored = dataset._doc.saved_views  # no public way to order them
+    stored.sort(key=lambda view: -view_number(view.name))
+    dataset._doc.save()
+
+
+def view_number(name: str) -> float:
+    """The iteration that a saved view of ours belongs to; infinite for a view that a person made.
+
+    >>> view_number("slice_it12_1: x"), view_number("my_it12_view")
+    (12.0, inf)
+    """
+    ours = re.search(r"^[a-z_]+_it(\d+)(_\d+:.*)?$", name, re.DOTALL)
+    return float(ours[1]) if ours else math.inf
 
 
 def _forget_detail(dataset: Any) -> None:
@@ -507,8 +522,9 @@ def _forget_detail(dataset: Any) -> None:
         return
     dataset.delete_sample_fields(forget)
     gone = {name.rpartition("_")[2] for name in forget}
+    forgotten = {float(key.removeprefix("it")) for key in gone}
     for view in dataset.list_saved_views():
-        if any(re.search(rf"_{key}(_\d+:.*)?$", view, re.DOTALL) for key in gone):
+        if view_number(view) in forgotten:
             dataset.delete_saved_view(view)
     iterations = dict(dataset.info["iterations"])
     for key in gone & set(iterations):
@@ -523,17 +539,23 @@ def _arrange_app(dataset: Any, key: str, extra: Sequence[str]) -> None:
     fields = list(dataset.get_field_schema())
     newest = max(dataset.info["iterations"].values(), key=lambda entry: entry["number"])["key"]
     shown = [name for name in (f"label_{newest}", f"pred_{newest}", f"quality_{newest}") if name in fields]
-    groups = []
+    groups = [fo.SidebarGroupDocument(name="tags", paths=[], expanded=False)]
     for entry in reversed(list(dataset.info["iterations"].values())):
         own = [name for name in fields if name.endswith(f"_{entry['key']}")]
         title = f"iteration {entry['number']}"
-        groups.append(fo.SidebarGroupDocument(name=title, paths=sorted(own, key=_place), expanded=entry["key"] == newest))
+        paths, is_newest = sorted(own, key=_place), entry["key"] == newest
+        groups.append(fo.SidebarGroupDocument(name=title, paths=paths, expanded=is_newest))
     rest = [name for name in ("current", "given", "split", "group_name", "path") if name in fields]
     groups.append(fo.SidebarGroupDocument(name="image", paths=rest, expanded=True))
     for title, start in (("your columns", "meta_"), ("measured", "prop_")):
         if own := [name for name in extra if name.startswith(start)]:
             groups.append(fo.SidebarGroupDocument(name=title, paths=own, expanded=False))
+    sizes = ["metadata.width", "metadata.height", "metadata.size_bytes", "metadata.mime_type", "metadata.num_channels"]
+    groups.append(fo.SidebarGroupDocument(name="metadata", paths=sizes, expanded=False))
     dataset.app_config.sidebar_groups = groups
+    dataset.app_config.color_scheme = fo.ColorScheme(
+        fields=[{"path": f"{start}_{newest}", "fieldColor": color} for start, color in _CHIP_COLORS.items()]
+    )
     dataset.app_config.active_fields = fo.ActiveFields(paths=shown)
     dataset.save()
     pictures, panel = fo.Panel(type="Samples", pinned=True), fo.Panel(type=PANEL)
@@ -546,7 +568,11 @@ def _arrange_app(dataset: Any, key: str, extra: Sequence[str]) -> None:
     )
 
 
-_PLACES = "label pred quality issue reason suggested kinds verdict changed slices fold eval".split()
+_CHIP_COLORS = {"label": "#00796b", "pred": "#b3470f", "quality": "#3451b2"}
+_PLACES = (
+    *("label", "pred", "quality", "issue", "reason", "suggested", "kinds", "verdict", "changed", "slices", "fold"),
+    "eval",
+)
 
 
 def _place(field: str) -> int:

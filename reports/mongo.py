@@ -11,6 +11,7 @@ Only psutil is needed here; neither FiftyOne nor a MongoDB driver is loaded.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -225,7 +226,7 @@ def port_of_ours(command: Sequence[str], home: Path) -> int | None:
     """
     if not command or Path(command[0]).name != "mongod":
         return None
-    options = dict(zip(command[1:], command[2:], strict=False))
+    options = dict(itertools.pairwise(command))
     folder, port = Path(options.get("--dbpath", "")), options.get("--port", "")
     is_ours = folder.parent == home and folder.name.startswith("mongo-")
     return int(port) if is_ours and port.isdigit() else None

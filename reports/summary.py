@@ -154,3 +154,59 @@ def estimate_words(estimate: Estimate | None, unknown: str = "not known yet") ->
         return unknown
     ci = interval_words(estimate.ci)
     return f"{percent(estimate.value)} ({ci})" if ci else percent(estimate.value)
+
+
+def what_changed(summary: IterationSummary) -> str:
+    """What people did in this iteration, in one or two sentences."""
+    if summary.number == 0 and not summary.labels_reviewed:
+        return "Nothing yet: this is the model trained on the labels as they were given."
+    said = (
+        f"{_count(summary.labels_reviewed, 'label was', 'labels were')} reviewed and {summary.labels_changed} changed"
+    )
+    if summary.labels_excluded:
+        said += f"; {_count(summary.labels_excluded, 'image was', 'images were')} left out of training"
+    open_ends = [
+        words
+        for words in (
+            f"on {_count(summary.contested, 'image', 'images')} people disagree" if summary.contested else "",
+            f"{_count(summary.ambiguous, 'fits', 'fit')} no class clearly" if summary.ambiguous else "",
+        )
+        if words
+    ]
+    sentence = " and ".join(open_ends)
+    return f"{said}." + (f" {sentence[:1].upper()}{sentence[1:]}." if sentence else "")
+
+
+def gain_badge(gain: Gain | None) -> str:
+    """The gain in at most three words; 'Better' and 'Worse' only where the interval leaves zero out.
+
+    >>> gain_badge(None)
+    'Starting point'
+    """
+    if gain is None:
+        return "Starting point"
+    if not gain.shown:
+        return "No change shown"
+    return "Better" if gain.accuracy.value > 0 else "Worse"
+
+
+def what_is_weak(summary: IterationSummary) -> str:
+    """The weakest slice that is still open and the most confused pair, in plain sentences."""
+    said = []
+    open_slices = [card.slice for card in summary.slices if card.slice.status != "fixed"]
+    if open_slices:
+        weak = max(open_slices, key=lambda found: found.error_rate)
+        said.append(
+            f"{weak.name}: {percent(weak.error_rate)} wrong ({interval_words(weak.ci)}), "
+            f"elsewhere {percent(weak.rest_error_rate)}."
+        )
+    else:
+        said.append("No group of images stands out as weaker than the rest.")
+    pair = worst_pair(summary)
+    if pair:
+        said.append(f"Most often confused on the holdout: {pair[0]} taken for {pair[1]} ({pair[2]} times).")
+    return " ".join(said)
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"

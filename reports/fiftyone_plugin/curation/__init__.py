@@ -14,13 +14,17 @@ import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
 NAME = "curation_panel"
-_COLUMNS = {
-    "number": "Iteration",
-    "reviewed": "Reviewed",
-    "changed": "Changed",
-    "issues": "Issues",
-    "accuracy": "Holdout accuracy (95 %)",
+_COLUMNS = {"number": "Iteration", "changed": "Changed", "issues": "Issues", "accuracy": "Accuracy"}
+#: Without this a table is 650 px wide and pushes every line of a narrow panel out of sight.
+_FITTING = {
+    "padding": "16px",
+    "gridTemplateColumns": "minmax(0, 1fr)",
+    "& > *": {"minWidth": 0},
+    "& table": {"minWidth": 0},
+    "& th, & td": {"padding": "8px"},
 }
+_GAP = "&nbsp;\n\n"
+_CHIPS = "On each picture: its label, the prediction, and the label's quality (0 worst, 100 best)."
 
 
 class CurationPanel(foo.Panel):
@@ -57,7 +61,7 @@ class CurationPanel(foo.Panel):
         last = recorded[-1]
         panel.md(headline(last), name=f"headline_{last['key']}")
         self._views(panel, last)
-        panel.md("#### All iterations", name="iterations_title")
+        panel.md(f"{_GAP}**All iterations** (labels changed of those reviewed)", name="iterations_title")
         table = types.TableView()
         for key, label in _COLUMNS.items():
             table.add_column(key, label=label)
@@ -67,7 +71,7 @@ class CurationPanel(foo.Panel):
         return types.Property(panel, view=_page())
 
     def _views(self, panel: Any, last: Mapping[str, Any]) -> None:
-        panel.md("#### What to look at, in this order", name="views_title")
+        panel.md(f"{_GAP}**What to look at, in this order**\n\n{_CHIPS}", name="views_title")
         for position, view in enumerate(last.get("views", [])):
             panel.btn(
                 f"view_{position}",
@@ -80,7 +84,9 @@ class CurationPanel(foo.Panel):
 
 
 def _page() -> Any:
-    return types.GridView(orientation="vertical", gap=1, padding=2, align_x="left")
+    return types.GridView(
+        orientation="vertical", gap=1, align_x="left", componentsProps={"container": {"sx": _FITTING}}
+    )
 
 
 def _recorded(ctx: Any) -> list[dict[str, Any]]:
@@ -99,8 +105,7 @@ def table_rows(recorded: list[dict[str, Any]]) -> list[dict[str, str]]:
     return [
         {
             "number": str(entry["number"]),
-            "reviewed": str(entry["reviewed"]),
-            "changed": str(entry["changed"]),
+            "changed": f"{entry['changed']} of {entry['reviewed']}",
             "issues": str(entry["issues"].get("label", 0)),
             "accuracy": entry["accuracy"],
         }
@@ -110,7 +115,7 @@ def table_rows(recorded: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 def headline(entry: Mapping[str, Any]) -> str:
     """The last iteration in a few words of Markdown."""
-    said = [f"### Iteration {entry['number']} of {plain(entry['project'])}"]
+    said = [f"**Iteration {entry['number']} of {plain(entry['project'])}**"]
     said.append(f"Holdout accuracy {entry['accuracy']}. {plain(entry['gain'])}".strip())
     said += [f"- {plain(advice)}" for advice in entry["advice"][:3]]
     return "\n\n".join(said[:2]) + ("\n\n" + "\n".join(said[2:]) if said[2:] else "")
@@ -123,7 +128,7 @@ def slice_words(entry: Mapping[str, Any]) -> str:
         f"elsewhere {weak['rest']}; {weak['status']}" + (f"; {plain(weak['recipe'])}" if weak["recipe"] else "")
         for weak in entry["slices"]
     ]
-    return "#### Weak slices\n\n" + "\n".join(lines)
+    return f"{_GAP}**Weak slices**\n\n" + "\n".join(lines)
 
 
 def button_words(words: str) -> str:

@@ -1,0 +1,338 @@
+"""The HTML report: one file that holds everything, opens from disk, and asks the network for nothing.
+
+Words first (what changed, is it real, what is weak, what next), then pictures and figures. Names and paths come from
+users and are escaped by the template engine; pictures are made small and put into the file. The page carries a policy
+that forbids scripts and every outside address. The one door to jinja2; Pillow makes the thumbnails.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from curation.records import Estimate
+from reports import plots
+from reports.summary import (
+    Card,
+    IterationSummary,
+    SliceCard,
+    estimate_words,
+    gain_badge,
+    interval_words,
+    percent,
+    what_changed,
+    what_is_weak,
+    worst_pair,
+)
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+THUMBNAIL = 160
+PREVIEW = 720
+#: Bytes of pictures (as base64) that one report may hold; further ones are left out and said to be.
+PICTURE_BUDGET = 4_000_000
+MOST_CLASSES = 25
+MOST_CARDS = 48
+MOST_EXAMPLES = 8
+_MOST_PIXELS = 100_000_000
+_TEMPLATES = Path(__file__).resolve().parent / "templates"
+
+
+class HtmlReporter:
+    """Writes an iteration as one HTML file for anybody with a browser."""
+
+    def write(self, summary: IterationSummary, folder: Path) -> Path:
+        """Write ``index.html`` into the folder, whole or not at all, in place of an earlier one; returns its path."""
+        folder.mkdir(parents=True, exist_ok=True)
+        page, beside = folder / "index.html", folder / f".index.{os.getpid()}.html"
+        try:
+            beside.write_text(self.render(summary), encoding="utf-8")
+            beside.replace(page)
+        finally:
+            beside.unlink(missing_ok=True)
+        return page
+
+    def render(self, summary: IterationSummary) -> str:
+        """The report as text. Pictures that can't be read are told of in words; nothing is raised for them."""
+        import jinja2
+
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(_TEMPLATES),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        pictures = _Pictures(PICTURE_BUDGET)
+        environment.globals.update(
+            picture=pictures.thumbnail,
+            preview=pictures.preview,
+            percent=percent,
+            estimate=estimate_words,
+            interval=interval_words,
+        )
+        return environment.get_template("report.html").render(page_facts(summary))
+
+
+def page_facts(summary: IterationSummary) -> dict[str, Any]:
+    """Everything that the template shows, as plain values, words and charts (pure; no picture is opened)."""
+    worst, changed = summary.worst[:MOST_CARDS], summary.changed[:MOST_CARDS]
+    return {
+        "summary": summary,
+        "badge": gain_badge(summary.gain),
+        "changed_words": what_changed(summary),
+        "weak_words": what_is_weak(summary),
+        "figures": figures(summary),
+        "audit": audit_lines(summary),
+        "issue_words": issue_words(summary.issues),
+        "worst": worst,
+        "changed": changed,
+        "confusion": confusion_table(summary),
+        "slice_chart": slice_chart(summary.slices),
+        "class_chart": class_chart(summary),
+        "reliability_chart": reliability_chart(summary.reliability),
+        "curve_chart": curve_chart(summary),
+        "has_key": any(row.still_wrong is not None for row in summary.rows),
+        "links": {name: url for name, url in summary.links.items() if is_safe_link(url)},
+        "most_examples": MOST_EXAMPLES,
+    }
+
+
+def is_safe_link(url: str) -> bool:
+    """Whether a link may stand in the report: web pages, mail-free, and places beside the report itself.
+
+    >>> is_safe_link("http://127.0.0.1:8080/x"), is_safe_link("java" + "script:alert(1)"), is_safe_link("table.csv")
+    (True, False, True)
+    """
+    scheme, colon, _ = url.partition(":")
+    return not colon or "/" in scheme or scheme.lower() in ("http", "https", "file")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A key figure: its name, its value in words, what it was before, and what it means."""
+
+    name: str
+    value: str
+    before: str
+    meaning: str
+
+
+def figures(summary: IterationSummary) -> list[Figure]:
+    """The holdout's three figures with their intervals, and how they were before."""
+    after, before = summary.metrics, summary.before
+    if after is None:
+        return []
+    named = (
+        ("Accuracy", "accuracy", "share of holdout images that the model gets right"),
+        ("Balanced accuracy", "balanced_accuracy", "the same, with every class counting alike"),
+    )
+    shown = [
+        Figure(
+            name, estimate_words(getattr(after, field)), percent(getattr(before, field).value) if before else "", say
+        )
+        for name, field, say in named
+    ]
+    loss = after.log_loss
+    shown.append(
+        Figure(
+            "Log loss",
+            f"{loss.value:.3f}" + (f" ({loss.ci[0]:.3f} to {loss.ci[1]:.3f})" if loss.ci else ""),
+            f"{before.log_loss.value:.3f}" if before else "",
+            "how far stated confidence is from the truth; lower is better",
+        )
+    )
+    return shown
+
+
+def audit_lines(summary: IterationSummary) -> list[tuple[str, str]]:
+    """What reviews say of the flagging and of the labels left: pairs of what and how much."""
+    audit = summary.audit
+    wrong = audit.labels_wrong
+    ci = audit.labels_wrong_ci or (wrong.ci if wrong else None)
+    count = "" if wrong is None else f"about {wrong.value:.0f}" + (f" ({ci[0]:.0f} to {ci[1]:.0f})" if ci else "")
+    lines = [
+        ("Of the flagged labels, really wrong", estimate_words(audit.flagger_precision, "")),
+        ("Of the wrong labels, flagged", estimate_words(audit.flagger_recall, "")),
+        ("Labels still wrong", count),
+    ]
+    return [(what, much) for what, much in lines if much]
+
+
+_KINDS = {
+    "label": "labels that look wrong",
+    "label_conflict": "pictures with two labels",
+    "exact_duplicate": "exact duplicates",
+    "near_duplicate": "near duplicates",
+    "outlier": "outliers",
+    "dark": "dark images",
+    "light": "overexposed images",
+    "blurry": "blurry images",
+    "low_information": "images with little in them",
+    "odd_size": "images of odd size",
+    "odd_aspect_ratio": "images of odd shape",
+}
+
+
+def issue_words(issues: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Kinds of issues in words, most first.
+
+    >>> issue_words({"dark": 2, "label": 40, "outlier": 0})
+    [('labels that look wrong', 40), ('dark images', 2)]
+    """
+    found = [(_KINDS.get(kind, kind.replace("_", " ")), count) for kind, count in issues.items() if count]
+    return sorted(found, key=lambda entry: (-entry[1], entry[0]))
+
+
+@dataclass(frozen=True)
+class ConfusionRow:
+    """A labeled class: its holdout size, and for each predicted class (count, shade 0..4, is it right)."""
+
+    name: str
+    size: int
+    cells: tuple[tuple[int, int, bool], ...]
+
+
+@dataclass(frozen=True)
+class ConfusionTable:
+    """The confusion matrix as a table; of many classes only those with the most errors."""
+
+    columns: tuple[str, ...]
+    rows: tuple[ConfusionRow, ...]
+    words: str
+
+
+def confusion_table(summary: IterationSummary) -> ConfusionTable | None:
+    """The heat map's cells: rows are labels, columns predictions; shade by share of the row."""
+    counts, names = summary.confusion, summary.classes
+    if not counts:
+        return None
+    kept = _most_confused(counts, MOST_CLASSES)
+    rows = []
+    for i in kept:
+        size = sum(counts[i])
+        cells = tuple((counts[i][j], _shade(counts[i][j], size), i == j) for j in kept)
+        rows.append(ConfusionRow(names[i], size, cells))
+    pair = worst_pair(summary)
+    said = "No errors on the holdout."
+    if pair:
+        said = f"Most often, {pair[0]} is taken for {pair[1]}: {pair[2]} times."
+    if len(kept) < len(names):
+        said += f" Shown are the {len(kept)} classes with the most errors, of {len(names)}."
+    return ConfusionTable(tuple(names[j] for j in kept), tuple(rows), said)
+
+
+def _most_confused(counts: Sequence[Sequence[int]], most: int) -> list[int]:
+    if len(counts) <= most:
+        return list(range(len(counts)))
+    errors = [sum(row) - row[i] + sum(other[i] for other in counts) - row[i] for i, row in enumerate(counts)]
+    return sorted(sorted(range(len(counts)), key=lambda i: -errors[i])[:most])
+
+
+def _shade(count: int, size: int) -> int:
+    """0 for none, then 1 to 4 by share of the row: up to 10, 30, 60, 100 %."""
+    if not count or not size:
+        return 0
+    return 1 + sum(count / size > bound for bound in (0.1, 0.3, 0.6))
+
+
+def slice_chart(cards: Sequence[SliceCard]) -> Any:
+    """Error rates of the weak slices with intervals; the thin mark is the rest of the images."""
+    if not cards:
+        return None
+    drawn = [
+        plots.Bar(f"{c.slice.name} ({c.slice.size})", c.slice.error_rate, c.slice.ci, c.slice.rest_error_rate)
+        for c in cards
+    ]
+    told = "; ".join(f"{bar.name}: {estimate_words(Estimate(bar.value, bar.ci))}" for bar in drawn)
+    return plots.bars(drawn, "slices", "Error rate of each weak slice, with 95 % interval", told)
+
+
+def class_chart(summary: IterationSummary) -> Any:
+    """Holdout accuracy of each class, weakest first."""
+    if summary.metrics is None or not summary.metrics.per_class:
+        return None
+    classes = sorted(summary.metrics.per_class.items(), key=lambda entry: entry[1].value)[:MOST_CLASSES]
+    drawn = [plots.Bar(name, estimate.value, estimate.ci) for name, estimate in classes]
+    told = "; ".join(f"{bar.name}: {estimate_words(Estimate(bar.value, bar.ci))}" for bar in drawn)
+    return plots.bars(drawn, "classes", "Holdout accuracy of each class, with 95 % interval", told)
+
+
+def reliability_chart(bins: Sequence[tuple[float, float, int]]) -> Any:
+    """Stated confidence against the truth."""
+    if not any(count for _, _, count in bins):
+        return None
+    told = "; ".join(f"confidence {percent(m, 0)}: right {percent(hit, 0)} of {n}" for m, hit, n in bins if n)
+    return plots.reliability(bins, "reliability", "How often the model is right, by its confidence", told)
+
+
+def curve_chart(summary: IterationSummary) -> Any:
+    """Holdout accuracy over the iterations."""
+    known = [(row.number, row.accuracy) for row in summary.rows if row.accuracy is not None]
+    if len(known) < 2:
+        return None
+    points = [plots.Point(number, accuracy.value, accuracy.ci) for number, accuracy in known]
+    told = "; ".join(f"iteration {number}: {estimate_words(accuracy)}" for number, accuracy in known)
+    title = "Holdout accuracy over the iterations, with 95 % intervals"
+    return plots.curve(points, "curve", title, told, "Iteration", "Accuracy, %")
+
+
+class _Pictures:
+    """Small copies of pictures as ``data:`` addresses, until the budget is spent; '' for one that is left out."""
+
+    def __init__(self, budget: int) -> None:
+        self.left = budget
+
+    def thumbnail(self, card: Card) -> str:
+        return self._spend(card.file, THUMBNAIL)
+
+    def preview(self, png: bytes) -> str:
+        return self._spend(io.BytesIO(png), PREVIEW)
+
+    def _spend(self, source: Path | io.BytesIO, side: int) -> str:
+        address = picture_address(source, side) if self.left > 0 else ""
+        if len(address) > self.left:
+            return ""
+        self.left -= len(address)
+        return address
+
+
+def picture_address(source: Path | io.BytesIO, side: int) -> str:
+    """A picture as a JPEG ``data:`` address, neither side above ``side`` pixels; '' where it can't be read."""
+    from PIL import Image, ImageOps
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a large picture is refused below, not warned of
+            with Image.open(source) as opened:
+                if opened.width * opened.height > _MOST_PIXELS:
+                    return ""
+                opened.draft("RGB", (2 * side, 2 * side))
+                image = _as_rgb(ImageOps.exif_transpose(opened))
+                image.thumbnail((side, side))
+                into = io.BytesIO()
+                image.save(into, "JPEG", quality=82, optimize=True)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what Pillow raises for broken files
+        return ""
+    return "data:image/jpeg;base64," + base64.b64encode(into.getvalue()).decode("ascii")
+
+
+def _as_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Eight-bit RGB; deep greys are spread over the range that they use, transparency stands on white."""
+    from PIL import Image
+
+    if image.mode.startswith(("I", "F")):
+        low, high = image.convert("F").getextrema()
+        span = (float(high) - float(low)) or 1.0  # type: ignore[arg-type]
+        return image.convert("F").point(lambda v: v * (255 / span) - float(low) * 255 / span).convert("RGB")  # type: ignore[arg-type]
+    if "A" in image.getbands() or "transparency" in image.info:
+        ground = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
