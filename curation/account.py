@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from curation import audit as auditing
 from curation import gain as gains
@@ -123,8 +124,9 @@ def slice_cards(
     if scored is None or not scored.slices:
         return ()
     slices = list(scored.slices)
-    masks: list[np.ndarray] = [np.zeros(len(holdout), dtype=bool) for _ in slices]
-    wrong_before = wrong_after = np.zeros(len(holdout), dtype=bool)
+    masks: list[npt.NDArray[np.bool_]] = [np.zeros(len(holdout), dtype=bool) for _ in slices]
+    wrong_before: npt.NDArray[np.bool_] = np.zeros(len(holdout), dtype=bool)
+    wrong_after = wrong_before
     if holdout and before and after:
         labels = [account.after[s.id].class_id or "" for s in holdout]
         table = slice_table(holdout, account.properties)
@@ -150,7 +152,7 @@ def slice_cards(
     return tuple(cards)
 
 
-def _rate(wrong: np.ndarray) -> Estimate | None:
+def _rate(wrong: npt.NDArray[np.bool_]) -> Estimate | None:
     if not len(wrong):
         return None
     count = int(wrong.sum())
@@ -260,9 +262,9 @@ def sample_table(account: Account, verdicts: Sequence[Verdict]) -> pd.DataFrame:
     for issue in scored.issues if scored else ():
         issues.setdefault(issue.sample_id, []).append(issue)
     slices_of: dict[str, list[str]] = {}
-    for found in scored.slices if scored else ():
-        for sample_id in found.sample_ids:
-            slices_of.setdefault(sample_id, []).append(found.name)
+    for weak in scored.slices if scored else ():
+        for sample_id in weak.sample_ids:
+            slices_of.setdefault(sample_id, []).append(weak.name)
     said: dict[str, list[str]] = {}
     for verdict in verdicts:
         if verdict.iteration == account.number:

@@ -90,11 +90,20 @@ def curate(debug: bool) -> None:
 
 @curate.command()
 @DIRECTORY
-@click.option("--images", required=True, type=click.Path(path_type=Path), help="Folder of images (class folders, or with --labels).")
-@click.option("--labels", type=click.Path(path_type=Path), help="CSV or Parquet table: path, label, optionally split and group.")
+@click.option(
+    "--images",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder of images (class folders, or with --labels).",
+)
+@click.option(
+    "--labels", type=click.Path(path_type=Path), help="CSV or Parquet table: path, label, optionally split and group."
+)
 @click.option("--label-column", default="label", show_default=True, help="Column of the table that holds the label.")
 @click.option("--backbone", help="A timm model; the default carries its weights along.")
-@click.option("--weights", type=click.Path(path_type=Path), help="Weights of the backbone: a .safetensors or .pth file.")
+@click.option(
+    "--weights", type=click.Path(path_type=Path), help="Weights of the backbone: a .safetensors or .pth file."
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--name", help="Name of the project; the folder's by default.")
 @click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
@@ -123,7 +132,9 @@ def init(
         directory, images, labels, label_column=label_column, settings=settings, progress=ProgressLine()
     )
     _tell_import(imported)
-    click.echo(f"Project made in {directory}. Next: `curate run {directory}`, or `curate flag {directory} --out flags.csv`.")
+    click.echo(
+        f"Project made in {directory}. Next: `curate run {directory}`, or `curate flag {directory} --out flags.csv`."
+    )
 
 
 @curate.command()
@@ -138,7 +149,10 @@ def add(directory: Path, images: Path, labels: Path | None, label_column: str) -
 
 def _tell_import(imported: Any) -> None:
     splits = ", ".join(f"{count:,} {split}" for split, count in sorted(imported.splits.items()))
-    click.echo(f"{imported.samples:,} new images from {imported.rows:,} rows: {splits}; classes: {', '.join(imported.classes)}.")
+    click.echo(
+        f"{imported.samples:,} new images from {imported.rows:,} rows: {splits}; "
+        f"classes: {', '.join(imported.classes)}."
+    )
     for title, lines in (
         ("Noticed", list(imported.notes)),
         ("Set aside", [f"{a.where}: {a.reason}" for a in imported.set_aside]),
@@ -168,9 +182,7 @@ def run(
 ) -> None:
     """Run iterations: flag, ask people, train, report. Goes on where it stopped."""
     project = _open(directory)
-    status = project.run(
-        iterations, annotator=annotator, budget=budget, seed=seed, wait=wait, close_batch=close_batch
-    )
+    status = project.run(iterations, annotator=annotator, budget=budget, seed=seed, wait=wait, close_batch=close_batch)
     click.echo(table_of(status))
     if all(i["state"] == "done" for i in status["iterations"]):
         last = status["iterations"][-1]["number"]
@@ -206,7 +218,18 @@ def status(directory: Path, as_json: bool) -> None:
 
 def table_of(status: dict[str, Any]) -> str:
     """The iterations as a table of text, one line each, the baseline first."""
-    rows = [("iteration", "state", "reviewed", "changed", "still wrong", "accuracy (95 %)", "balanced (95 %)", "weakest slice")]
+    rows: list[tuple[str, ...]] = [
+        (
+            "iteration",
+            "state",
+            "reviewed",
+            "changed",
+            "still wrong",
+            "accuracy (95 %)",
+            "balanced (95 %)",
+            "weakest slice",
+        )
+    ]
     before = [{**status["baseline"], "state": "as given"}] if status.get("baseline") else []
     for iteration in [*before, *status["iterations"]]:
         holdout = iteration["holdout"]
@@ -221,7 +244,9 @@ def table_of(status: dict[str, Any]) -> str:
     if all(row[4] == "-" for row in rows[1:]):
         rows = [row[:4] + row[5:] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def _count(value: int | None) -> str:
@@ -245,8 +270,8 @@ def sync(directory: Path, as_json: bool) -> None:
         _print_json(counts)
     else:
         click.echo(
-            f"Iteration {counts['iteration']} ({counts['state']}): {counts['answered']:,} of {counts['queued']:,} images "
-            f"answered, {counts['missing']:,} answers to come."
+            f"Iteration {counts['iteration']} ({counts['state']}): {counts['answered']:,} of {counts['queued']:,} "
+            f"images answered, {counts['missing']:,} answers to come."
         )
 
 
@@ -316,9 +341,13 @@ def history(directory: Path, path: str | None, as_json: bool) -> None:
     if as_json:
         _print_json(json.loads(table.to_json(orient="records", date_format="iso")))
         return
-    for row in table.itertuples(index=False):
-        change = f"{row.old or 'no label'} -> {row.new or 'no label'}" if row.what != "verdict" else row.new
-        click.echo(f"{row.at:%Y-%m-%d %H:%M:%S}  {row.path}  {row.what}: {change}  by {row.who}, {row.why} (iteration {row.iteration})")
+    for row in table.to_dict(orient="records"):
+        change = f"{row['old'] or 'no label'} -> {row['new'] or 'no label'}" if row["what"] != "verdict" else row["new"]
+        when = f"{row['at']:%Y-%m-%d %H:%M:%S}"
+        click.echo(
+            f"{when}  {row['path']}  {row['what']}: {change}  "
+            f"by {row['who']}, {row['why']} (iteration {row['iteration']})"
+        )
 
 
 @curate.command()
@@ -377,7 +406,9 @@ def doctor(directory: Path | None, as_json: bool) -> None:
 @click.option("--limit", type=int, help="Use only so many images (for a quick look).")
 @click.option("--size", type=int, help="Side in pixels that images are resized to.")
 @click.option("--seed", default=0, show_default=True, help="Seed of splits, flips and answers.")
-def demo(directory: Path, keep: bool, iterations: int, budget: int, limit: int | None, size: int | None, seed: int) -> None:
+def demo(
+    directory: Path, keep: bool, iterations: int, budget: int, limit: int | None, size: int | None, seed: int
+) -> None:
     """Run the whole loop on photovoltaic-cell images with simulated people, in DIR."""
     from curation.demo import run_demo
 
@@ -409,5 +440,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:  # the last resort: one line for the user, the traceback on demand
         if debug:
             raise
-        click.echo(f"Error: unexpected {type(error).__name__}: {error}; run again with --debug for the traceback", err=True)
+        click.echo(
+            f"Error: unexpected {type(error).__name__}: {error}; run again with --debug for the traceback", err=True
+        )
         sys.exit(1)

@@ -35,8 +35,12 @@ class BackboneSettings:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How the backbone is fine-tuned. Zeros choose from the size of the set."""
+    """How the backbone is trained: ``method`` is ``fine-tune``, or ``head`` for a linear head on frozen features.
 
+    Zeros choose from the size of the set.
+    """
+
+    method: str = "fine-tune"
     epochs: int = 0
     batch_size: int = 64
     head_rate: float = 0.0
@@ -45,6 +49,7 @@ class TrainingSettings:
     weight_decay: float = 0.05
 
     def __post_init__(self) -> None:
+        _require(self.method in ("fine-tune", "head"), "training.method", self.method, "'fine-tune' or 'head'")
         _require(0 <= self.epochs <= 1000, "training.epochs", self.epochs, "0 to 1000")
         _require(1 <= self.batch_size <= 65536, "training.batch_size", self.batch_size, "1 or more")
         _require(0 <= self.label_smoothing < 1, "training.label_smoothing", self.label_smoothing, "in [0, 1)")

@@ -104,7 +104,8 @@ def rows_of_table(labels: Path, images: Path, *, label_column: str = "label") ->
         raise DataError(f"{labels} has no column 'path'; it has {', '.join(header) or 'none'}: rename the right one")
     if label_column not in header:
         raise DataError(
-            f"{labels} has no column '{label_column}'; it has {', '.join(header)}: name the right one with --label-column"
+            f"{labels} has no column '{label_column}'; it has {', '.join(header)}: "
+            "name the right one with --label-column"
         )
     meta = [c for c in header if c not in ("path", label_column, "split", "group")]
     types = {column: _number_type(record.get(column) for _, record in records) for column in meta}
@@ -166,8 +167,7 @@ def gather(
         return [_with_split(i, i.split if i.split != "undrawn" else "train") for i in images]
     holdout = _draw_holdout(images, seed=seed, share=holdout_share)
     return [
-        _with_split(i, ("holdout" if i.id in holdout else "train") if i.split == "undrawn" else i.split)
-        for i in images
+        _with_split(i, ("holdout" if i.id in holdout else "train") if i.split == "undrawn" else i.split) for i in images
     ]
 
 
@@ -335,9 +335,7 @@ def _one_split_a_group(images: Sequence[_Draft]) -> list[_Draft]:
     for image in images:
         if image.group in in_holdout and image.split in ("train", "undrawn"):
             note = f"{image.rows[0].path}: its group '{image.group}' has images in the holdout; the holdout keeps it"
-            image = _Draft(
-                image.id, image.facts, image.rows, "holdout", image.group, image.label, (*image.notes, note)
-            )
+            image = _Draft(image.id, image.facts, image.rows, "holdout", image.group, image.label, (*image.notes, note))
         result.append(image)
     return result
 

@@ -93,7 +93,9 @@ def _reports() -> str:
     home = Path(next(iter(reports.__path__)))
     for needed in ("templates", "fiftyone_plugin"):
         if not any((home / needed).rglob("*.*")):
-            raise CurationError(f"{home / needed} is empty: the package was installed without its data; install it again")
+            raise CurationError(
+                f"{home / needed} is empty: the package was installed without its data; install it again"
+            )
     return "templates and the FiftyOne plugin are there"
 
 
@@ -111,9 +113,7 @@ def _project(root: Path) -> str:
     missing = [s.path for s in project.samples() if not s.file.exists()]
     if missing:
         raise CurationError(
-            f"{len(missing)} images are not where they were, for instance {missing[0]}; put them back, or bring them in "
-            "from their new place with `curate add`"
+            f"{len(missing)} images are not where they were, for instance {missing[0]}; put them back, or bring them "
+            "in from their new place with `curate add`"
         )
     return f"{project.settings.name}: {len(project.samples()):,} images, all where they were"
-
-

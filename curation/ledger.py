@@ -194,7 +194,9 @@ class Ledger:
             with self._engine.begin() as connection:
                 yield connection
         except sa.exc.OperationalError as error:
-            raise ProjectError(f"the ledger could not be written ({error.orig}); check disk space and rights") from error
+            raise ProjectError(
+                f"the ledger could not be written ({error.orig}); check disk space and rights"
+            ) from error
 
     def _read(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
         with self._engine.connect() as connection:
@@ -301,7 +303,7 @@ class Ledger:
         return [_event(row) for row in self._read(query)]
 
     def labels(self, *, as_of: int | None = None) -> dict[str, CurrentLabel]:
-        """Each sample's label now, or as of the end of an iteration (0: as imported). Samples without any are absent."""
+        """Each sample's label now, or as of the end of an iteration (0: as imported); those without any are absent."""
         last = sa.select(sa.func.max(_label_events.c.id))
         if as_of is not None:
             last = last.where(_label_events.c.iteration <= as_of)
@@ -507,7 +509,8 @@ def _create(engine: sa.Engine) -> None:
             version = connection.execute(sa.select(_about.c.value).where(_about.c.key == "schema")).scalar()
         if version != str(SCHEMA_VERSION):
             raise ProjectError(
-                f"the ledger has schema version {version}, this release reads {SCHEMA_VERSION}; upgrade curation-toolkit"
+                f"the ledger has schema version {version}, this release reads {SCHEMA_VERSION}; "
+                "upgrade curation-toolkit"
             )
         return
     with engine.begin() as connection:

@@ -98,9 +98,7 @@ class Trainer(Protocol):
 class Annotator(Protocol):
     """Where verdicts come from: people in Label Studio, or a file in their place."""
 
-    def send(
-        self, entries: Sequence[QueueEntry], files: Mapping[str, Path], progress: Progress | None = None
-    ) -> None:
+    def send(self, entries: Sequence[QueueEntry], files: Mapping[str, Path], progress: Progress | None = None) -> None:
         """Ask for opinions; asking again for the same keys asks nobody twice. ``files``: sample id to image."""
         ...
 
@@ -410,9 +408,7 @@ class Loop:
             "recipes": [a.name for a in augmentations],
         }
 
-    def _augmentations(
-        self, folder: Path, number: int, labels: Mapping[str, CurrentLabel]
-    ) -> list[Augmentation]:
+    def _augmentations(self, folder: Path, number: int, labels: Mapping[str, CurrentLabel]) -> list[Augmentation]:
         """The recipe for the weakest open slice that still has something to copy; none before the first iteration."""
         if number == 0 or self.settings.slices.copies == 0:
             return []
@@ -426,9 +422,7 @@ class Loop:
         aimed, augmentation = self.parts.plan_recipe(
             weak, properties, [s.id for s in rows], [_class_of(labels, s) for s in rows], folder
         )
-        write_frame(
-            folder / "slices.parquet", slices_to_frame([aimed if s.name == weak.name else s for s in slices])
-        )
+        write_frame(folder / "slices.parquet", slices_to_frame([aimed if s.name == weak.name else s for s in slices]))
         return [augmentation] if augmentation.sample_ids else []
 
     # --- reporting
@@ -552,5 +546,3 @@ def _class_of(labels: Mapping[str, CurrentLabel], sample: Sample) -> str:
     if class_id is None:
         raise ProjectError(f"{sample.path} has no label, but a stage that needs labels was given it")
     return class_id
-
-

@@ -310,7 +310,9 @@ class Project:
             return 1
         return known[-1].number + (1 if known[-1].state == "done" else 0)
 
-    def _goal(self, iterations: int | None, annotator: str | None, budget: int | None, seed: int | None) -> dict[str, Any]:
+    def _goal(
+        self, iterations: int | None, annotator: str | None, budget: int | None, seed: int | None
+    ) -> dict[str, Any]:
         """What the run is to reach; kept on disk until it has, so that a stopped run goes on as it was begun."""
         file = self.paths.home / "run.json"
         kept: dict[str, Any] = read_json(file) if file.exists() else {}
@@ -334,7 +336,7 @@ class Project:
         """Begin to start a Label Studio where one is needed; it gets ready while the first training runs."""
         if annotator != "label-studio":
             return None
-        from labeling.server import LabelStudioServer, connection_from_environment
+        from labeling.server import connection_from_environment
 
         if connection_from_environment() is not None:
             return None
@@ -393,9 +395,12 @@ class Project:
                     raise ProjectError("no Label Studio is known; start one with `curate label`")
                 made.append(
                     LabelStudioAnnotator(
-                        connection, project_name=self.settings.name, project_id=self.ledger.about()["id"],
-                        classes=self.classes, opinions=self.settings.review.opinions,
-                    )  # fmt: skip
+                        connection,
+                        project_name=self.settings.name,
+                        project_id=self.ledger.about()["id"],
+                        classes=self.classes,
+                        opinions=self.settings.review.opinions,
+                    )
                 )
             return made[0]
 
@@ -404,7 +409,9 @@ class Project:
     def _say_waiting(self, number: int, annotator: Annotator) -> None:
         entries = self.ledger.queue(number)
         missing = annotator.waiting(entries)
-        self.say(f"Iteration {number} waits for people: {missing} of {sum(e.opinions for e in entries)} answers to come.")
+        self.say(
+            f"Iteration {number} waits for people: {missing} of {sum(e.opinions for e in entries)} answers to come."
+        )
         addresses = getattr(annotator, "addresses", dict)()
         for stream, address in addresses.items():
             self.say(f"  {stream}: {address}")
@@ -422,16 +429,18 @@ class Project:
     def _parts(self, settings: Settings) -> Parts:
         from curation.backbone import load_backbone
         from curation.features import FeatureStore
+        from curation.heads import HeadTrainer
         from curation.images import PixelCache, measure_properties
 
         size = settings.backbone.size or 224
         weights = Path(settings.backbone.weights) if settings.backbone.weights else None
         backbone = load_backbone(settings.backbone.name, weights=weights, size=size, device=settings.backbone.device)
         self.say(backbone.describe())
-        store = FeatureStore(backbone, PixelCache(self.paths.cache / "pixels", size), self.paths.cache / "features")
+        pixels = PixelCache(self.paths.cache / "pixels", size)
+        store = FeatureStore(backbone, pixels, self.paths.cache / "features")
         return Parts(
             encoder=store,
-            trainer=_FineTuner(store, settings),
+            trainer=HeadTrainer(store, pixels) if settings.training.method == "head" else _FineTuner(store, settings),
             measure=lambda samples, progress: measure_properties(
                 samples, self.paths.cache / "properties.parquet", progress
             ),
@@ -470,8 +479,6 @@ class Project:
         and holdout. ``label_quality`` in [0, 1]; ties by path. Each label is judged by predictions that have not seen
         it; those of train rows come from train rows alone.
         """
-        import pandas as pd
-
         goal = {"seed": self.settings.seed, "budget": self.settings.review.budget}
         loop = self._loop(goal)
         labels = self.ledger.labels()
@@ -485,7 +492,7 @@ class Project:
             held = {s.id for s in holdout}
             quality |= {s: q for s, q in both.quality.items() if s in held}
             issues += [i for i in both.issues if i.sample_id in held]
-        return _flag_table(self.ledger.samples(), labels, quality, issues, self.classes, pd)
+        return _flag_table(self.ledger.samples(), labels, quality, issues, self.classes)
 
     # --- reports
 
@@ -507,9 +514,7 @@ class Project:
         from reports.app import ReviewApp
 
         reporter = self.fiftyone()
-        recorded = [
-            n for n in range(self._current() + 1) if finished(self.paths.iteration(n), "report") is not None
-        ]
+        recorded = [n for n in range(self._current() + 1) if finished(self.paths.iteration(n), "report") is not None]
         if rebuild:
             goal = {"seed": self.settings.seed, "budget": self.settings.review.budget}
             loop = self._loop(goal)
@@ -663,9 +668,7 @@ def _sample(stored: StoredSample) -> Sample:
     files = [Path(p.root) / p.path for p in stored.paths]
     file = next((f for f in files if f.exists()), files[0]) if len(files) > 1 else files[0]
     metadata = {k: v for p in reversed(stored.paths) for k, v in p.metadata.items()}
-    return Sample(
-        stored.id, first.path, file, stored.split, stored.group, metadata, stored.width, stored.height
-    )
+    return Sample(stored.id, first.path, file, stored.split, stored.group, metadata, stored.width, stored.height)
 
 
 def _flag_table(
@@ -674,8 +677,9 @@ def _flag_table(
     quality: Mapping[str, float],
     issues: Sequence[Any],
     classes: Classes,
-    pd: Any,
 ) -> pd.DataFrame:
+    import pandas as pd
+
     about_label = {i.sample_id: i for i in issues if i.kind == "label"}
     others: dict[str, list[Any]] = {}
     for issue in issues:

@@ -177,9 +177,7 @@ class Predictions:
         folds = np.ascontiguousarray(self.folds, dtype=np.int64)
         expected = (len(self.sample_ids), len(self.class_ids))
         if probabilities.shape != expected:
-            raise RecordError(
-                f"probabilities must have shape {expected} (samples, classes), got {probabilities.shape}"
-            )
+            raise RecordError(f"probabilities must have shape {expected} (samples, classes), got {probabilities.shape}")
         if folds.shape != expected[:1]:
             raise RecordError(f"folds must have shape {expected[:1]} (samples,), got {folds.shape}")
         if len(set(self.sample_ids)) != len(self.sample_ids):

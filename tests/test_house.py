@@ -22,8 +22,8 @@ ORDER = [
     ["curation.config"],
     ["curation.ledger", "curation.runs", "curation.tables", "curation.images", "curation.dataset"],
     [
-        "curation.backbone", "curation.features", "curation.training", "curation.scoring", "curation.issues",
-        "curation.slices", "curation.queue", "curation.audit", "curation.gain",
+        "curation.backbone", "curation.features", "curation.training", "curation.heads", "curation.scoring",
+        "curation.issues", "curation.slices", "curation.queue", "curation.audit", "curation.gain",
     ],
     ["labeling", "augment", "reports"],
     ["curation.loop", "curation.account", "curation.project", "curation.doctor", "curation.demo"],
@@ -113,7 +113,18 @@ def test_a_library_comes_in_by_its_own_door(library: str) -> None:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_importing_a_package_loads_nothing_heavy(package: str) -> None:
-    heavy = "torch timm cleanlab albumentations fiftyone label_studio_sdk sklearn pandas scipy cv2".split()
+    heavy = [
+        "torch",
+        "timm",
+        "cleanlab",
+        "albumentations",
+        "fiftyone",
+        "label_studio_sdk",
+        "sklearn",
+        "pandas",
+        "scipy",
+        "cv2",
+    ]
     code = f"import sys, {package}; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"

@@ -54,7 +54,12 @@ def test_class_folders_give_labels_and_loose_images_go_to_the_pool(tmp_path: Pat
 def test_a_table_brings_splits_groups_and_typed_metadata(tmp_path: Path, images: Path) -> None:
     text = "path,label,split,group,wafer,grade\n00.png,1,train,m1,poly,0.5\n01.png,2,test,m2,,\n02.png,,pool,,mono,1\n"
     first, second, third = dataset.rows_of_table(table(tmp_path, text), images)
-    assert (first.label, first.split, first.group, dict(first.metadata)) == ("1", "train", "m1", {"wafer": "poly", "grade": 0.5})
+    assert (first.label, first.split, first.group, dict(first.metadata)) == (
+        "1",
+        "train",
+        "m1",
+        {"wafer": "poly", "grade": 0.5},
+    )
     assert (second.split, dict(second.metadata)) == ("holdout", {"wafer": None, "grade": None})
     assert (third.label, third.split) == (None, "pool")
 
@@ -120,9 +125,7 @@ def test_a_picture_in_train_and_holdout_stays_in_the_holdout(tmp_path: Path, ima
 
 
 def test_the_drawn_holdout_is_stratified_seeded_and_does_not_depend_on_row_order(images: Path) -> None:
-    rows = [
-        dataset.Row(f"{n:02d}.png", images, "cat" if n < 15 else "dog", None, None, {}, str(n)) for n in range(20)
-    ]
+    rows = [dataset.Row(f"{n:02d}.png", images, "cat" if n < 15 else "dog", None, None, {}, str(n)) for n in range(20)]
     drawn = gathered(rows)
     assert Counter((g.label, g.split) for g in drawn) == {
         ("cat", "train"): 12, ("cat", "holdout"): 3, ("dog", "train"): 4, ("dog", "holdout"): 1,
@@ -134,7 +137,8 @@ def test_the_drawn_holdout_is_stratified_seeded_and_does_not_depend_on_row_order
 
 def test_a_group_is_never_divided_between_train_and_holdout(images: Path) -> None:
     rows = [
-        dataset.Row(f"{n:02d}.png", images, "cat" if n % 2 else "dog", None, f"m{n // 5}", {}, str(n)) for n in range(20)
+        dataset.Row(f"{n:02d}.png", images, "cat" if n % 2 else "dog", None, f"m{n // 5}", {}, str(n))
+        for n in range(20)
     ]
     splits: dict[str | None, set[str]] = {}
     for image in gathered(rows, holdout_share=0.3):

@@ -42,7 +42,10 @@ def test_a_decision_changes_the_label_and_the_past_stays_readable(ledger: Ledger
     ledger.decide([change(A, "c2", 1)], who="consensus", iteration=1)
     assert ledger.labels()[A].class_id == "c2"
     assert ledger.labels(as_of=0)[A].class_id == "c1"
-    assert [(e.kind, e.old, e.new) for e in ledger.label_events(A)] == [("import", None, "c1"), ("decision", "c1", "c2")]
+    assert [(e.kind, e.old, e.new) for e in ledger.label_events(A)] == [
+        ("import", None, "c1"),
+        ("decision", "c1", "c2"),
+    ]
 
 
 def test_undo_is_a_new_event_and_the_same_decision_does_not_come_back(ledger: Ledger) -> None:
@@ -108,7 +111,9 @@ def test_an_answer_of_labelers_is_refused_as_a_class_name(ledger: Ledger) -> Non
         ledger.add_classes(["ambiguous"], who="import")
 
 
-@pytest.mark.parametrize("statement", ["UPDATE label_events SET new = 'c2'", "DELETE FROM verdicts", "DELETE FROM samples"])
+@pytest.mark.parametrize(
+    "statement", ["UPDATE label_events SET new = 'c2'", "DELETE FROM verdicts", "DELETE FROM samples"]
+)
 def test_the_database_itself_refuses_to_change_the_past(ledger: Ledger, tmp_path: Path, statement: str) -> None:
     ledger.add_verdicts([verdict("c1")])
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'ledger.db'}")
