@@ -341,9 +341,10 @@ def _add_samples(dataset: Any, table: pd.DataFrame) -> int:
 def _declare_fields(dataset: Any, key: str, table: pd.DataFrame, extra: Mapping[str, str]) -> None:
     import fiftyone as fo
 
+    plain: dict[str, Any] = {}
     label = (fo.EmbeddedDocumentField, {"embedded_doc_type": fo.Classification})
-    text, number, flag, whole = (fo.StringField, {}), (fo.FloatField, {}), (fo.BooleanField, {}), (fo.IntField, {})
-    texts = (fo.ListField, {"subfield": fo.StringField})
+    text, number, flag = (fo.StringField, plain), (fo.FloatField, plain), (fo.BooleanField, plain)
+    texts, whole = (fo.ListField, {"subfield": fo.StringField}), (fo.IntField, plain)
     wanted: dict[str, tuple[Any, dict[str, Any]]] = {
         **dict.fromkeys(("path", "split", "group_name"), text),
         **dict.fromkeys(("current", "given", f"label_{key}", f"pred_{key}"), label),

@@ -14,7 +14,7 @@ from curation.records import Interval
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-_WIDTH = 640
+_WIDTH = 560
 _ROW = 50
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 20, 16, 44
 
@@ -49,9 +49,12 @@ def bars(bars: Sequence[Bar], key: str, title: str, description: str) -> Markup:
 
 def _bar(bar: Bar, row: int, span: float, top: float) -> Markup:
     y = row * _ROW
-    at = lambda fraction: round(span * min(max(fraction, 0), top) / top, 1)  # noqa: E731 — a scale, used four times
+
+    def at(fraction: float) -> float:
+        return round(span * min(max(fraction, 0), top) / top, 1)
+
     parts = [
-        _format('<text class="name" x="0" y="{}">{}</text>', y + 16, _shorten(bar.name, 84)),
+        _format('<text class="name" x="0" y="{}">{}</text>', y + 16, _shorten(bar.name, 74)),
         _format('<rect class="track" x="0" y="{}" width="{}" height="14" rx="3"/>', y + 24, span),
         _format('<rect class="bar" x="0" y="{}" width="{}" height="14" rx="3"/>', y + 24, at(bar.value)),
         _format('<text class="value" x="{}" y="{}">{} %</text>', span + 12, y + 36, f"{100 * bar.value:.1f}"),

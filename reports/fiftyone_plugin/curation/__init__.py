@@ -27,7 +27,7 @@ _GAP = "&nbsp;\n\n"
 _CHIPS = "On each picture: its label, the prediction, and the label's quality (0 worst, 100 best)."
 
 
-class CurationPanel(foo.Panel):
+class CurationPanel(foo.Panel):  # type: ignore[misc]  # FiftyOne has no types
     """Iterations as a table, what is weak in words, and buttons that open the last iteration's saved views."""
 
     @property
