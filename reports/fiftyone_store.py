@@ -45,6 +45,11 @@ _COLUMNS = (
     *("confidence", "label_quality", "issue", "issue_kinds", "reason", "suggested", "verdict", "changed"),
     *("fold", "slices"),
 )
+#: What an iteration's fields start with, in the order of the App's sidebar.
+_PLACES = (
+    *("label", "pred", "quality", "issue", "reason", "suggested", "kinds", "verdict", "changed", "slices", "fold"),
+    "eval",
+)
 _CONFLICTS = ("label_conflict",)
 _DUPLICATES = ("exact_duplicate", "near_duplicate")
 
@@ -280,9 +285,9 @@ def detail_to_forget(fields: Iterable[str], numbers: Iterable[int], keep: int = 
     >>> detail_to_forget(["pred_it00", "quality_it00", "quality_it01"], [0, 1], keep=1)
     ['quality_it00']
     """
-    old = {iteration_key(number) for number in sorted(numbers)[:-keep]}
-    kept = ("label_", "pred_", "eval_")
-    return [field for field in fields if field.rpartition("_")[2] in old and not field.startswith(kept)]
+    old = [iteration_key(number) for number in sorted(numbers)[:-keep]]
+    forgotten = {f"{start}_{key}" for key in old for start in _PLACES if start not in ("label", "pred", "eval")}
+    return [field for field in fields if field in forgotten]
 
 
 # --- Inside the process of its own: FiftyOne is imported from here on --------------------------------------------
@@ -542,9 +547,8 @@ def _arrange_app(dataset: Any, key: str, extra: Sequence[str]) -> None:
     shown = [name for name in (f"label_{newest}", f"pred_{newest}", f"quality_{newest}") if name in fields]
     groups = [fo.SidebarGroupDocument(name="tags", paths=[], expanded=False)]
     for entry in reversed(list(dataset.info["iterations"].values())):
-        own = [name for name in fields if name.endswith(f"_{entry['key']}")]
-        title = f"iteration {entry['number']}"
-        paths, is_newest = sorted(own, key=_place), entry["key"] == newest
+        paths = [f"{start}_{entry['key']}" for start in _PLACES if f"{start}_{entry['key']}" in fields]
+        title, is_newest = f"iteration {entry['number']}", entry["key"] == newest
         groups.append(fo.SidebarGroupDocument(name=title, paths=paths, expanded=is_newest))
     rest = [name for name in ("current", "given", "split", "group_name", "path") if name in fields]
     groups.append(fo.SidebarGroupDocument(name="image", paths=rest, expanded=True))
@@ -570,15 +574,6 @@ def _arrange_app(dataset: Any, key: str, extra: Sequence[str]) -> None:
 
 
 _CHIP_COLORS = {"label": "#00796b", "pred": "#b3470f", "quality": "#3451b2"}
-_PLACES = (
-    *("label", "pred", "quality", "issue", "reason", "suggested", "kinds", "verdict", "changed", "slices", "fold"),
-    "eval",
-)
-
-
-def _place(field: str) -> int:
-    start = field.rpartition("_")[0]
-    return _PLACES.index(start) if start in _PLACES else len(_PLACES)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
