@@ -1,0 +1,253 @@
+"""What a reviewer sees: the report from disk and the FiftyOne App, in a real browser on a real MongoDB."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from reports.app import ReviewApp
+from reports.fiftyone_store import FiftyOneReporter, environment
+from reports.page import HtmlReporter
+from tests.reports.cases import PROJECT, make_images, make_summary, make_table
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CHROMIUM = Path(os.environ.get("CURATION_CHROMIUM", "/usr/bin/chromium"))
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+SIZES = [(1366, 768), (1920, 1080)]
+#: The App asks for two web fonts from elsewhere and does without them; nothing else may fail.
+FONTS = "fonts.googleapis.com"
+
+
+@pytest.fixture(scope="module")
+def artifacts() -> Path:
+    folder = Path(os.environ.get("CURATION_ARTIFACTS", ROOT / "artifacts"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM.is_file():
+        pytest.fail(f"{CHROMIUM} is missing: install Chromium (apt-get install chromium) or set CURATION_CHROMIUM")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return make_images(tmp_path_factory.mktemp("images"))
+
+
+# --- The report --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def report(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> str:
+    return HtmlReporter().write(make_summary(files, 2), tmp_path_factory.mktemp("report")).as_uri()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_report_opens_from_disk_with_the_network_cut(
+    browser: Browser, report: str, artifacts: Path, theme: str
+) -> None:
+    for width, height in SIZES:
+        page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=theme, offline=True)  # type: ignore[arg-type]
+        said: list[str] = []
+        asked: list[str] = []
+        page.on("console", lambda message: said.append(message.text))  # noqa: B023 — read within this turn
+        page.on("pageerror", lambda error: said.append(str(error)))  # noqa: B023
+        page.on("request", lambda request: asked.append(request.url))  # noqa: B023
+        page.on("dialog", lambda dialog: said.append(f"dialog {dialog.message}"))  # noqa: B023
+        page.goto(report)
+        assert page.locator("h1").inner_text().startswith(PROJECT)
+        assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page must not scroll sideways"
+        assert said == []
+        assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+        page.screenshot(path=artifacts / f"report-{theme}-{width}x{height}.png", full_page=True)
+        page.close()
+
+
+@pytest.mark.parametrize(("theme", "width"), [("light", 1366), ("dark", 1366), ("light", 400)])
+def test_report_has_no_serious_accessibility_fault(browser: Browser, report: str, theme: str, width: int) -> None:
+    context = browser.new_context(bypass_csp=True, color_scheme=theme, viewport={"width": width, "height": 800})  # type: ignore[arg-type]
+    page = context.new_page()
+    page.goto(report)
+    assert serious_faults(page) == []
+    context.close()
+
+
+def test_report_is_walked_by_keyboard(browser: Browser, report: str) -> None:
+    page = browser.new_page()
+    page.goto(report)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the report"
+    page.keyboard.press("Enter")
+    assert page.url.endswith("#main")
+    page.close()
+
+
+def serious_faults(page: Page) -> list[str]:
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    return [f"{fault['id']}: {fault['nodes'][0]['html']}" for fault in found if fault["impact"] in SERIOUS]
+
+
+SERIOUS = ("serious", "critical")
+
+
+# --- FiftyOne ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reporter(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[FiftyOneReporter]:
+    made = FiftyOneReporter(tmp_path_factory.mktemp("fiftyone"), PROJECT, "fedcba9876543210")
+    try:
+        made.record(make_summary(files, 0), make_table(files[:20], 0))
+        told = made.record(make_summary(files, 1), make_table(files, 1))
+        assert (told["samples"], told["added"]) == (24, 4)
+        yield made
+    finally:
+        made.stop()
+
+
+READ = """
+import json, sys
+import fiftyone as fo
+dataset = fo.load_dataset(sys.argv[1])
+evaluation = dataset.load_evaluation_results("eval_it01")
+print("READ" + json.dumps({
+    "views": {name: dataset.load_saved_view(name).values("path") for name in dataset.list_saved_views()},
+    "order": dataset.list_saved_views(),
+    "evaluations": dataset.list_evaluations(),
+    "brain": dataset.list_brain_runs(),
+    "points": dataset.load_brain_results("pictures").points.tolist(),
+    "accuracy": evaluation.metrics()["accuracy"],
+    "count": dataset.count(),
+    "persistent": dataset.persistent,
+    "schema": list(dataset.get_field_schema()),
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def stored(reporter: FiftyOneReporter) -> dict[str, Any]:
+    """What FiftyOne itself reads back, in a process of its own."""
+    answer = subprocess.run(
+        [sys.executable, "-c", READ, reporter.open_dataset_name()],
+        env=environment(reporter.mongo.start()),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told: dict[str, Any] = json.loads(answer.stdout.partition("READ")[2])
+    return told
+
+
+def test_saved_views_hold_the_right_images_in_the_right_order(stored: dict[str, Any]) -> None:
+    numbers = {name: [int(path[-6:-4]) for path in paths] for name, paths in stored["views"].items()}
+    assert numbers["issues_it01"] == [1, 2, 3]
+    assert numbers["changed_it01"] == [4]
+    assert numbers["changed_it00"] == []
+    assert next(shown for name, shown in numbers.items() if name.startswith("slice_it01_1")) == [6, 7, 8]
+    assert numbers["holdout_errors_it01"] == [5]
+    assert numbers["duplicates_it01"] == [2]
+    assert "conflicts_it01" not in numbers
+    assert [name for name in stored["order"] if name.startswith(("issues", "changed"))] == [
+        "issues_it01", "changed_it01", "issues_it00", "changed_it00",
+    ]  # fmt: skip
+
+
+def test_dataset_is_kept_and_evaluated_over_the_labeled_images(stored: dict[str, Any]) -> None:
+    assert stored["persistent"]
+    assert stored["count"] == 24
+    assert stored["evaluations"] == ["eval_it00", "eval_it01"]
+    assert stored["accuracy"] == pytest.approx((23 - 5) / 23)  # issues 1, 2, 3, holdout 5, and 4, whose label changed
+    assert stored["brain"] == ["pictures"]
+    assert sorted(stored["points"]) == [[float(n), -float(n)] for n in range(24)]
+    assert {"meta_Light_lx", "prop_brightness"} <= set(stored["schema"])
+
+
+def test_two_projects_do_not_see_each_other(reporter: FiftyOneReporter, tmp_path: Path) -> None:
+    from pymongo import MongoClient
+
+    from reports.mongo import Mongo
+
+    other = Mongo(tmp_path)
+    try:
+        with MongoClient(other.start()) as client:
+            assert client["fiftyone"]["datasets"].count_documents({}) == 0
+    finally:
+        other.stop()
+
+
+@pytest.fixture(scope="module")
+def app(reporter: FiftyOneReporter) -> Iterator[ReviewApp]:
+    started = ReviewApp(reporter.mongo.home, reporter.open_dataset_name())
+    try:
+        started.start()
+        yield started
+    finally:
+        started.stop()
+
+
+def open_app(browser: Browser, address: str, width: int = 1366, height: int = 768) -> tuple[Page, list[str]]:
+    page = browser.new_page(viewport={"width": width, "height": height})
+    said: list[str] = []
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("requestfailed", lambda request: said.append(request.url) if FONTS not in request.url else None)
+    page.add_init_script("localStorage.setItem('fiftyone-enterprise-tooltip-seen', 'true')")
+    page.goto(address, wait_until="commit")  # the page keeps a stream open, so it never falls silent
+    page.wait_for_selector("canvas, [data-cy=looker]", timeout=60_000)
+    return page, said
+
+
+def test_address_of_a_saved_view_opens_its_images(browser: Browser, app: ReviewApp, artifacts: Path) -> None:
+    page, _ = open_app(browser, app.url("issues_it01"))
+    page.get_by_text("3 samples", exact=True).wait_for(timeout=30_000)
+    page.screenshot(path=artifacts / "app-issues.png")
+    page.close()
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_panel_tells_the_iterations_and_its_button_opens_the_view(
+    browser: Browser, app: ReviewApp, artifacts: Path, width: int, height: int
+) -> None:
+    page, said = open_app(browser, app.url(), width, height)
+    page.get_by_role("button", name="Labels that look wrong, worst first (3)").wait_for(timeout=60_000)
+    panel = page.locator("[data-cy=panel-content-curation_panel], #panel-content-curation_panel").first
+    words = (panel if panel.count() else page.locator("body")).inner_text()
+    assert f"Iteration 1 of {PROJECT}" in words
+    assert "75.0 % (70.0 to 80.0 %)" in words
+    assert "77.0 % (72.0 to 82.0 %)" in words
+    table = page.locator("table").first
+    box = table.bounding_box()
+    assert box is not None
+    assert box["x"] + box["width"] <= width, "the table must fit into the panel"
+    page.screenshot(path=artifacts / f"app-panel-{width}x{height}.png")
+    page.get_by_role("button", name="Labels that people changed (1)").click()
+    page.get_by_text("1 sample", exact=True).wait_for(timeout=30_000)
+    page.get_by_role("button", name="All images").click()
+    page.get_by_text("24 samples", exact=True).wait_for(timeout=30_000)
+    assert said == []
+    page.close()
