@@ -331,6 +331,7 @@ def _add_samples(dataset: Any, table: pd.DataFrame) -> int:
 
     if not dataset.has_sample_field("uid"):
         dataset.add_sample_field("uid", fo.StringField)
+    if "uid" not in dataset.list_indexes():
         dataset.create_index("uid", unique=True)
     known = set(dataset.values("uid"))
     new = table[~table["sample_id"].isin(known)]
@@ -523,7 +524,7 @@ def view_number(name: str) -> float:
 
 def _forget_detail(dataset: Any) -> None:
     numbers = [entry["number"] for entry in dataset.info["iterations"].values()]
-    forget = detail_to_forget(dataset.get_field_schema(), numbers)
+    forget = detail_to_forget(dataset.get_field_schema(), numbers, DETAILED_ITERATIONS)
     if not forget:
         return
     dataset.delete_sample_fields(forget)

@@ -79,8 +79,9 @@ class FiftyOneReporting:
     def _dataset(self) -> tuple[Any, list[Any]]:
         from pymongo import MongoClient
 
+        client: MongoClient[Any]
         with MongoClient(self.reporter.mongo.start()) as client:
-            database = client["fiftyone"]
+            database: Any = client["fiftyone"]
             [dataset] = database["datasets"].find({"name": self.reporter.open_dataset_name()})
             return dataset, list(database[dataset["sample_collection_name"]].find())
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from curation.errors import DatabaseError
 from reports.app import ReviewApp
-from reports.fiftyone_store import FiftyOneReporter, environment
+from reports.fiftyone_store import FiftyOneReporter, environment, iteration_facts
 from reports.page import HtmlReporter
 from tests.reports.cases import PROJECT, make_images, make_summary, make_table
 
@@ -24,10 +25,10 @@ pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHROMIUM = Path(os.environ.get("CURATION_CHROMIUM", "/usr/bin/chromium"))
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
 SIZES = [(1366, 768), (1920, 1080)]
 #: The App asks for two web fonts from elsewhere and does without them; nothing else may fail.
 FONTS = "fonts.googleapis.com"
@@ -107,7 +108,7 @@ def test_report_is_walked_by_keyboard(browser: Browser, report: str) -> None:
 
 
 def serious_faults(page: Page) -> list[str]:
-    from axe_playwright_python.sync_playwright import Axe
+    from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 
     found = Axe().run(page).response["violations"]
     return [f"{fault['id']}: {fault['nodes'][0]['html']}" for fault in found if fault["impact"] in SERIOUS]
@@ -152,9 +153,14 @@ print("READ" + json.dumps({
 
 @pytest.fixture(scope="module")
 def stored(reporter: FiftyOneReporter) -> dict[str, Any]:
-    """What FiftyOne itself reads back, in a process of its own."""
+    """What FiftyOne itself reads back."""
+    return read_apart(reporter, READ, reporter.open_dataset_name())
+
+
+def read_apart(reporter: FiftyOneReporter, script: str, argument: str) -> dict[str, Any]:
+    """Run a script that needs FiftyOne in a process of its own; what it prints after READ comes back."""
     answer = subprocess.run(
-        [sys.executable, "-c", READ, reporter.open_dataset_name()],
+        [sys.executable, "-c", script, argument],
         env=environment(reporter.mongo.start()),
         capture_output=True,
         text=True,
@@ -188,6 +194,49 @@ def test_dataset_is_kept_and_evaluated_over_the_labeled_images(stored: dict[str,
     assert {"meta_Light_lx", "prop_brightness"} <= set(stored["schema"])
 
 
+FORGET = """
+import json, sys
+from pathlib import Path
+import fiftyone as fo
+import reports.fiftyone_store as store
+store.DETAILED_ITERATIONS = 1
+for number in (0, 1, 0):
+    store._record("forgetting", Path(sys.argv[1]) / str(number))
+dataset = fo.load_dataset("forgetting")
+print("READ" + json.dumps({
+    "fields": list(dataset.get_field_schema()), "views": dataset.list_saved_views(),
+    "complete": [entry["complete"] for entry in dataset.info["iterations"].values()],
+    "current": dataset.match({"path": {"$regex": "04.png"}}).values("current.label"),
+}))
+"""
+
+
+def test_old_iterations_are_thinned_out_and_can_be_recorded_again(
+    reporter: FiftyOneReporter, files: list[Path], tmp_path: Path
+) -> None:
+    for number in (0, 1):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        make_table(files, number).to_parquet(folder / "table.parquet")
+        (folder / "facts.json").write_text(json.dumps(iteration_facts(make_summary(files, number))))
+    told = read_apart(reporter, FORGET, str(tmp_path))
+    assert {"pred_it00", "label_it00", "eval_it00", "quality_it01"} <= set(told["fields"])
+    assert not {"quality_it00", "slices_it00"} & set(told["fields"])
+    assert told["views"]
+    assert all("_it01" in name for name in told["views"])
+    assert told["complete"] == [True, True]
+    assert told["current"] == [make_table(files, 1)["current"][4]], "an old iteration must not turn labels back"
+
+
+def test_database_that_is_gone_is_told_in_one_sentence(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FIFTYONE_DATABASE_URI", "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=300")
+    with pytest.raises(DatabaseError, match=r"FiftyOne did not take the iteration .*curate report") as caught:
+        FiftyOneReporter(tmp_path, "p", "0123").record(make_summary(files, 1), make_table(files, 1))
+    assert "\n" not in str(caught.value)
+
+
 def test_two_projects_do_not_see_each_other(reporter: FiftyOneReporter, tmp_path: Path) -> None:
     from pymongo import MongoClient
 
@@ -195,6 +244,7 @@ def test_two_projects_do_not_see_each_other(reporter: FiftyOneReporter, tmp_path
 
     other = Mongo(tmp_path)
     try:
+        client: MongoClient[Any]
         with MongoClient(other.start()) as client:
             assert client["fiftyone"]["datasets"].count_documents({}) == 0
     finally:
@@ -223,9 +273,14 @@ def open_app(browser: Browser, address: str, width: int = 1366, height: int = 76
 
 
 def test_address_of_a_saved_view_opens_its_images(browser: Browser, app: ReviewApp, artifacts: Path) -> None:
-    page, _ = open_app(browser, app.url("issues_it01"))
+    page, said = open_app(browser, app.url("issues_it01"))
     page.get_by_text("3 samples", exact=True).wait_for(timeout=30_000)
+    page.get_by_role("button", name="Labels that look wrong, worst first (3)").wait_for(timeout=60_000)
+    tiles = page.locator("[data-cy=looker]")
+    tiles.nth(2).wait_for(timeout=30_000)
+    assert tiles.count() == 3
     page.screenshot(path=artifacts / "app-issues.png")
+    assert said == []
     page.close()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +71,17 @@ def test_second_start_reuses_the_first_and_an_orphan_is_found_again(tmp_path: Pa
     finally:
         mongo.stop()
     assert mongo.running() is None
+
+
+def test_process_that_merely_has_the_remembered_id_is_not_taken_for_ours(tmp_path: Path) -> None:
+    mongo = Mongo(tmp_path, {})
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        us = {"pid": os.getpid(), "created": 1.0, "port": listening.getsockname()[1]}
+        mongo.state_file.write_text(json.dumps(us))
+        assert mongo.running() is None
+        mongo.stop()  # or this test would not live to tell
 
 
 def test_killed_database_is_started_again(tmp_path: Path) -> None:

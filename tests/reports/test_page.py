@@ -138,6 +138,22 @@ def test_report_is_replaced_whole_and_leaves_nothing_beside(summary: IterationSu
     assert [file.name for file in written.parent.iterdir()] == ["index.html"]
 
 
+def test_write_that_fails_keeps_the_earlier_report(
+    summary: IterationSummary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = HtmlReporter().write(summary, tmp_path)
+    earlier = written.read_bytes()
+
+    def full(self: Path, target: Path) -> Path:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="no space"):
+        HtmlReporter().write(replace(summary, number=1), tmp_path)
+    assert written.read_bytes() == earlier
+    assert [file.name for file in tmp_path.iterdir()] == ["index.html"]
+
+
 def test_iteration_without_holdout_reviews_or_slices_still_makes_a_page(summary: IterationSummary) -> None:
     bare = replace(
         summary, metrics=None, before=None, gain=None, audit=Audit(), worst=(), changed=(), slices=(), confusion=(),
