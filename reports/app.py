@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import ipaddress
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -54,9 +55,11 @@ class ReviewApp:
     def start(self) -> str:
         """Start database and App, wait until the App answers (about ten seconds), give its address.
 
-        Raises ServiceError with the gist of its log where it ends early or does not answer within two minutes.
+        Raises ServiceError where the port is taken, and with the gist of the App's log where it ends early or does
+        not answer within two minutes.
         """
         if self._process is None or self._process.poll() is not None:
+            self._check_port()
             self._launch(self.mongo.start())
         self._wait()
         return self.url()
@@ -77,6 +80,19 @@ class ReviewApp:
     def log_file(self) -> Path:
         """What the App's server said, of the last start on this port."""
         return self.mongo.home / f"app-{self.port}.log"
+
+    def _check_port(self) -> None:
+        """Whoever listens there already would be taken for our App."""
+        family = socket.AF_INET6 if ":" in self.address else socket.AF_INET
+        try:
+            with socket.socket(family) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((self.address, self.port))
+        except OSError as error:
+            raise ServiceError(
+                f"the FiftyOne App can't listen on {self.address}, port {self.port} ({error.strerror or error}); "
+                "choose another with --port, or none for a free one"
+            ) from error
 
     def _launch(self, uri: str) -> None:
         spec = importlib.util.find_spec("fiftyone")

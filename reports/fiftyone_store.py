@@ -128,7 +128,7 @@ def _write_apart(uri: str, dataset: str, folder: Path) -> None:
         gist = error_gist(answer.stderr)
         raise DatabaseError(
             f"FiftyOne did not take the iteration into dataset '{dataset}': {gist}; "
-            "record it again with `curate report`, or set report.fiftyone = false in curation.toml"
+            "record it again with `curate review --rebuild`, or set report.fiftyone = false in curation.toml"
         )
 
 

@@ -232,7 +232,7 @@ def test_database_that_is_gone_is_told_in_one_sentence(
     files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FIFTYONE_DATABASE_URI", "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=300")
-    with pytest.raises(DatabaseError, match=r"FiftyOne did not take the iteration .*curate report") as caught:
+    with pytest.raises(DatabaseError, match=r"FiftyOne did not take the iteration .*curate review --rebuild") as caught:
         FiftyOneReporter(tmp_path, "p", "0123").record(make_summary(files, 1), make_table(files, 1))
     assert "\n" not in str(caught.value)
 

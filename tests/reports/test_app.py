@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from pathlib import Path
 
@@ -28,6 +29,16 @@ def test_app_gets_a_port_of_its_own(tmp_path: Path) -> None:
 
 def test_slug_follows_fiftyones_rule() -> None:
     assert view_slug("slice_it01_1: a (b) < 0.3 & 'c'") == "slice-it01-1-a-b-0-3-c"
+
+
+def test_port_that_is_taken_is_told_before_anything_starts(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ServiceError, match=rf"can't listen on 127.0.0.1, port {port} .*choose another"):
+            ReviewApp(tmp_path / "home", "d", port=port).start()
+    assert not (tmp_path / "home").exists()
 
 
 def test_app_that_ends_at_once_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
