@@ -124,9 +124,10 @@ class Mongo:
     def stop(self) -> None:
         """Ask our database to end and wait until it has written everything; harmless where none is running.
 
-        Raises DatabaseError where it is still there after a minute.
+        It is left running while another program is connected, such as a second reviewer's App. Raises
+        DatabaseError where it is still there after a minute.
         """
-        if not self.is_ours or (found := self._find()) is None:
+        if not self.is_ours or (found := self._find()) is None or _is_used_by_others(found):
             return
         import psutil
 
@@ -245,6 +246,23 @@ def _answers(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _is_used_by_others(found: _Running) -> bool:
+    """Whether a process other than this one holds a connection to the database."""
+    import psutil
+
+    try:
+        connections = psutil.net_connections("tcp")
+    except psutil.AccessDenied:  # where only an administrator may ask; then a stop is a stop
+        return False
+    return any(
+        connection.raddr
+        and connection.raddr.port == found.port
+        and connection.status == psutil.CONN_ESTABLISHED
+        and connection.pid not in (os.getpid(), found.pid)
+        for connection in connections
+    )
 
 
 def _birth(pid: int) -> float | None:

@@ -84,6 +84,22 @@ def test_process_that_merely_has_the_remembered_id_is_not_taken_for_ours(tmp_pat
         mongo.stop()  # or this test would not live to tell
 
 
+def test_database_is_left_running_while_another_program_is_connected(tmp_path: Path) -> None:
+    mongo = Mongo(tmp_path, {})
+    host, port = mongo.start().removeprefix("mongodb://").split(":")
+    connect = f"import socket; s = socket.create_connection(('{host}', {port})); print('in', flush=True); input()"
+    try:
+        with subprocess.Popen([sys.executable, "-c", connect], stdin=-1, stdout=-1, text=True) as other:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "in\n"
+            mongo.stop()
+            assert mongo.running() is not None
+            other.communicate("\n")
+    finally:
+        mongo.stop()
+    assert mongo.running() is None
+
+
 def test_killed_database_is_started_again(tmp_path: Path) -> None:
     mongo = Mongo(tmp_path, {})
     try:
