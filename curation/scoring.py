@@ -1,0 +1,507 @@
+"""Out-of-sample class probabilities from features, and from them the quality of each label.
+
+No label is judged by a model that has seen it, nor a near-duplicate of it, nor its group. Mostly that takes a closed
+form of one fit in which each sample's group is left out; where a group is large, whole shuffled folds are left out.
+cleanlab is asked here for the quality of a label, and in ``issues.py`` for everything else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from curation.errors import InputError, RecordError
+
+Floats = npt.NDArray[np.float64]
+Features = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+Method = Literal["auto", "folds", "loo", "kernel"]
+Quality = Literal["self_confidence", "normalized_margin", "log_margin"]
+
+#: Inverse penalties of logistic regression that are tried; which is best is read off its own out-of-sample log loss.
+STRENGTHS = (0.003, 0.01, 0.03, 0.1, 1.0)
+#: Noise levels of kernel ridge regression that are tried; which is best is read off its own leave-one-out error.
+NOISES = (0.1, 0.3, 1.0, 3.0)
+#: Every standardised feature vector is scaled to this length, so that the strengths mean the same for any backbone.
+LENGTH = 10.0
+#: Principal components that logistic regression is fitted on: as many of these as the work below allows.
+COMPONENTS = (256, 128, 64)
+_WORK = 5e11
+#: Kernel regression is exact up to so many samples, and rests on so many of them (Nystroem) beyond.
+LANDMARKS = 2000
+#: Larger groups are left out by folds: one Newton step is too far for them.
+_LARGEST_STEP = 32
+_WORDS = {
+    "auto": "mean of leave-one-out logistic and kernel regression",
+    "folds": "logistic regression in folds",
+    "loo": "leave-one-out logistic regression",
+    "kernel": "leave-one-out kernel regression",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class OutOfSample:
+    """Probabilities by models that have not seen the sample.
+
+    ``probabilities`` has shape (samples, classes), float64, rows sum to 1. ``folds``, (samples,), is the number of the
+    fold that was left out, -1 where only the sample's own group was. ``settings`` are what the method chose.
+    """
+
+    probabilities: Floats
+    folds: Integers
+    method: str
+    settings: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def score_out_of_sample(
+    features: Features,
+    labels: Integers,
+    n_classes: int,
+    *,
+    groups: Integers,
+    seed: int,
+    folds: int = 5,
+    method: Method = "auto",
+) -> OutOfSample:
+    """Class probabilities of every sample by models that have not seen it, its near-duplicates or its group.
+
+    ``features`` has shape (samples, dimensions), ``labels`` (samples,) with columns below ``n_classes``, ``groups``
+    (samples,) with any whole numbers; a group is never divided. Methods:
+
+    - ``folds``: logistic regression in shuffled, stratified, grouped folds; strength by its own out-of-fold log loss.
+    - ``loo``: one logistic fit, and one Newton step for each group that is left out (Rad and Maleki, JRSS-B 2020).
+    - ``kernel``: ridge regression with a Gaussian kernel, each group left out exactly; see ``leave_out_kernel``.
+    - ``auto``: the mean of the last two. They err differently, and both are cheaper than folds.
+
+    Only the strengths are chosen by labels, by the out-of-sample error; features are scaled without labels. Raises
+    RecordError for arrays that don't fit together or features that are not finite, and InputError where the labels are
+    all of one class or the samples all of one group.
+    """
+    began = time.perf_counter()
+    check_inputs(features, labels, n_classes, groups)
+    scaled = scale(features)
+    groups = np.unique(groups, return_inverse=True)[1].astype(np.int64)
+    numbers = np.full(len(labels), -1, dtype=np.int64)
+    settings: dict[str, float] = {}
+    parts: list[Floats] = []
+    if method in ("auto", "loo", "folds"):
+        reduced = principal_components(scaled, _components(len(labels), n_classes))
+        in_folds = fold_numbers(labels, groups, folds, seed)
+        steps = np.zeros(len(labels), dtype=bool) if method == "folds" else _sizes(groups) <= _LARGEST_STEP
+        probabilities, settings["strength"] = _logistic_out_of_sample(
+            reduced, labels, n_classes, groups, in_folds, steps
+        )
+        numbers[~steps] = in_folds[~steps]
+        parts.append(probabilities)
+    if method in ("auto", "kernel"):
+        kernel, settings["noise"] = leave_out_kernel(scaled, labels, n_classes, groups, seed=seed)
+        parts.append(kernel)
+    mean = np.asarray(np.mean(parts, axis=0))
+    return OutOfSample(mean, numbers, _WORDS[method], settings, time.perf_counter() - began)
+
+
+def check_inputs(features: Features, labels: Integers, n_classes: int, groups: Integers) -> None:
+    """Raise RecordError or InputError where labels can't be judged by these arrays; see ``score_out_of_sample``."""
+    rows = (len(labels),)
+    if features.ndim != 2 or features.shape[:1] != rows or labels.shape != rows or groups.shape != rows:
+        raise RecordError(
+            "features must have shape (samples, dimensions), labels and groups (samples,), "
+            f"got {features.shape}, {labels.shape} and {groups.shape}"
+        )
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        raise RecordError(
+            f"features must be finite numbers, but those of {len(bad)} samples are not, first in row {bad[0]}; "
+            "delete the cached features and compute them again"
+        )
+    if len(labels) and not 0 <= labels.min() <= labels.max() < n_classes:
+        raise RecordError(f"labels must be columns 0 to {n_classes - 1}, got {labels.min()} to {labels.max()}")
+    if len(np.unique(labels)) < 2:
+        raise InputError("labels are all of one class, so nothing tells right from wrong; add images of another class")
+    if len(np.unique(groups)) < 2:
+        raise InputError("samples are all of one group, so none can be left out; give groups that divide the set")
+
+
+# --- what comes before: scales, folds, groups
+
+
+def scale(features: Features) -> Features:
+    """Features standardised a dimension, then each sample brought to one length; (samples, dimensions), float32."""
+    centred = features - features.mean(axis=0)
+    deviation = centred.std(axis=0)
+    standard = centred / np.where(deviation > 1e-8, deviation, 1)
+    length = np.linalg.norm(standard, axis=1, keepdims=True)
+    return np.asarray(standard * (LENGTH / np.maximum(length, 1e-6)), dtype=np.float32)
+
+
+def principal_components(inputs: Features, count: int) -> Features:
+    """The ``count`` directions of largest variance, uncentred; ``inputs`` itself where it has no more; float32."""
+    if inputs.shape[1] <= count:
+        return inputs
+    _, vectors = np.linalg.eigh((inputs.T @ inputs).astype(np.float64))
+    return np.asarray(inputs @ vectors[:, -count:].astype(np.float32), dtype=np.float32)
+
+
+def _components(samples: int, n_classes: int) -> int:
+    return next((c for c in COMPONENTS if samples * n_classes * c**2 <= _WORK), COMPONENTS[-1])
+
+
+def _sizes(groups: Integers) -> Integers:
+    """How many samples each sample's group has, itself counted."""
+    return np.asarray(np.bincount(groups)[groups], dtype=np.int64)
+
+
+def fold_numbers(labels: Integers, groups: Integers, folds: int, seed: int) -> Integers:
+    """Which fold each sample is in, shape (samples,): shuffled, each class spread evenly, no group divided.
+
+    ``groups`` count from 0. The largest groups are placed first, each where its class, then all samples are fewest.
+
+    >>> fold_numbers(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 2]), folds=2, seed=0).tolist()[:2] in ([0, 0], [1, 1])
+    True
+    """
+    rng = np.random.default_rng(seed)
+    sizes = np.bincount(groups)
+    label_of = np.zeros(len(sizes), dtype=np.int64)
+    label_of[groups] = labels
+    order = rng.permutation(len(sizes))
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    in_class = np.zeros((int(labels.max()) + 1, folds))
+    in_all = np.zeros(folds)
+    fold_of = np.zeros(len(sizes), dtype=np.int64)
+    for group in order:
+        load = in_class[label_of[group]]
+        best = int(np.lexsort((in_all, load))[0])
+        fold_of[group] = best
+        load[best] += sizes[group]
+        in_all[best] += sizes[group]
+    return np.asarray(fold_of[groups], dtype=np.int64)
+
+
+def _members(groups: Integers, chosen: npt.NDArray[np.bool_]) -> Iterator[Integers]:
+    """Rows of the chosen groups, those of equal size together: arrays of shape (groups, size)."""
+    rows = np.flatnonzero(chosen)
+    rows = rows[np.argsort(groups[rows], kind="stable")]
+    _, starts, sizes = np.unique(groups[rows], return_index=True, return_counts=True)
+    for size in np.unique(sizes):
+        first = starts[sizes == size]
+        yield rows[first[:, None] + np.arange(size)]
+
+
+# --- logistic regression
+
+
+def _logistic_out_of_sample(
+    inputs: Features,
+    labels: Integers,
+    n_classes: int,
+    groups: Integers,
+    in_folds: Integers,
+    steps: npt.NDArray[np.bool_],
+) -> tuple[Floats, float]:
+    """Probabilities with the strength of least log loss: by one step where ``steps``, by folds for the others."""
+    best: tuple[float, Floats, float] | None = None
+    for strength in STRENGTHS:
+        probabilities: Floats = np.zeros((len(labels), n_classes))
+        if steps.any():
+            probabilities = leave_out_logistic(inputs, labels, n_classes, groups, strength=strength, chosen=steps)
+        if not steps.all():
+            probabilities[~steps] = _folds_logistic(inputs, labels, n_classes, in_folds, strength, ~steps)[~steps]
+        loss = log_loss(probabilities, labels)
+        if best is None or loss < best[0]:
+            best = (loss, probabilities, strength)
+    assert best is not None
+    return best[1], best[2]
+
+
+def _folds_logistic(
+    inputs: Features,
+    labels: Integers,
+    n_classes: int,
+    in_folds: Integers,
+    strength: float,
+    wanted: npt.NDArray[np.bool_],
+) -> Floats:
+    probabilities = np.zeros((len(labels), n_classes))
+    for number in np.unique(in_folds[wanted]):
+        held = in_folds == number
+        probabilities[held] = softmax(_logits(inputs[held], *_fit(inputs[~held], labels[~held], n_classes, strength)))
+    return probabilities
+
+
+def _logits(inputs: Features, weights: Floats, intercepts: Floats) -> Floats:
+    return np.asarray(inputs @ weights.T + intercepts, dtype=np.float64)
+
+
+def _fit(inputs: Features, labels: Integers, n_classes: int, strength: float) -> tuple[Floats, Floats]:
+    """Weights (classes, d) and intercepts (classes,) of a multinomial fit; an absent class is next to impossible."""
+    from sklearn.linear_model import LogisticRegression  # only where labels are scored
+
+    weights = np.zeros((n_classes, inputs.shape[1]))
+    intercepts = np.full(n_classes, -np.log(2.0 + len(labels)) - 10)
+    present = np.unique(labels)
+    if len(present) < 2:
+        # Nothing to tell apart: how often each class came, smoothed, is all that is known.
+        return weights, np.log(np.bincount(labels, minlength=n_classes) + 1.0)
+    fitted = LogisticRegression(C=strength, max_iter=200, tol=1e-3).fit(inputs, labels)
+    if len(present) == 2:  # scikit-learn keeps one row for two classes
+        weights[present] = np.concatenate([-fitted.coef_, fitted.coef_]) / 2
+        intercepts[present] = np.concatenate([-fitted.intercept_, fitted.intercept_]) / 2
+    else:
+        weights[present], intercepts[present] = fitted.coef_, fitted.intercept_
+    return weights, intercepts
+
+
+def leave_out_logistic(
+    inputs: Features,
+    labels: Integers,
+    n_classes: int,
+    groups: Integers,
+    *,
+    strength: float,
+    chosen: npt.NDArray[np.bool_] | None = None,
+) -> Floats:
+    """Probabilities, shape (samples, classes), of one logistic fit with each group taken out of it again.
+
+    One Newton step from the fit, one class against the rest (Rad and Maleki, JRSS-B 2020). For a group T with inputs
+    X, residuals r = p - y and weights W = p (1 - p): z + H (I - W H)^-1 r, with H = X (X'W X + I/strength)^-1 X' taken
+    over all samples and then over T. Rows that are not ``chosen`` come back as fitted.
+    """
+    weights, intercepts = _fit(inputs, labels, n_classes, strength)
+    logits = _logits(inputs, weights, intercepts)
+    fitted = softmax(logits)
+    design = np.concatenate([inputs, np.ones((len(inputs), 1), dtype=np.float32)], axis=1)
+    penalty = np.full(design.shape[1], 1 / strength)
+    penalty[-1] = 1e-3  # the intercept is next to free
+    everyone = np.ones(len(labels), dtype=bool)
+    members = list(_members(groups, everyone if chosen is None else chosen))
+    two = n_classes == 2  # both columns then move by the same step, in opposite directions
+    for column in range(1 if two else n_classes):
+        p = fitted[:, column]
+        curvature = np.maximum(p * (1 - p), 1e-6)
+        hessian = (design * curvature[:, None].astype(np.float32)).T @ design + np.diag(penalty)
+        step = design @ np.linalg.inv(hessian).astype(np.float32)
+        residual = p - (labels == column)
+        for rows in members:
+            moved = _step(design[rows], step[rows], curvature[rows], residual[rows])
+            logits[rows, column] += moved / (2 if two else 1)
+            if two:
+                logits[rows, 1] -= moved / 2
+    return softmax(logits)
+
+
+def _step(design: Features, step: Features, curvature: Floats, residual: Floats) -> Floats:
+    """How far logits move when groups are left out; shapes (groups, size, d) twice and (groups, size) twice."""
+    if design.shape[1] == 1:
+        leverage = np.einsum("gsd,gsd->gs", design, step).astype(np.float64)
+        return np.asarray(leverage * residual / np.maximum(1 - curvature * leverage, 0.05))
+    hat = (design @ step.transpose(0, 2, 1)).astype(np.float64)
+    kept = (1 + 1e-3) * np.eye(hat.shape[1]) - curvature[:, :, None] * hat
+    return np.asarray((hat @ np.linalg.solve(kept, residual[:, :, None]))[:, :, 0])
+
+
+# --- kernel regression
+
+
+def leave_out_kernel(
+    inputs: Features, labels: Integers, n_classes: int, groups: Integers, *, seed: int
+) -> tuple[Floats, float]:
+    """Probabilities (samples, classes) by ridge regression with a Gaussian kernel, each group left out; the noise.
+
+    With H = K (K + noise)^-1 the prediction for a group T without T is (I - H_TT)^-1 (F_T - H_TT Y_T), exactly
+    (Rasmussen and Williams 2006, section 5.4.2, for one sample). The kernel's width is the median distance, the noise
+    is chosen by the left-out squared error, and a softmax whose temperature is chosen by the left-out log loss makes
+    the values probabilities. Beyond 2,000 samples the kernel rests on 2,000 of them, drawn without labels.
+    """
+    basis, eigenvalues = _kernel_basis(inputs, seed)
+    targets = (np.eye(n_classes, dtype=np.float32)[labels] - 1 / n_classes).astype(np.float32)
+    projected = basis.T @ targets
+    members = list(_members(groups, np.ones(len(labels), dtype=bool)))
+    best: tuple[float, Floats, float] | None = None
+    for noise in NOISES:
+        shrink = (eigenvalues / (eigenvalues + noise)).astype(np.float32)
+        values = _leave_out_ridge(basis, shrink, basis @ (shrink[:, None] * projected), targets, members)
+        error = float(((values - targets) ** 2).mean())
+        if best is None or error < best[0]:
+            best = (error, values, noise)
+    assert best is not None
+    return apply_temperature(best[1], temperature(best[1], labels)), best[2]
+
+
+def _kernel_basis(inputs: Features, seed: int) -> tuple[Features, Floats]:
+    """Eigenvectors (samples, m), orthonormal, and eigenvalues (m,) of the kernel, largest last; float32."""
+    from scipy.linalg import solve_triangular
+
+    rng = np.random.default_rng(seed)
+    landmarks = np.sort(rng.permutation(len(inputs))[:LANDMARKS])
+    centres = inputs[landmarks]
+    distances = _squared_distances(inputs, centres)
+    width = max(float(np.median(distances)), 1e-6)
+    kernel = np.exp(-distances / width)
+    lower = np.linalg.cholesky(kernel[landmarks].astype(np.float64) + 1e-4 * np.eye(len(landmarks)))
+    rooted = solve_triangular(lower, kernel.T, lower=True).T.astype(np.float32)
+    eigenvalues, vectors = np.linalg.eigh((rooted.T @ rooted).astype(np.float64))
+    kept = eigenvalues > 1e-3
+    eigenvalues, vectors = eigenvalues[kept], vectors[:, kept]
+    return rooted @ (vectors / np.sqrt(eigenvalues)).astype(np.float32), eigenvalues
+
+
+def _squared_distances(left: Features, right: Features) -> Features:
+    squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None, :] - 2 * left @ right.T
+    return np.asarray(np.maximum(squares, 0), dtype=np.float32)
+
+
+def _leave_out_ridge(
+    basis: Features, shrink: Features, fitted: Features, targets: Features, members: Sequence[Integers]
+) -> Floats:
+    values = np.zeros(targets.shape)
+    for rows in members:
+        vectors, own = basis[rows], targets[rows].astype(np.float64)
+        if rows.shape[1] == 1:
+            hat = ((vectors[:, 0] ** 2) @ shrink).astype(np.float64)[:, None, None]
+            values[rows] = (fitted[rows] - hat * own) / np.maximum(1 - hat, 1e-3)
+        else:
+            hat = ((vectors * shrink) @ vectors.transpose(0, 2, 1)).astype(np.float64)
+            values[rows] = np.linalg.solve((1 + 1e-4) * np.eye(rows.shape[1]) - hat, fitted[rows] - hat @ own)
+    return values
+
+
+# --- from probabilities to the quality of a label
+
+
+def softmax(logits: Floats) -> Floats:
+    """Rows of logits, shape (samples, classes), as distributions."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+
+
+def log_loss(probabilities: Floats, labels: Integers) -> float:
+    """Mean of minus the logarithm of the label's probability, in nats.
+
+    >>> round(log_loss(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1])), 4)
+    0.4904
+    """
+    return float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)).mean())
+
+
+def temperature(logits: Floats, labels: Integers) -> float:
+    """The temperature by which logits, shape (samples, classes), explain the labels best; below 1 sharpens.
+
+    Logits may be logarithms of probabilities. Fitted by log loss between 0.01 and 100 (Guo et al., ICML 2017).
+    """
+    from scipy.optimize import minimize_scalar
+
+    found = minimize_scalar(
+        lambda logarithm: log_loss(apply_temperature(logits, float(np.exp(logarithm))), labels),
+        bounds=(np.log(0.01), np.log(100)),
+        method="bounded",
+        options={"xatol": 1e-3},
+    )
+    return float(np.exp(found.x))
+
+
+def apply_temperature(logits: Floats, by: float) -> Floats:
+    """Probabilities of shape (samples, classes) from logits divided by a temperature."""
+    return softmax(np.asarray(logits, dtype=np.float64) / by)
+
+
+def label_quality(probabilities: Floats, labels: Integers, *, score: Quality = "self_confidence") -> Floats:
+    """How right each label looks, shape (samples,): 0 worst, 1 best.
+
+    ``self_confidence`` and ``normalized_margin`` are cleanlab's: the probability of the given label, and that minus
+    the best other one, halved and raised to [0, 1]. ``log_margin`` is p / (p + best other): it ranks by the margin of
+    log probabilities. Raises RecordError where the shapes don't fit.
+    """
+    if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1]:
+        raise RecordError(
+            "probabilities must have shape (samples, classes) and labels (samples,), "
+            f"got {probabilities.shape} and {labels.shape}"
+        )
+    if not len(labels):
+        return np.zeros(0)
+    if score == "log_margin":
+        own, other = _own_and_other(probabilities, labels)
+        return np.asarray(own / np.maximum(own + other, 1e-300))
+    from cleanlab.rank import get_label_quality_scores  # cleanlab takes a second to import
+
+    return np.asarray(np.clip(get_label_quality_scores(labels, probabilities, method=score), 0, 1), dtype=np.float64)
+
+
+def _own_and_other(probabilities: Floats, labels: Integers) -> tuple[Floats, Floats]:
+    """The probability of the given class, and the largest of the others; both (samples,)."""
+    rows = np.arange(len(labels))
+    others = probabilities.copy()
+    others[rows, labels] = -1
+    return probabilities[rows, labels], np.maximum(others.max(axis=1), 0)
+
+
+# --- neighbours
+
+
+def unit_directions(features: Features) -> Features:
+    """Features without their mean, at length 1, shape (samples, dimensions): their products are cosines."""
+    centred = features - features.mean(axis=0)
+    return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6), dtype=np.float32)
+
+
+def nearest_neighbours(features: Features, count: int, *, block: int = 1024) -> tuple[Integers, Floats]:
+    """The most similar other samples, nearest first: their rows and cosines, both (samples, min(count, samples - 1)).
+
+    Exact, computed a block of rows at a time; equal cosines in the order of rows.
+    """
+    unit = unit_directions(features)
+    count = min(count, max(len(unit) - 1, 0))
+    rows = np.zeros((len(unit), count), dtype=np.int64)
+    cosines = np.zeros((len(unit), count))
+    for start in range(0, len(unit) if count else 0, block):
+        similar = unit[start : start + block] @ unit.T
+        here = np.arange(len(similar))
+        similar[here, start + here] = -np.inf
+        top = np.sort(np.argpartition(-similar, count - 1, axis=1)[:, :count], axis=1)
+        found = np.take_along_axis(similar, top, axis=1)
+        order = np.argsort(-found, axis=1, kind="stable")
+        rows[start : start + block] = np.take_along_axis(top, order, axis=1)
+        cosines[start : start + block] = np.take_along_axis(found, order, axis=1)
+    return rows, cosines
+
+
+#: Cosine of two images' features, from which on they are taken for the same picture.
+NEAR_DUPLICATE = 0.99
+
+
+def near_duplicate_pairs(features: Features, threshold: float = NEAR_DUPLICATE) -> list[tuple[int, int, float]]:
+    """Pairs of rows (smaller first) whose features are at least ``threshold`` alike, with their cosine; by row."""
+    unit = unit_directions(features)
+    alone = np.linalg.norm(unit, axis=1) < 0.5  # equal to the mean: it has no direction
+    pairs: list[tuple[int, int, float]] = []
+    for start in range(0, len(unit), 1024):
+        similar = unit[start : start + 1024] @ unit[start:].T
+        left, right = np.nonzero(np.triu(similar >= threshold, k=1))
+        pairs += zip((left + start).tolist(), (right + start).tolist(), similar[left, right].tolist(), strict=True)
+    return [pair for pair in pairs if not alone[pair[0]]]
+
+
+def group_near_duplicates(features: Features, threshold: float = NEAR_DUPLICATE) -> Integers:
+    """Group numbers from 0, shape (samples,): near-duplicates, and near-duplicates of those, share one.
+
+    >>> group_near_duplicates(np.array([[1, 0], [1, 0.001], [-1, 1], [0, -1]], dtype=np.float32)).tolist()
+    [0, 0, 1, 2]
+    """
+    group = list(range(len(features)))
+
+    def root(row: int) -> int:
+        while group[row] != row:
+            group[row] = group[group[row]]
+            row = group[row]
+        return row
+
+    for left, right, _ in near_duplicate_pairs(features, threshold):
+        first, second = sorted((root(left), root(right)))
+        group[second] = first
+    roots = [root(row) for row in range(len(features))]
+    return np.unique(roots, return_inverse=True)[1].astype(np.int64).reshape(len(features))
