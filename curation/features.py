@@ -1,0 +1,147 @@
+"""Features and trunk activations of images, cached by content, backbone and size; both from one forward pass."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from curation.backbone import Backbone
+from curation.images import PixelCache
+from curation.records import Progress, Sample
+from curation.runs import write_whole
+
+BATCH = 32
+#: After how many images what was computed is made safe, so that a stopped run goes on there.
+KEPT_EVERY = 256
+
+Features = npt.NDArray[np.float32]
+Activations = npt.NDArray[np.float16]
+
+
+class RowFile:
+    """Rows of one shape, appended to a memory-mapped file; the index, written after them, names those that are whole.
+
+    ``shape`` is that of one row. May be deleted at any time.
+    """
+
+    def __init__(self, file: Path, shape: tuple[int, ...], dtype: Any) -> None:
+        self._file = file
+        self._index_file = file.with_suffix(".index")
+        self._shape = shape
+        self._dtype = np.dtype(dtype)
+        self._row_bytes = int(np.prod(shape)) * self._dtype.itemsize
+
+    def index(self) -> dict[str, int]:
+        """Sample id to row."""
+        try:
+            ids = self._index_file.read_text(encoding="ascii").split()
+            whole = self._file.stat().st_size // self._row_bytes
+        except (OSError, UnicodeDecodeError):
+            return {}
+        return {sample_id: row for row, sample_id in enumerate(ids[:whole])}
+
+    def append(self, ids: Sequence[str], rows: npt.NDArray[Any]) -> None:
+        """Add rows, shape (ids, *shape); whole or not at all."""
+        index = self.index()
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with self._file.open("r+b" if self._file.exists() else "w+b") as out:
+            out.truncate(len(index) * self._row_bytes)
+            out.seek(0, os.SEEK_END)
+            out.write(np.ascontiguousarray(rows, dtype=self._dtype).tobytes())
+            out.flush()
+            os.fsync(out.fileno())
+        write_whole(self._index_file, "\n".join([*index, *ids]) + "\n")
+
+    def rows(self, ids: Sequence[str]) -> npt.NDArray[Any]:
+        """These rows in this order, shape (ids, *shape)."""
+        index = self.index()
+        if not ids:
+            return np.zeros((0, *self._shape), dtype=self._dtype)
+        stored = np.memmap(self._file, dtype=self._dtype, mode="r", shape=(len(index), *self._shape))
+        wanted = np.array([index[sample_id] for sample_id in ids], dtype=np.int64)
+        gathered: npt.NDArray[Any] = np.empty((len(ids), *self._shape), dtype=self._dtype)
+        np.take(stored, wanted, axis=0, out=gathered)
+        return gathered
+
+
+class FeatureStore:
+    """Features and activations of samples by one backbone, computed once and kept under ``folder``."""
+
+    def __init__(self, backbone: Backbone, pixels: PixelCache, folder: Path) -> None:
+        self.backbone = backbone
+        self.pixels = pixels
+        self._folder = folder / f"{backbone.identity}-{backbone.size}"
+        self._features = RowFile(self._folder / "features.f32", (backbone.feature_size,), np.float32)
+        self._activations: RowFile | None = None
+
+    def features(self, samples: Sequence[Sample], progress: Progress | None = None) -> Features:
+        """Pooled features of shape (samples, feature_size), float32, in the order of ``samples``."""
+        self._compute(samples, progress)
+        return self._features.rows([s.id for s in samples])
+
+    def activations(self, samples: Sequence[Sample], progress: Progress | None = None) -> Activations:
+        """Trunk activations of shape (samples, ...), float16, in the order of ``samples``."""
+        self._compute(samples, progress)
+        return self._activation_file().rows([s.id for s in samples])
+
+    def encode(self, images: npt.NDArray[np.uint8]) -> tuple[Features, Activations]:
+        """Features and activations of images (n, size, size, 3) uint8, not cached."""
+        parts = [self._forward(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
+        if not parts:
+            empty = np.zeros((0, self.backbone.feature_size), dtype=np.float32)
+            return empty, np.zeros((0, *self._activation_shape()), dtype=np.float16)
+        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+    def _forward(self, images: npt.NDArray[np.uint8]) -> tuple[Features, Activations]:
+        import torch
+
+        with torch.inference_mode():
+            activations = self.backbone.trunk(self.backbone.normalise(images))
+            features = self.backbone.tail(activations)
+            # The largest float16: an activation beyond it would come back as infinity.
+            kept = activations.clamp(-65504, 65504).to(torch.float16)
+        return features.float().cpu().numpy(), kept.contiguous().cpu().numpy()
+
+    def _activation_shape(self) -> tuple[int, ...]:
+        size = self.backbone.size
+        return self._forward(np.zeros((1, size, size, 3), dtype=np.uint8))[1].shape[1:]
+
+    def _activation_file(self) -> RowFile:
+        if self._activations is None:
+            self._activations = RowFile(self._folder / "activations.f16", self._activation_shape(), np.float16)
+        return self._activations
+
+    def _compute(self, samples: Sequence[Sample], progress: Progress | None) -> None:
+        activation_file = self._activation_file()
+        known = self._features.index().keys() & activation_file.index().keys()
+        missing = list({s.id: s for s in samples if s.id not in known}.values())
+        done = 0
+        for chunk in _chunks(missing, KEPT_EVERY):
+            pixels = self.pixels.pixels(chunk)
+            features, activations = [], []
+            for start in range(0, len(chunk), BATCH):
+                some_features, some_activations = self._forward(pixels[start : start + BATCH])
+                features.append(some_features)
+                activations.append(some_activations)
+                done += len(some_features)
+                if progress:
+                    progress("computing features", done, len(missing))
+            self._keep(self._features, chunk, np.concatenate(features))
+            self._keep(activation_file, chunk, np.concatenate(activations))
+
+    @staticmethod
+    def _keep(file: RowFile, samples: Sequence[Sample], rows: npt.NDArray[Any]) -> None:
+        have = file.index()
+        new = [number for number, s in enumerate(samples) if s.id not in have]
+        if new:
+            file.append([samples[number].id for number in new], rows[new])
+
+
+def _chunks(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
+    for start in range(0, len(samples), size):
+        yield samples[start : start + size]
