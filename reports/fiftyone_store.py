@@ -558,6 +558,8 @@ def _arrange_app(dataset: Any, key: str, extra: Sequence[str]) -> None:
             groups.append(fo.SidebarGroupDocument(name=title, paths=own, expanded=False))
     sizes = ["metadata.width", "metadata.height", "metadata.size_bytes", "metadata.mime_type", "metadata.num_channels"]
     groups.append(fo.SidebarGroupDocument(name="metadata", paths=sizes, expanded=False))
+    own_to_fiftyone = ["id", "uid", "filepath", "created_at", "last_modified_at"]
+    groups.append(fo.SidebarGroupDocument(name="primitives", paths=own_to_fiftyone, expanded=False))
     dataset.app_config.sidebar_groups = groups
     dataset.app_config.color_scheme = fo.ColorScheme(
         fields=[{"path": f"{start}_{newest}", "fieldColor": color} for start, color in _CHIP_COLORS.items()]

@@ -299,6 +299,7 @@ def test_panel_tells_the_iterations_and_its_button_opens_the_view(
     box = table.bounding_box()
     assert box is not None
     assert box["x"] + box["width"] <= width, "the table must fit into the panel"
+    page.locator("[data-cy=looker]").first.wait_for(timeout=30_000)
     page.screenshot(path=artifacts / f"app-panel-{width}x{height}.png")
     page.get_by_role("button", name="Labels that people changed (1)").click()
     page.get_by_text("1 sample", exact=True).wait_for(timeout=30_000)
