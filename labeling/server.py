@@ -1,0 +1,397 @@
+"""Start, find and stop a project's own Label Studio; or use one that somebody else runs.
+
+Ours listens on this machine only, keeps its files under one folder, tells nobody anything, and lets nobody sign up
+without an invitation. Images are served from a folder that holds nothing but the images of batches: whoever may sign
+in to Label Studio can read all of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import secrets
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+
+from curation.errors import LabelStudioError
+from curation.runs import write_json
+from labeling.web import faults_as_ours, plain_client, post_form, post_json, sign_in, token_client
+
+if TYPE_CHECKING:
+    import psutil
+
+URL_VARIABLE = "LABEL_STUDIO_URL"
+KEY_VARIABLE = "LABEL_STUDIO_API_KEY"
+COMMAND_VARIABLE = "LABEL_STUDIO_COMMAND"
+OWNER = "curator@example.com"
+_HELP = f"install `curation-toolkit[server]`, or set {URL_VARIABLE} and {KEY_VARIABLE}"
+_ADDRESS = "127.0.0.1"
+#: How long each way of stopping is given before the next, in seconds.
+_PATIENCE = ((signal.SIGINT, 10.0), (signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0))
+#: Settings that would turn our server into somebody else's, were they inherited. Label Studio reads each of its
+#: settings under two prefixes and under the bare name.
+_PREFIXES = ("LABEL_STUDIO_", "HEARTEX_", "POSTGRE_", "MYSQL_", "DJANGO_", "STORAGE_", "MINIO_", "REDIS_")
+_BARE = ("HOST", "PORT", "DEBUG", "LOG_LEVEL", "DATABASE_NAME", "USERNAME", "PASSWORD", "USER_TOKEN", "FRONTEND_HMR",
+         "EDITOR_KEYMAP", "FEATURE_FLAGS_FILE", "CSRF_TRUSTED_ORIGINS", "ALLOWED_HOSTS", "JSON_LOG")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How to reach a Label Studio. ``images`` is the folder that it serves; ``None`` where images must be uploaded."""
+
+    url: str
+    token: str = field(repr=False)
+    images: Path | None = None
+
+
+def connection_from_environment(environ: Mapping[str, str] | None = None) -> Connection | None:
+    """The Label Studio named by LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY; ``None`` where neither is set.
+
+    The key may be a personal access token or a legacy token. Raises LabelStudioError where only one of the two is
+    set, or where the address is none.
+    """
+    given = os.environ if environ is None else environ
+    url, key = given.get(URL_VARIABLE, "").strip().rstrip("/"), given.get(KEY_VARIABLE, "").strip()
+    if not url and not key:
+        return None
+    if not url or not key:
+        missing = KEY_VARIABLE if url else URL_VARIABLE
+        raise LabelStudioError(f"{missing} is not set; set both {URL_VARIABLE} and {KEY_VARIABLE}, or neither")
+    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
+        raise LabelStudioError(f"{URL_VARIABLE} must be an address like http://localhost:8080, got '{url}'")
+    return Connection(url, key)
+
+
+def find_label_studio(environ: Mapping[str, str] | None = None) -> str:
+    """The command that runs Label Studio: ``$LABEL_STUDIO_COMMAND``, else the script beside this Python.
+
+    Raises LabelStudioError where there is none.
+    """
+    named = (os.environ if environ is None else environ).get(COMMAND_VARIABLE, "").strip()
+    if named:
+        return named
+    script = Path(sys.executable).parent / "label-studio"
+    if not script.is_file():
+        raise LabelStudioError(f"Label Studio is not installed here; {_HELP}")
+    return shlex.quote(str(script))
+
+
+@dataclass(frozen=True)
+class _Process:
+    """A server process of ours: ``created`` is its birth time (seconds), which tells it from a later one's id."""
+
+    pid: int
+    created: float
+    port: int
+    url: str
+
+
+class LabelStudioServer:
+    """A project's own Label Studio.
+
+    ``home`` is its folder, for instance ``<project>/.curation/label-studio``: the server's files lie in ``server``,
+    the served images in ``images``, the owner's password and token in ``secrets.json``, the log in ``server.log``.
+    Without ``port`` it keeps the one that it had before, where that is free, so that bookmarks stay good.
+    """
+
+    def __init__(self, home: Path, *, port: int | None = None) -> None:
+        self.home = Path(home).resolve()
+        self.port = port
+        self.email = OWNER
+        self.images = self.home / "images"
+        self.secrets_file = self.home / "secrets.json"
+        self.state_file = self.home / "state.json"
+        self.log_file = self.home / "server.log"
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def start(self, *, wait: bool = True, timeout: float = 240) -> Connection:
+        """Use ours if it runs, else start it: about 40 s the first time, 10 s later.
+
+        With ``wait=False`` it comes back at once, and ``wait_ready`` tells when it answers. Raises LabelStudioError
+        where Label Studio is missing, or does not come up within ``timeout`` seconds.
+        """
+        from filelock import FileLock
+
+        self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with FileLock(self.home / "start.lock"):
+            found = self._find() or self._launch()
+        return self.wait_ready(timeout) if wait else self._connection(found)
+
+    def wait_ready(self, timeout: float = 240) -> Connection:
+        """Wait until the server that ``start`` began answers.
+
+        Raises LabelStudioError with the gist of its log where it has died, or says nothing within ``timeout`` seconds.
+        """
+        give_up = time.monotonic() + timeout
+        while found := self._find():
+            if _is_up(found.url):
+                return self._checked(found)
+            if time.monotonic() > give_up:
+                raise LabelStudioError(
+                    f"Label Studio (process {found.pid}) did not answer within {timeout:.0f} s; see {self.log_file}"
+                )
+            time.sleep(0.2)
+        raise LabelStudioError(f"Label Studio is not running: {log_gist(self._log())}; see {self.log_file}")
+
+    def running(self) -> Connection | None:
+        """The way to our server where it answers, else ``None``."""
+        found = self._find()
+        return self._connection(found) if found and _is_up(found.url) else None
+
+    def stop(self) -> None:
+        """End our server cleanly and wait until it is gone; harmless where none is running."""
+        import psutil
+
+        found = self._find()
+        if found:
+            with suppress(psutil.NoSuchProcess):
+                _end(psutil.Process(found.pid))
+            if self._child is not None and self._child.pid == found.pid:
+                self._child.wait(1)
+            if _birth(found.pid) == found.created:
+                raise LabelStudioError(f"Label Studio (process {found.pid}) can't be stopped; see {self.log_file}")
+        self.state_file.unlink(missing_ok=True)
+
+    def _connection(self, found: _Process) -> Connection:
+        return Connection(found.url, self._secrets()["token"], self.images)
+
+    def _checked(self, found: _Process) -> Connection:
+        """Make sure that it is ours who answers: another program may have taken the port first."""
+        connection = self._connection(found)
+        with faults_as_ours(found.url, "signing in"), token_client(found.url, connection.token) as client:
+            answer = client.get("/api/current-user/whoami")
+        if answer.status_code != 200:
+            raise LabelStudioError(
+                f"the Label Studio at {found.url} does not know the token in {self.secrets_file}; stop it with "
+                f"`curate label --stop`, delete {self.home} and start it again (answers fetched before are kept)"
+            )
+        return connection
+
+    def _find(self) -> _Process | None:
+        """Our process as ``state.json`` remembers it, else any that holds our files (an orphan); ready or not."""
+        return self._remembered() or self._orphan()
+
+    def _remembered(self) -> _Process | None:
+        try:
+            found = _Process(**json.loads(self.state_file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+        return found if _birth(found.pid) == found.created else None
+
+    def _orphan(self) -> _Process | None:
+        import psutil
+
+        for process in psutil.process_iter(["cmdline", "create_time", "status"]):
+            port = port_of_ours(process.info["cmdline"] or (), self.home)
+            if port and process.info["status"] != psutil.STATUS_ZOMBIE:
+                return self._remember(_Process(process.pid, process.info["create_time"], port, _url(port)))
+        return None
+
+    def _remember(self, found: _Process) -> _Process:
+        write_json(self.state_file, asdict(found))
+        return found
+
+    def _launch(self) -> _Process:
+        command = shlex.split(find_label_studio())
+        data = self.home / "server"
+        for folder in (data, self.images):
+            folder.mkdir(exist_ok=True, mode=0o700)
+        kept = self._secrets()
+        port = self.port or _free_port(int(kept.get("port") or 0))
+        if not _is_free(port):
+            raise LabelStudioError(f"port {port} is taken; choose another for Label Studio, or none for a free one")
+        write_json(self.secrets_file, {**kept, "port": str(port)})
+        with self.log_file.open("wb") as log:
+            try:
+                self._child = subprocess.Popen(
+                    [*command, "start", "--no-browser", "--internal-host", _ADDRESS,
+                     "--port", str(port), "--data-dir", str(data)],
+                    cwd=data,
+                    env=server_environment(os.environ, self.home, kept),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # Ctrl-C in the terminal must not take it from labelers at work
+                )  # fmt: skip
+            except OSError as error:
+                raise LabelStudioError(f"Label Studio can't be started by '{command[0]}' ({error}); {_HELP}") from error
+        created = _birth(self._child.pid)
+        if created is None:
+            raise LabelStudioError(f"Label Studio ended at once: {log_gist(self._log())}; see {self.log_file}")
+        return self._remember(_Process(self._child.pid, created, port, _url(port)))
+
+    def _secrets(self) -> dict[str, str]:
+        """The owner's secrets, made up once; readable by the user alone."""
+        try:
+            kept: dict[str, str] = json.loads(self.secrets_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            kept = {
+                "email": OWNER,
+                "password": secrets.token_urlsafe(12),
+                "token": secrets.token_hex(20),
+                "secret_key": secrets.token_urlsafe(50),
+            }
+            write_json(self.secrets_file, kept)
+        except ValueError as error:
+            raise LabelStudioError(f"{self.secrets_file} is damaged ({error}); delete {self.home}") from None
+        return kept
+
+    def _log(self) -> str:
+        try:
+            return self.log_file.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+
+
+def server_environment(given: Mapping[str, str], home: Path, kept: Mapping[str, str]) -> dict[str, str]:
+    """The environment that our server gets: the given one without what would change it, and our settings (pure)."""
+    inherited = {k: v for k, v in given.items() if not k.startswith(_PREFIXES) and k not in _BARE}
+    return inherited | {
+        "LABEL_STUDIO_BASE_DATA_DIR": str(home / "server"),
+        "LABEL_STUDIO_USERNAME": kept["email"],
+        "LABEL_STUDIO_PASSWORD": kept["password"],
+        "LABEL_STUDIO_USER_TOKEN": kept["token"],
+        "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
+        "LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK": "true",
+        "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
+        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(home / "images"),
+        "SECRET_KEY": kept["secret_key"],
+        "COLLECT_ANALYTICS": "false",
+        "LATEST_VERSION_CHECK": "false",
+        "SENTRY_DSN": "",
+        "FRONTEND_SENTRY_DSN": "",
+    }
+
+
+def port_of_ours(command: Sequence[str], home: Path) -> int | None:
+    """The port of a Label Studio whose command line says that its files lie under ``home`` (pure).
+
+    >>> port_of_ours(["python", "label-studio", "start", "--port", "80", "--data-dir", "/p/server"], Path("/p"))
+    80
+    >>> port_of_ours(["python", "label-studio", "start", "--port", "80", "--data-dir", "/q/server"], Path("/p")) is None
+    True
+    """
+    options = dict(itertools.pairwise(command))
+    port = options.get("--port", "")
+    is_ours = "start" in command and options.get("--data-dir") == str(home / "server")
+    return int(port) if is_ours and port.isdigit() else None
+
+
+def log_gist(log: str) -> str:
+    """The last complaint in the server's log, else its last line (pure).
+
+    >>> log_gist("Starting\\nPermissionError: no\\n  at x\\n")
+    'PermissionError: no'
+    """
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    complaints = [line for line in lines[-50:] if "rror" in line.split(":")[0]]
+    return (complaints or lines or ["it left no log"])[-1][:300]
+
+
+def add_person(connection: Connection, email: str, password: str) -> None:
+    """Give a labeler an account, by the invitation link; harmless where the person has it already.
+
+    Whoever has an account may see and change everything in that Label Studio. Raises LabelStudioError where the
+    account exists with another password, or is refused (passwords have 8 characters or more).
+    """
+    with faults_as_ours(connection.url, f"adding {email}"):
+        with plain_client(connection.url) as browser:
+            if sign_in(browser, email, password):
+                return
+        with token_client(connection.url, connection.token) as owner:
+            invitation = owner.get("/api/invite").raise_for_status().json()["invite_url"]
+        link = urlsplit(urljoin(f"{connection.url}/", invitation))
+        page = f"{link.path}?{link.query}"
+        with plain_client(connection.url) as browser:
+            browser.get(page).raise_for_status()
+            fields = {"email": email, "password": password, "allow_newsletters": "false"}
+            accepted = post_form(browser, page, fields).status_code == 302
+    if not accepted:
+        raise LabelStudioError(
+            f"Label Studio at {connection.url} did not accept an account for {email}; it may exist with another "
+            "password, or the password has fewer than 8 characters"
+        )
+
+
+def person_token(connection: Connection, email: str, password: str) -> str:
+    """A personal access token of a labeler, by signing in as them. A person has one: an earlier one ends with this.
+
+    Raises LabelStudioError where email and password do not fit.
+    """
+    with faults_as_ours(connection.url, f"signing in as {email}"), plain_client(connection.url) as browser:
+        if not sign_in(browser, email, password):
+            raise LabelStudioError(f"Label Studio at {connection.url} knows no {email} with this password")
+        answer = post_json(browser, "/api/token/")
+        if answer.status_code == 409:  # one is there, and its signature can't be had again
+            for old in browser.get("/api/token/").raise_for_status().json():
+                post_json(browser, "/api/token/blacklist/", {"refresh": old["token"]}).raise_for_status()
+            answer = post_json(browser, "/api/token/")
+        return str(answer.raise_for_status().json()["token"])
+
+
+def _url(port: int) -> str:
+    return f"http://{_ADDRESS}:{port}"
+
+
+def _is_up(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_ADDRESS, port))
+        except OSError:
+            return False
+        return True
+
+
+def _free_port(wanted: int) -> int:
+    """``wanted`` where it is free, else a port that nobody listens on right now."""
+    if wanted and _is_free(wanted):
+        return wanted
+    with socket.socket() as probe:
+        probe.bind((_ADDRESS, 0))
+        return int(probe.getsockname()[1])
+
+
+def _birth(pid: int) -> float | None:
+    """When the process was born, ``None`` where it is gone (or dead and not yet collected)."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _end(process: psutil.Process) -> None:
+    """Ask a process and what it started to end, ever less kindly, until none is left."""
+    import psutil
+
+    alive = [process, *process.children(recursive=True)]
+    for request, patience in _PATIENCE:
+        for one in alive:
+            with suppress(psutil.NoSuchProcess):
+                one.send_signal(request)
+        alive = psutil.wait_procs(alive, timeout=patience)[1]
+        if not alive:
+            return

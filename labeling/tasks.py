@@ -1,0 +1,155 @@
+"""Queue entry to Label Studio task, and Label Studio annotation to verdict (pure).
+
+A blind task holds a key and an address of an image, nothing else: Label Studio shows every field of a task to
+everybody who may sign in, so what is not to be seen must not be sent. Label Studio checks nothing that comes in
+through its interfaces either, so every answer is checked here before it counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from curation.records import AMBIGUOUS, BAD_IMAGE, OTHER, SKIPPED, Classes, QueueEntry, Verdict
+
+Stream = Literal["shown", "blind"]
+STREAMS: tuple[Stream, ...] = ("shown", "blind")
+
+CONTROL = "label"  # the name of the question in the labeling screen; results cite it
+_SPECIAL = (AMBIGUOUS, BAD_IMAGE, OTHER)
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """An answer that can't count, and why, in a sentence."""
+
+    reason: str
+
+
+def stream_of(entry: QueueEntry) -> Stream:
+    """Which of the two Label Studio projects an entry goes to; controls hide among the blind ones."""
+    return "shown" if entry.mode == "shown" else "blind"
+
+
+def served_order(entries: list[QueueEntry]) -> list[QueueEntry]:
+    """The order in which people get to see the entries of one stream.
+
+    Shown entries come worst first. Blind ones come by key, which says nothing, so that the place tells no control.
+    """
+    return sorted(entries, key=lambda e: (e.position, e.key) if e.mode == "shown" else (0, e.key))
+
+
+def image_name(key: str) -> str:
+    """A file name that tells neither sample nor task, nor that two files show the same image.
+
+    >>> image_name("k1") == image_name("k1"), image_name("k1") == image_name("k2"), len(image_name("k1"))
+    (True, False, 24)
+    """
+    return hashlib.sha256(f"image of task {key}".encode()).hexdigest()[:24]
+
+
+def task_payload(entry: QueueEntry, image_url: str, classes: Classes) -> dict[str, str]:
+    """The fields of a task: key and image; in shown mode also given label, suggestion and reason, in class names.
+
+    >>> entry = QueueEntry("k", "s", 1, 0, "blind", "c1", "c2", "looks like c2")
+    >>> task_payload(entry, "/i.png", Classes(("c1", "c2"), ("cat", "dog")))
+    {'key': 'k', 'image': '/i.png'}
+    """
+    task = {"key": entry.key, "image": image_url}
+    if stream_of(entry) == "blind":
+        return task
+    return task | {
+        "given_label": classes.name(entry.given) or "none yet",
+        "suggestion": classes.name(entry.suggested) or "none",
+        "reason": entry.reason or "no reason given",
+    }
+
+
+def verdict_from_annotation(
+    annotation: Mapping[str, Any],
+    task: Mapping[str, Any],
+    entry: QueueEntry,
+    classes: Classes,
+    people: Mapping[int, str],
+    server_id: str,
+) -> Verdict | Rejected:
+    """The verdict in a Label Studio annotation of the entry's task.
+
+    ``people`` maps user ids to who they are; ``server_id`` names the place that gave the annotation its id, so that
+    an edited answer replaces its first form and no other. A skipped task becomes the answer ``skipped``. An answer
+    that is no class of the project, or not exactly one, is rejected with the reason.
+    """
+    where = f"annotation {annotation.get('id')} of task {task.get('id')} in Label Studio"
+    if annotation.get("id") is None:
+        return Rejected(f"{where} has no id")
+    at = _moment(annotation.get("updated_at") or annotation.get("created_at"))
+    if at is None:
+        return Rejected(f"{where} has no time")
+    answer = _answer(annotation, classes)
+    if answer is None:
+        return Rejected(f"{where} answers {_said(annotation)!r}, which is no single class of this project; ask again")
+    author = _user(annotation.get("completed_by"))
+    editor = _user(annotation.get("updated_by"))
+    edited = editor is not None and editor != author
+    return Verdict(
+        sample_id=entry.sample_id,
+        answer=answer,
+        person=_name(author, people),
+        at=at,
+        key=entry.key,
+        source=f"ls:{server_id}:annotation:{annotation['id']}",
+        mode=entry.mode,
+        iteration=entry.iteration,
+        seconds=_seconds(annotation.get("lead_time")),
+        note=f"edited by {_name(editor, people)}" if edited else "",
+    )
+
+
+def choice_result(answer: str) -> list[dict[str, Any]]:
+    """The result that the labeling screen makes of an answer (a class id or a special answer)."""
+    value = {"choices": [answer]}
+    return [{"from_name": CONTROL, "to_name": "image", "type": "choices", "value": value, "origin": "manual"}]
+
+
+def _answer(annotation: Mapping[str, Any], classes: Classes) -> str | None:
+    if annotation.get("was_cancelled"):
+        return SKIPPED
+    said = _said(annotation)
+    known = len(said) == 1 and (said[0] in classes.ids or said[0] in _SPECIAL)
+    return str(said[0]) if known else None
+
+
+def _said(annotation: Mapping[str, Any]) -> list[Any]:
+    """Every choice in the annotation's result, wherever something of that shape is found."""
+    result = annotation.get("result")
+    parts = [p for p in result if isinstance(p, Mapping)] if isinstance(result, list) else []
+    answers = [p.get("value") for p in parts if p.get("from_name") == CONTROL]
+    choices = [a.get("choices") for a in answers if isinstance(a, Mapping)]
+    return [choice for listed in choices if isinstance(listed, list) for choice in listed]
+
+
+def _user(who: object) -> int | None:
+    """The id of a user, which Label Studio gives as a number or within a description."""
+    number = who.get("id") if isinstance(who, Mapping) else who
+    return number if isinstance(number, int) else None
+
+
+def _name(user: int | None, people: Mapping[int, str]) -> str:
+    return people.get(user, f"user {user}") if user is not None else "unknown"
+
+
+def _seconds(lead_time: object) -> float | None:
+    return float(lead_time) if isinstance(lead_time, int | float) and lead_time >= 0 else None
+
+
+def _moment(text: object) -> datetime | None:
+    if isinstance(text, datetime):
+        return text if text.tzinfo else text.replace(tzinfo=UTC)
+    try:
+        moment = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
