@@ -142,7 +142,7 @@ class Backbone:
         """Images (n, size, size, 3) uint8 as the network wants them, on its device."""
         import torch
 
-        tensor = torch.from_numpy(np.ascontiguousarray(images)).to(self.device).permute(0, 3, 1, 2).float()
+        tensor = torch.from_numpy(np.array(images)).to(self.device).permute(0, 3, 1, 2).float()
         mean = torch.tensor(self.mean, device=self.device).view(1, 3, 1, 1) * 255
         std = torch.tensor(self.std, device=self.device).view(1, 3, 1, 1) * 255
         return ((tensor - mean) / std).contiguous(memory_format=torch.channels_last)
