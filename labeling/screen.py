@@ -145,7 +145,8 @@ _IMAGE = {
 _STYLE = """
 .lsf-sidepanels__wrapper, .lsf-toolbar, .lsf-history-buttons, .lsf-model-actions { display: none !important }
 .lsf-sidepanels { padding: 0 !important }
-.lsf-sidepanels__content { margin: 0 !important; padding: 0 !important; width: 100% !important; max-width: none !important }
+.lsf-sidepanels__content { margin: 0 !important; padding: 0 !important; width: 100% !important;
+  max-width: none !important }
 .lsf-main-view__annotation { padding: 0 !important }
 .ct { display: grid; grid-template-columns: minmax(0, 1fr) 310px 270px; gap: 20px; padding: 12px 16px;
   height: calc(100vh - 102px); box-sizing: border-box; overflow: hidden }

@@ -1,0 +1,459 @@
+"""The door to label_studio_sdk: ask people through Label Studio, and fetch what they say, exactly once.
+
+Label Studio keeps nothing unique and may have stored tasks whose arrival it never confirmed. So a task carries the
+key of its queue entry, keys that are there are looked up before anything is sent, and nothing is sent again without
+looking. A curation project has two Label Studio projects, which every iteration uses again: one where tasks show the
+given label, one where they do not.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+from label_studio_sdk import LabelStudio
+from label_studio_sdk.core.api_error import ApiError
+
+from curation.errors import DataError, LabelStudioError
+from curation.records import Classes, Progress, QueueEntry, Verdict
+from labeling.screen import Texts, labeling_config, read_texts
+from labeling.server import Connection
+from labeling.tasks import (
+    STREAMS,
+    Rejected,
+    Stream,
+    choice_result,
+    image_name,
+    served_order,
+    stream_of,
+    task_payload,
+    verdict_from_annotation,
+)
+from labeling.web import faults_as_ours, token_client
+
+_T = TypeVar("_T")
+_ONCE: Any = {"max_retries": 0}
+_CHUNK = 500
+_UPLOADS = 50
+_TRIES = 3
+#: After a lost connection Label Studio may still be storing what it was sent; it needs less than this for a chunk.
+_SETTLE_SECONDS = 5.0
+_LONGEST_TITLE = 50
+_SHOWN_BY_BROWSERS = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".avif"}
+_ANSWER_FIELDS = (
+    "id,data,annotations,result,completed_by,was_cancelled,lead_time,created_at,updated_at,updated_by,total_annotations"
+)
+log = logging.getLogger(__name__)
+
+
+class LabelStudioAnnotator:
+    """Asks people in Label Studio.
+
+    ``project_id`` is the curation project's own id, by which its two Label Studio projects are found again;
+    ``opinions`` how many people see each task; ``guide`` says what a class means, by class id; ``person_names`` how
+    people are called in verdicts, by email (as they are, where missing). After ``collect``, ``rejected`` holds the
+    reasons of answers that could not count. Every fault of Label Studio is a LabelStudioError.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        project_name: str,
+        project_id: str,
+        classes: Classes,
+        opinions: int = 1,
+        guide: Mapping[str, str] | None = None,
+        person_names: Mapping[str, str] | None = None,
+        texts: Texts | None = None,
+    ) -> None:
+        self.connection = connection
+        self.project_name = project_name
+        self.project_id = project_id
+        self.classes = classes
+        self.opinions = opinions
+        self.guide = dict(guide or {})
+        self.person_names = dict(person_names or {})
+        self.texts = texts or read_texts()
+        self.rejected: tuple[str, ...] = ()
+        self._client: Any = None
+
+    # --- what the loop calls
+
+    def send(self, entries: Sequence[QueueEntry], files: Mapping[str, Path], progress: Progress | None = None) -> None:
+        """Make these entries the open batch; entries that are there already are left alone.
+
+        ``files`` maps sample ids to images. Tasks of earlier batches that nobody has answered are withdrawn, so that
+        people are not asked what nobody waits for. Raises DataError where an image is missing.
+        """
+        for entry in entries:
+            _check_file(entry, files)
+        done = 0
+        with self._faults("sending tasks"):
+            for stream in STREAMS:
+                wanted = served_order([e for e in entries if stream_of(e) == stream])
+                project = self._ready(stream) if wanted else self._find(stream)
+                if project is None:
+                    continue
+                self._withdraw(project, {e.key for e in wanted}, stream)
+                for chunk in _chunks(wanted, _CHUNK):
+                    self._send_chunk(project, stream, chunk, files)
+                    done += len(chunk)
+                    if progress:
+                        progress("sending tasks", done, len(entries))
+
+    def collect(self, entries: Sequence[QueueEntry]) -> list[Verdict]:
+        """Every answer to these entries that is there now, in their order; answers that can't count go to ``rejected``.
+
+        An edited answer has the source of its first form and a later time.
+        """
+        verdicts: list[Verdict] = []
+        rejected: list[str] = []
+        with self._faults("fetching answers"):
+            answers = self._answers(entries)
+            people = self._people() if answers else {}
+        for entry in entries:
+            for task, annotation, origin in answers.get(entry.key, ()):
+                found = verdict_from_annotation(annotation, task, entry, self.classes, people, origin)
+                if isinstance(found, Rejected):
+                    rejected.append(found.reason)
+                    log.warning("%s", found.reason)
+                else:
+                    verdicts.append(found)
+        self.rejected = tuple(rejected)
+        return verdicts
+
+    def waiting(self, entries: Sequence[QueueEntry]) -> int:
+        """How many opinions on these entries are still to come; who skipped or answered nonsense was asked, too."""
+        with self._faults("counting answers"):
+            answers = self._answers(entries)
+        asked = {key: len({str(a.get("completed_by")) for _, a, _ in found}) for key, found in answers.items()}
+        return sum(max(0, e.opinions - asked.get(e.key, 0)) for e in entries)
+
+    def address(self) -> str | None:
+        """Where a labeler begins; ``None`` where nothing has been sent."""
+        return next(iter(self.addresses().values()), None)
+
+    def addresses(self) -> dict[str, str]:
+        """Where labelers go, by stream (``shown`` first); only streams that hold open tasks."""
+        with self._faults("looking up the labeling projects"):
+            found = {stream: self._find(stream) for stream in STREAMS}
+        return {
+            stream: f"{self.connection.url}/projects/{project.id}/data?labeling=1"
+            for stream, project in found.items()
+            if project is not None and (project.task_number or 0) > (project.finished_task_number or 0)
+        }
+
+    # --- the two Label Studio projects
+
+    def _ready(self, stream: Stream) -> Any:
+        """The stream's project, made where it is missing, with the screen for the classes as they are now."""
+        settings: dict[str, Any] = {
+            "label_config": labeling_config(self.classes, mode=stream, texts=self.texts, guide=self.guide),
+            "maximum_annotations": self.opinions,
+        }
+        project = self._find(stream)
+        if project is None:
+            word = self.texts.title_shown if stream == "shown" else self.texts.title_blind
+            project = self._sdk.projects.create(
+                title=f"{self.project_name[: _LONGEST_TITLE - len(word) - 3]} · {word}",
+                description=self._mark(stream),
+                sampling="Sequential sampling",
+                show_skip_button=False,
+                enable_empty_annotation=False,
+                show_collab_predictions=False,
+                show_instruction=False,
+                request_options=_ONCE,
+                **settings,
+            )
+        elif any(getattr(project, name) != value for name, value in settings.items()):
+            self._sdk.projects.update(project.id, **settings)
+        if self.connection.images is not None:
+            self._serve(project, self.connection.images / stream)
+        return project
+
+    def _find(self, stream: Stream) -> Any:
+        """The stream's project, ``None`` where Label Studio has none; the oldest, should there be two."""
+        mark = self._mark(stream)
+        found: list[Any] = [p for p in self._sdk.projects.list(page_size=100) if mark in (p.description or "")]
+        return min(found, key=lambda p: p.id, default=None)
+
+    def _mark(self, stream: Stream) -> str:
+        return f"Curation Toolkit finds this project by its mark [{self.project_id}/{stream}]; leave it here."
+
+    def _serve(self, project: Any, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        storages = self._sdk.import_storage.local.list(project=project.id)
+        if not any(storage.path == str(folder) for storage in storages):
+            self._sdk.import_storage.local.create(
+                project=project.id, path=str(folder), use_blob_urls=True, request_options=_ONCE
+            )
+
+    # --- sending
+
+    def _send_chunk(self, project: Any, stream: Stream, chunk: Sequence[QueueEntry], files: Mapping[str, Path]) -> None:
+        """Import what is missing of a chunk, and look again after whatever happened until all of it is there."""
+        for attempt in range(_TRIES):
+            present = self._present(project, [e.key for e in chunk])
+            missing = [e for e in chunk if e.key not in present]
+            if not missing:
+                return
+            try:
+                addresses = self._publish(project, stream, missing, files)
+                payloads: Any = [{"data": task_payload(e, addresses[e.key], self.classes)} for e in missing]
+                self._sdk.projects.import_tasks(project.id, request=payloads, request_options=_ONCE)
+            except (httpx.HTTPError, ApiError) as fault:
+                if attempt + 1 == _TRIES or not _may_pass(fault):
+                    raise
+                time.sleep(_SETTLE_SECONDS)
+        if len(self._present(project, [e.key for e in chunk])) < len(chunk):
+            raise LabelStudioError(
+                f"Label Studio at {self.connection.url} took tasks but does not have them; see its log and try again"
+            )
+
+    def _present(self, project: Any, keys: Sequence[str]) -> set[str]:
+        """Which keys have a task; a second task of one key is deleted where nobody has answered it."""
+        tasks: dict[str, list[Any]] = defaultdict(list)
+        for task in self._tasks(project, keys, fields="task_only", include="id,data,total_annotations"):
+            tasks[task.data["key"]].append(task)
+        for copies in tasks.values():
+            kept, *extra = sorted(copies, key=lambda t: (-(t.total_annotations or 0), t.id))
+            for task in extra:
+                if not task.total_annotations:
+                    log.warning("task %s in Label Studio repeats task %s; deleted", task.id, kept.id)
+                    self._sdk.tasks.delete(task.id)
+        return set(tasks)
+
+    def _publish(
+        self, project: Any, stream: Stream, entries: Sequence[QueueEntry], files: Mapping[str, Path]
+    ) -> dict[str, str]:
+        """Put the images where browsers get them; their addresses by key."""
+        images = self.connection.images
+        if images is None:
+            return self._upload(project, entries, files)
+        return {
+            e.key: f"/data/local-files/?d={stream}/{place(files[e.sample_id], images / stream, image_name(e.key))}"
+            for e in entries
+        }
+
+    def _upload(self, project: Any, entries: Sequence[QueueEntry], files: Mapping[str, Path]) -> dict[str, str]:
+        """Upload images to a server whose disk we do not share; their addresses by key."""
+        addresses: dict[str, str] = {}
+        path = f"/api/projects/{project.id}"
+        with token_client(self.connection.url, self.connection.token) as client:
+            for chunk in _chunks(entries, _UPLOADS):
+                parts = [(e.key, _as_shown(files[e.sample_id], image_name(e.key))) for e in chunk]
+                sent = client.post(
+                    f"{path}/import", params={"commit_to_project": "false"}, files=parts, timeout=300
+                ).raise_for_status()
+                ids = sent.json()["file_upload_ids"]
+                listed = client.get(f"{path}/file-uploads", params={"ids": json.dumps(ids)}).raise_for_status().json()
+                for entry in chunk:
+                    name = image_name(entry.key)
+                    addresses[entry.key] = next(f"/data/{u['file']}" for u in listed if name in u["file"])
+        return addresses
+
+    def _withdraw(self, project: Any, wanted: set[str], stream: Stream) -> None:
+        """Delete the tasks of other batches that nobody has answered, and their images."""
+        unanswered = _filter("total_annotations", "equal", "Number", 0)
+        tasks = self._sdk.tasks.list(
+            project=project.id, query=unanswered, page_size=1000, fields="task_only", include="id,data"
+        )
+        old = [t for t in tasks if (t.data or {}).get("key") not in wanted]
+        if not old:
+            return
+        self._sdk.actions.create(
+            id="delete_tasks", project=project.id, selected_items={"all": False, "included": [t.id for t in old]},
+            request_options=_ONCE,
+        )  # fmt: skip
+        if self.connection.images is not None:
+            for task in old:
+                name = image_name(str((task.data or {}).get("key")))
+                for file in (self.connection.images / stream).glob(f"{name}.*"):
+                    file.unlink(missing_ok=True)
+
+    # --- fetching
+
+    def _answers(
+        self, entries: Sequence[QueueEntry]
+    ) -> dict[str, list[tuple[Mapping[str, Any], Mapping[str, Any], str]]]:
+        """Task, annotation and where its id comes from, by key."""
+        found: dict[str, list[tuple[Mapping[str, Any], Mapping[str, Any], str]]] = defaultdict(list)
+        for stream in STREAMS:
+            keys = [e.key for e in entries if stream_of(e) == stream]
+            project = self._find(stream) if keys else None
+            if project is None:
+                continue
+            # Ids begin again in a new database, so a source must tell apart projects of the same number.
+            origin = f"{project.created_at:%Y%m%dT%H%M%S.%f}-{project.id}"
+            for chunk in _chunks(keys, _CHUNK):
+                for task in self._tasks(project, chunk, fields="all", include=_ANSWER_FIELDS):
+                    annotations = sorted(task.annotations or [], key=lambda a: a["id"])
+                    known = {"id": task.id, "data": task.data}
+                    found[task.data["key"]] += [(known, annotation, origin) for annotation in annotations]
+        return found
+
+    def _tasks(self, project: Any, keys: Sequence[str], **wanted: str) -> Iterator[Any]:
+        query = _filter("data.key", "in_list", "List", list(keys))
+        yield from self._sdk.tasks.list(project=project.id, query=query, page_size=1000, **wanted)
+
+    def _people(self) -> dict[int, str]:
+        return {u.id: self.person_names.get(u.email, u.email) for u in self._sdk.users.list()}
+
+    # --- the library
+
+    @property
+    def _sdk(self) -> Any:
+        if self._client is None:
+            make: Any = LabelStudio  # its constructor has no types
+            self._client = make(base_url=self.connection.url, api_key=self.connection.token, timeout=300)
+        return self._client
+
+    def _faults(self, doing: str) -> AbstractContextManager[None]:
+        return faults_as_ours(self.connection.url, doing, ApiError)
+
+
+class LabelStudioPerson:
+    """A simulated or scripted person, who answers by the same requests as a labeler's browser.
+
+    ``url`` is the Label Studio's address, ``token`` the person's own (``labeling.server.person_token``).
+    """
+
+    def __init__(self, url: str, token: str) -> None:
+        self.url = url
+        self._token = token
+
+    def answer(
+        self,
+        project_id: str,
+        choose: Callable[[str], str | None],
+        seconds: Callable[[str], float] = lambda key: 2.0,
+        *,
+        limit: int | None = None,
+    ) -> int:
+        """Answer the tasks of a curation project's two streams that this person has not answered, in served order.
+
+        ``choose(key)`` gives a class id or special answer, or ``None`` to leave the task; ``seconds(key)`` the time
+        taken, as it is recorded (nothing waits). ``limit`` ends after so many answers. Returns the number given.
+        """
+        given = 0
+        with faults_as_ours(self.url, "answering"), token_client(self.url, self._token) as client:
+            me = client.get("/api/current-user/whoami").raise_for_status().json()["id"]
+            for project in self._projects(client, project_id):
+                for task in self._open_tasks(client, project, me):
+                    key = task["data"]["key"]
+                    if limit is not None and given >= limit:
+                        return given
+                    if (answer := choose(key)) is None:
+                        continue
+                    client.post(
+                        f"/api/tasks/{task['id']}/annotations/",
+                        json={"result": choice_result(answer), "lead_time": seconds(key)},
+                    ).raise_for_status()
+                    given += 1
+        return given
+
+    def _projects(self, client: httpx.Client, project_id: str) -> list[int]:
+        projects = client.get("/api/projects/", params={"page_size": 1000}).raise_for_status().json()["results"]
+        marks = [f"[{project_id}/{stream}]" for stream in STREAMS]
+        return [p["id"] for mark in marks for p in projects if mark in (p["description"] or "")]
+
+    def _open_tasks(self, client: httpx.Client, project: int, me: int) -> list[dict[str, Any]]:
+        """Tasks that still want an opinion and have none of mine, in the order of their ids, as they are served."""
+        query = _filter("is_labeled", "equal", "Boolean", False)
+        found: list[dict[str, Any]] = []
+        for page in range(1, 10_000):
+            answer = client.get(
+                "/api/tasks/",
+                params={"project": project, "query": query, "page": page, "page_size": _CHUNK, "fields": "all",
+                        "include": "id,data,is_labeled,annotations,completed_by"},
+            )  # fmt: skip
+            if answer.status_code == 404:  # past the last page
+                break
+            tasks = answer.raise_for_status().json()["tasks"]
+            found += tasks
+            if len(tasks) < _CHUNK:
+                break
+        mine = [t for t in found if all(a.get("completed_by") != me for a in t.get("annotations") or [])]
+        return sorted(mine, key=lambda t: int(t["id"]))
+
+
+def place(file: Path, folder: Path, name: str) -> str:
+    """Put an image into a served folder under ``name``: linked, else copied, or as PNG where browsers can't show it.
+
+    Returns the file's name there. Never a symbolic link, since Label Studio would follow it anywhere.
+    """
+    suffix = file.suffix.lower()
+    target = folder / f"{name}{suffix if suffix in _SHOWN_BY_BROWSERS else '.png'}"
+    if target.exists():
+        return target.name
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    beside = folder / f".{name}.{os.getpid()}.new"
+    try:
+        if suffix not in _SHOWN_BY_BROWSERS:
+            beside.write_bytes(_as_png(file))
+        else:
+            _link_or_copy(file, beside)
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
+    return target.name
+
+
+def _link_or_copy(file: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(file.resolve())
+    except OSError:  # another disk, or one without hard links
+        shutil.copyfile(file, target)
+
+
+def _as_shown(file: Path, name: str) -> tuple[str, bytes]:
+    suffix = file.suffix.lower()
+    if suffix in _SHOWN_BY_BROWSERS:
+        return f"{name}{suffix}", file.read_bytes()
+    return f"{name}.png", _as_png(file)
+
+
+def _as_png(file: Path) -> bytes:
+    import io
+
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            out = io.BytesIO()
+            image.convert("RGB").save(out, "PNG")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"image {file} can't be shown in a browser ({error}); convert it to PNG or JPEG") from None
+    return out.getvalue()
+
+
+def _check_file(entry: QueueEntry, files: Mapping[str, Path]) -> None:
+    file = files.get(entry.sample_id)
+    if file is None or not file.is_file():
+        where = f"image {file}" if file else f"the image of sample '{entry.sample_id}'"
+        raise DataError(f"{where} is missing, so nobody can be asked about it; put it back or run `curate init` again")
+
+
+def _may_pass(fault: Exception) -> bool:
+    """Whether a fault may be over in a moment: lost connections and the server's own errors, not refusals."""
+    return not isinstance(fault, ApiError) or fault.status_code is None or fault.status_code >= 500
+
+
+def _filter(column: str, operator: str, kind: str, value: object) -> str:
+    condition = {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
+    return json.dumps({"filters": {"conjunction": "and", "items": [condition]}, "ordering": ["tasks:id"]})
+
+
+def _chunks(everything: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+    for start in range(0, len(everything), size):
+        yield everything[start : start + size]
