@@ -1,27 +1,38 @@
-"""How good a model is, and whether another is better on the same rows; no figure without its interval."""
+"""How good a model is, and whether another is better on the same rows; no figure without its 95 % interval.
+
+Intervals: Wilson's for a proportion, Bonett and Price's (2012) for the difference of two proportions on the same rows,
+a stratified bootstrap for balanced accuracy and log loss (every class keeps its size).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil, sqrt
 
 import numpy as np
 import numpy.typing as npt
 
 from curation.audit import wilson_interval
 from curation.errors import RecordError
-from curation.records import Classes, Estimate, Metrics, Predictions
+from curation.records import Classes, Estimate, Interval, Metrics, Predictions
 
 RESAMPLES = 2_000
-BATCH = 200
+_Z = 1.959964
+#: How many numbers of a bootstrap are held in memory at once.
+_AT_ONCE = 4_000_000
 
 Numbers = npt.NDArray[np.float64]
 Columns = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """After minus before, with 95 % intervals; ``shown`` where the interval of accuracy excludes zero."""
+    """After minus before on the same rows; ``shown`` is true where the interval of ``accuracy`` leaves zero out.
+
+    Accuracies are fractions, the log loss (lower is better) in nats; ``p_value`` is McNemar's exact one.
+    """
 
     accuracy: Estimate
     balanced_accuracy: Estimate
@@ -31,41 +42,129 @@ class Comparison:
     words: str
 
 
-def measure(predictions: Predictions, labels: Mapping[str, str], *, seed: int, classes: Classes) -> Metrics:
-    """Accuracy and per-class recall with Wilson intervals, balanced accuracy and log loss with bootstrap ones.
+@dataclass(frozen=True, eq=False)
+class _Outcomes:
+    """Of each row: the column of its label and of the prediction, and the loss in nats; each of shape (rows,)."""
 
-    ``labels`` maps each sample of ``predictions`` to its class id. Raises RecordError where there is no row.
+    truth: Columns
+    predicted: Columns
+    loss: Numbers
+
+    @property
+    def right(self) -> Mask:
+        return np.asarray(self.predicted == self.truth, dtype=bool)
+
+
+# --- measuring one model
+
+
+def measure(predictions: Predictions, labels: Mapping[str, str], *, seed: int, classes: Classes) -> Metrics:
+    """How good the predictions are: accuracy, balanced accuracy, log loss, and recall by class name.
+
+    ``labels`` maps each sample of ``predictions`` to its class id. A class that no row is labeled with counts for
+    nothing. Raises RecordError where there is no row, or a row without a label of these classes.
     """
-    truth, predicted, loss = _outcomes(predictions, labels)
-    right = predicted == truth
-    per_class = {classes.name(predictions.class_ids[c]): _share(right[truth == c]) for c in np.unique(truth).tolist()}
-    weights = _resamples(truth, seed)
+    rows = _outcomes(predictions, labels)
+    right = rows.right
+    values = _resampled(np.stack([right, rows.loss], axis=1), rows.truth, seed)
+    sizes = np.bincount(rows.truth)[np.unique(rows.truth)]
     return Metrics(
-        size=len(truth),
-        accuracy=_share(right),
-        balanced_accuracy=_with_interval(_balanced(right, truth, weights)),
-        log_loss=_with_interval(_means(loss, weights)),
-        per_class=per_class,
+        size=len(right),
+        accuracy=_proportion(right),
+        balanced_accuracy=_estimate(values[:, :, 0].mean(axis=1)),
+        log_loss=_estimate(values[:, :, 1] @ sizes / sizes.sum()),
+        per_class={
+            classes.name(predictions.class_ids[column]): _proportion(right[rows.truth == column])
+            for column in np.unique(rows.truth).tolist()
+        },
     )
 
 
+def _outcomes(predictions: Predictions, labels: Mapping[str, str]) -> _Outcomes:
+    if not len(predictions):
+        raise RecordError("there is no holdout row to measure on; bring in labeled images with split 'holdout'")
+    column_of = {class_id: column for column, class_id in enumerate(predictions.class_ids)}
+    for sample_id in predictions.sample_ids:
+        if labels.get(sample_id) not in column_of:
+            raise RecordError(
+                f"sample '{sample_id}' has no label among the classes that were predicted; measure labeled rows only"
+            )
+    truth = np.array([column_of[labels[s]] for s in predictions.sample_ids], dtype=np.int64)
+    chosen = predictions.probabilities[np.arange(len(truth)), truth]
+    return _Outcomes(truth, predictions.probabilities.argmax(axis=1), -np.log(np.maximum(chosen, 1e-12)))
+
+
+def _proportion(right: Mask) -> Estimate:
+    return Estimate(float(right.mean()), wilson_interval(int(right.sum()), len(right)))
+
+
+def _resampled(values: npt.NDArray[np.floating], truth: Columns, seed: int) -> Numbers:
+    """Means of ``values`` (rows, kinds) by class, shape (1 + resamples, classes, kinds): as they are, then resampled.
+
+    Classes are those of ``truth`` that occur, in order; each resample draws as many rows of each as there are.
+    """
+    rng = np.random.default_rng(seed)
+    means = []
+    for column in np.unique(truth).tolist():
+        own = np.asarray(values[truth == column], dtype=np.float64)
+        found = [own.mean(axis=0)[None]]
+        at_once = max(1, _AT_ONCE // own.size)
+        for start in range(0, RESAMPLES, at_once):
+            draws = rng.integers(len(own), size=(min(at_once, RESAMPLES - start), len(own)))
+            found.append(own[draws].mean(axis=1))
+        means.append(np.concatenate(found))
+    return np.stack(means, axis=1)
+
+
+def _estimate(draws: Numbers) -> Estimate:
+    """The first value with the interval of the others."""
+    low, high = np.quantile(draws[1:], [0.025, 0.975])
+    return Estimate(float(draws[0]), (float(low), float(high)))
+
+
+# --- comparing two models
+
+
 def compare(before: Predictions, after: Predictions, labels: Mapping[str, str], *, seed: int) -> Comparison:
-    """Is ``after`` better than ``before`` on the same rows? Paired bootstrap intervals and McNemar's exact test."""
-    after = after.take(before.sample_ids)
-    truth, predicted_before, loss_before = _outcomes(before, labels)
-    _, predicted_after, loss_after = _outcomes(after, labels)
-    right_before, right_after = predicted_before == truth, predicted_after == truth
-    weights = _resamples(truth, seed)
-    accuracy = _with_interval(_means(right_after.astype(float) - right_before, weights))
-    balanced = _with_interval(_balanced(right_after, truth, weights) - _balanced(right_before, truth, weights))
-    loss = _with_interval(_means(loss_after - loss_before, weights))
-    shown = accuracy.ci is not None and (accuracy.ci[0] > 0 or accuracy.ci[1] < 0)
-    p_value = mcnemar(int((right_after & ~right_before).sum()), int((right_before & ~right_after).sum()))
-    return Comparison(accuracy, balanced, loss, p_value, shown, _words(accuracy, shown, len(truth)))
+    """Is ``after`` better than ``before``? Both on the rows of ``before``, labeled by ``labels`` (class ids).
+
+    Raises RecordError where there is no row, a row is missing in ``after``, or the classes differ.
+    """
+    if before.class_ids != after.class_ids:
+        raise RecordError(f"both must predict the same classes, got {before.class_ids} and {after.class_ids}")
+    old, new = _outcomes(before, labels), _outcomes(after.take(before.sample_ids), labels)
+    gained, lost = int((new.right & ~old.right).sum()), int((old.right & ~new.right).sum())
+    change = np.stack([new.right.astype(float) - old.right, new.loss - old.loss], axis=1)
+    values = _resampled(change, old.truth, seed)
+    sizes = np.bincount(old.truth)[np.unique(old.truth)]
+    accuracy = Estimate((gained - lost) / len(change), paired_interval(gained, lost, len(change)))
+    shown = accuracy.ci is not None and not accuracy.ci[0] <= 0 <= accuracy.ci[1]
+    return Comparison(
+        accuracy=accuracy,
+        balanced_accuracy=_estimate(values[:, :, 0].mean(axis=1)),
+        log_loss=_estimate(values[:, :, 1] @ sizes / sizes.sum()),
+        p_value=mcnemar(gained, lost),
+        shown=shown,
+        words=_words(accuracy, shown, gained, lost, len(change)),
+    )
+
+
+def paired_interval(gained: int, lost: int, rows: int) -> Interval:
+    """The interval of a difference in accuracy on the same rows (Bonett and Price 2012), as fractions.
+
+    ``gained`` rows are right only after, ``lost`` ones only before. Holds its 95 % on few rows too, where a bootstrap
+    of a handful of rows that differ is too sure of itself.
+
+    >>> tuple(round(bound, 3) for bound in paired_interval(30, 10, 1000))
+    (0.007, 0.033)
+    """
+    up, down = (gained + 1) / (rows + 2), (lost + 1) / (rows + 2)
+    half = _Z * sqrt((up + down - (up - down) ** 2) / (rows + 2))
+    return (max(-1.0, up - down - half), min(1.0, up - down + half))
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """Two-sided exact p-value that rows gained and lost are equally likely (McNemar 1947).
+    """The exact two-sided p-value that rows are gained and lost by chance alone (McNemar 1947).
 
     >>> mcnemar(9, 1)
     0.021484375
@@ -75,84 +174,51 @@ def mcnemar(gained: int, lost: int) -> float:
     return float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
 
 
+def _words(accuracy: Estimate, shown: bool, gained: int, lost: int, rows: int) -> str:
+    low, high = accuracy.ci or (accuracy.value, accuracy.value)
+    said = (
+        f"{100 * accuracy.value:+.1f} points of accuracy ({100 * low:+.1f} to {100 * high:+.1f}) on {rows} images, "
+        f"{gained} newly right and {lost} newly wrong"
+    )
+    if not shown:
+        return f"No change shown: {said}; the interval includes zero."
+    return f"{'Better' if accuracy.value > 0 else 'Worse'}: {said}."
+
+
+def needed_rows(disagreement: float, gain: float = 0.01) -> int:
+    """How many holdout rows show a gain in accuracy, where two models disagree on this share of the rows.
+
+    Half the width of the paired interval, 1.96 sqrt(disagreement / rows), must not exceed the gain.
+
+    >>> needed_rows(0.05)
+    1921
+    """
+    return ceil(_Z**2 * disagreement / gain**2)
+
+
+# --- looking closer
+
+
 def confusion(predictions: Predictions, labels: Mapping[str, str]) -> tuple[tuple[int, ...], ...]:
-    """Counts of rows labeled i (outer) and predicted j (inner), in the order of the classes."""
-    truth, predicted, _ = _outcomes(predictions, labels)
+    """How many rows are labeled with class i (outer) and predicted as class j (inner), in the order of the classes.
+
+    Raises RecordError as ``measure`` does.
+    """
+    rows = _outcomes(predictions, labels)
     count = len(predictions.class_ids)
-    table = np.zeros((count, count), dtype=np.int64)
-    np.add.at(table, (truth, predicted), 1)
+    table = np.bincount(rows.truth * count + rows.predicted, minlength=count**2).reshape(count, count)
     return tuple(tuple(row) for row in table.tolist())
 
 
 def reliability(
     predictions: Predictions, labels: Mapping[str, str], bins: int = 10
 ) -> tuple[tuple[float, float, int], ...]:
-    """For each bin of confidence that holds a row: mean confidence, accuracy, count."""
-    truth, predicted, _ = _outcomes(predictions, labels)
+    """Mean confidence, accuracy and count of rows for each of ``bins`` equal ranges of confidence that holds any.
+
+    Confidence is the probability of the predicted class. Raises RecordError as ``measure`` does.
+    """
+    rows = _outcomes(predictions, labels)
     confidence = predictions.probabilities.max(axis=1)
     number = np.minimum((confidence * bins).astype(int), bins - 1)
-    found = []
-    for b in np.unique(number).tolist():
-        here = number == b
-        found.append((float(confidence[here].mean()), float((predicted == truth)[here].mean()), int(here.sum())))
-    return tuple(found)
-
-
-def needed_rows(disagreement: float, gain: float = 0.01) -> int:
-    """Holdout rows needed to see a gain in accuracy, where before and after disagree on a share of the rows.
-
-    Half the width of the paired interval, 1.96 sqrt(disagreement / n), must be below the gain.
-
-    >>> needed_rows(0.05)
-    1921
-    """
-    return int(np.ceil(1.96**2 * disagreement / gain**2))
-
-
-def _outcomes(predictions: Predictions, labels: Mapping[str, str]) -> tuple[Columns, Columns, Numbers]:
-    """Columns of the labels and of the predictions, and the loss of each row in nats."""
-    if not len(predictions):
-        raise RecordError("there is no holdout row to measure on; bring in labeled images with split 'holdout'")
-    column = {class_id: number for number, class_id in enumerate(predictions.class_ids)}
-    truth = np.array([column[labels[s]] for s in predictions.sample_ids], dtype=np.int64)
-    chosen = predictions.probabilities[np.arange(len(truth)), truth]
-    return truth, predictions.probabilities.argmax(axis=1), -np.log(np.clip(chosen, 1e-12, 1))
-
-
-def _share(right: npt.NDArray[np.bool_]) -> Estimate:
-    return Estimate(float(right.mean()), wilson_interval(int(right.sum()), len(right)))
-
-
-def _resamples(truth: Columns, seed: int) -> npt.NDArray[np.int16]:
-    """How often each row is drawn, (resamples + 1, rows), classes kept at their size; the first row draws each once."""
-    rng = np.random.default_rng(seed)
-    weights = np.zeros((RESAMPLES + 1, len(truth)), dtype=np.int16)
-    weights[0] = 1
-    for column in np.unique(truth).tolist():
-        rows = np.flatnonzero(truth == column)
-        weights[1:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=RESAMPLES)
-    return weights
-
-
-def _means(values: npt.NDArray[np.floating], weights: npt.NDArray[np.int16]) -> Numbers:
-    return np.concatenate([
-        weights[start : start + BATCH].astype(np.float64) @ values for start in range(0, len(weights), BATCH)
-    ]) / len(values)  # fmt: skip
-
-
-def _balanced(right: npt.NDArray[np.bool_], truth: Columns, weights: npt.NDArray[np.int16]) -> Numbers:
-    recalls = [_means(right[truth == c].astype(float), weights[:, truth == c]) for c in np.unique(truth).tolist()]
-    return np.asarray(np.mean(recalls, axis=0))
-
-
-def _with_interval(draws: Numbers) -> Estimate:
-    low, high = np.percentile(draws[1:], [2.5, 97.5])
-    return Estimate(float(draws[0]), (float(low), float(high)))
-
-
-def _words(accuracy: Estimate, shown: bool, rows: int) -> str:
-    low, high = accuracy.ci or (accuracy.value, accuracy.value)
-    span = f"{100 * accuracy.value:+.1f} points of accuracy ({100 * low:+.1f} to {100 * high:+.1f}) on {rows} images"
-    if not shown:
-        return f"No change shown: {span}; the interval includes zero."
-    return f"{'Better' if accuracy.value > 0 else 'Worse'}: {span}."
+    held = [number == found for found in np.unique(number)]
+    return tuple((float(confidence[b].mean()), float(rows.right[b].mean()), int(b.sum())) for b in held)

@@ -1,4 +1,7 @@
-"""From issues and a budget to the batch that people are asked about: worst first, with a blind share and controls."""
+"""From issues and a budget to the batch that people are asked about: worst first, with a blind share and controls.
+
+Only training images and the pool are asked about; nothing here reads the holdout.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,10 @@ import hashlib
 import hmac
 import random
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from curation.config import ReviewSettings
+from curation.issues import LABEL_KINDS
 from curation.records import Issue, Mode, QueueEntry
 
 #: A contested image is asked again until it has so many opinions.
@@ -30,71 +35,77 @@ def build_batch(
     secret: str,
     pool: Sequence[tuple[str, float]] = (),
 ) -> list[QueueEntry]:
-    """At most ``budget`` entries, each image once, in the order of their position.
+    """The images that people are asked about in one iteration: at most ``budget``, each once, by position from 0.
 
-    Contested images come first, then flagged ones from the lowest ``label_quality`` on; ``settings.control_share`` of
-    the budget are controls, drawn at random from what is not flagged; ``settings.blind_share`` of it are flagged images
-    asked blind. What has an opinion (``asked``) is not asked again unless it is contested. Budget that is left goes to
-    ``pool``, unlabeled images with the model's doubt, the most doubtful first. Shown entries come worst first; blind
-    and control entries are mixed at random by ``seed`` and come after them.
+    First come contested images, blind, for one more opinion each, up to five opinions in all. Of the rest of the budget
+    ``settings.control_share`` are controls, drawn at random from what is not flagged, and the others flagged images,
+    those with the lowest ``label_quality`` (0 worst, 1 best), of which ``settings.blind_share`` of the budget, drawn at
+    random, are asked blind. An image is flagged by an issue of kind ``label`` or ``label_conflict``. Shown ones keep
+    the order from the worst on; blind ones and controls are shuffled by ``seed`` and strewn among them, so that a batch
+    that is closed early holds some of each. ``asked`` counts the opinions that an image has; one that has any is asked
+    again only where contested. What is left of the budget goes to ``pool``, unlabeled images with the model's doubt,
+    the most doubtful first. ``secret`` keeps the keys opaque.
     """
     rng = random.Random(f"{seed}:{iteration}")
-    label_issues = {i.sample_id: i for i in issues if i.kind in ("label_conflict", "label")}
-    candidates = set(train_ids)
-    again = [s for s in contested if s in candidates and asked.get(s, 0) < MOST_OPINIONS][:budget]
-    fresh = sorted(
-        (s for s in label_issues if s in candidates and not asked.get(s) and s not in again),
-        key=lambda s: (label_quality.get(s, 1.0), s),
-    )
-    unflagged = sorted(s for s in candidates - set(label_issues) if not asked.get(s) and s not in again)
-    room = budget - len(again)
-    controls = rng.sample(unflagged, min(round(settings.control_share * budget), room, len(unflagged)))
-    flagged = fresh[: room - len(controls)]
-    blind = set(rng.sample(flagged, min(round(settings.blind_share * budget), len(flagged))))
-    unlabeled = [s for s, _ in pool if not asked.get(s)][: room - len(controls) - len(flagged)]
-    shown = [s for s in flagged if s not in blind]
-    hidden: list[tuple[str, Mode]] = [
-        *((s, "blind") for s in again),
-        *((s, "blind") for s in sorted(blind)),
-        *((s, "control") for s in controls),
-        *((s, "blind") for s in unlabeled),
-    ]
+    flags = _flags(issues)
+    trained = set(train_ids)
+    again = [s for s in dict.fromkeys(contested) if s in trained and asked.get(s, 0) < MOST_OPINIONS][: max(budget, 0)]
+    fresh = {s for s in trained if not asked.get(s)} - set(again)
+    room = max(budget, 0) - len(again)
+
+    unflagged = sorted(fresh - flags.keys())
+    controls = rng.sample(unflagged, min(round(settings.control_share * budget), room, len(unflagged)) if room else 0)
+    worst = sorted(fresh & flags.keys(), key=lambda s: (label_quality.get(s, 1.0), s))[: room - len(controls)]
+    blind = set(rng.sample(worst, min(round(settings.blind_share * budget), len(worst)) if worst else 0))
+    hidden: list[tuple[str, Mode]] = [(s, "blind" if s in blind else "control") for s in [*sorted(blind), *controls]]
     rng.shuffle(hidden)
-    chosen: list[tuple[str, Mode]] = [*((s, "shown") for s in shown), *hidden]
-    return [
-        _entry(position, sample, mode, label_issues.get(sample), labels.get(sample), iteration, project_id, secret,
-               settings.opinions, wave=asked.get(sample, 0))
-        for position, (sample, mode) in enumerate(chosen)
-    ]  # fmt: skip
+    shown: list[tuple[str, Mode]] = [(s, "shown") for s in worst if s not in blind]
+    left = room - len(shown) - len(hidden)
+    doubtful = sorted((p for p in pool if not asked.get(p[0]) and p[0] not in trained), key=lambda p: (-p[1], p[0]))
+
+    chosen: list[tuple[str, Mode]] = [(s, "blind") for s in again]
+    chosen += _strewn(shown, hidden, rng)
+    chosen += [(s, "blind") for s, _ in doubtful[:left]]
+    entries = []
+    for position, (sample, mode) in enumerate(chosen):
+        wave = asked.get(sample, 0)
+        entries.append(
+            QueueEntry(
+                key=opaque_key(secret, project_id, iteration, sample, mode, wave),
+                sample_id=sample,
+                iteration=iteration,
+                position=position,
+                mode=mode,
+                given=labels.get(sample),
+                opinions=1 if sample in again else settings.opinions,
+                **_why(flags.get(sample)),
+            )
+        )
+    return entries
 
 
-def _entry(
-    position: int,
-    sample: str,
-    mode: Mode,
-    issue: Issue | None,
-    given: str | None,
-    iteration: int,
-    project_id: str,
-    secret: str,
-    opinions: int,
-    *,
-    wave: int,
-) -> QueueEntry:
-    return QueueEntry(
-        key=opaque_key(secret, project_id, str(iteration), sample, mode, str(wave)),
-        sample_id=sample,
-        iteration=iteration,
-        position=position,
-        mode=mode,
-        given=given,
-        suggested=issue.suggested if issue else None,
-        reason=issue.reason if issue else "",
-        related=issue.related if issue else (),
-        opinions=opinions,
-    )
+def _flags(issues: Sequence[Issue]) -> dict[str, Issue]:
+    """The issue that each image is asked about: that of kind ``label`` before one of kind ``label_conflict``."""
+    about_labels = [i for i in issues if i.kind in LABEL_KINDS]
+    return {i.sample_id: i for i in sorted(about_labels, key=lambda i: i.kind == "label")}
 
 
-def opaque_key(secret: str, *about: str) -> str:
-    """A key that is the same for the same question and tells nobody without the secret what it is about."""
-    return hmac.new(secret.encode(), "\x1f".join(about).encode(), hashlib.sha256).hexdigest()[:32]
+def _why(issue: Issue | None) -> dict[str, Any]:
+    if issue is None:
+        return {"suggested": None, "reason": "", "related": ()}
+    return {"suggested": issue.suggested, "reason": issue.reason, "related": issue.related}
+
+
+def _strewn(
+    shown: Sequence[tuple[str, Mode]], hidden: Sequence[tuple[str, Mode]], rng: random.Random
+) -> list[tuple[str, Mode]]:
+    """Both in one list, each in its own order, at random places."""
+    places = set(rng.sample(range(len(shown) + len(hidden)), len(hidden)))
+    first, second = iter(shown), iter(hidden)
+    return [next(second) if place in places else next(first) for place in range(len(shown) + len(hidden))]
+
+
+def opaque_key(secret: str, project_id: str, iteration: int, sample_id: str, mode: Mode, wave: int) -> str:
+    """The name of one question: the same for the same one, and silent to whoever lacks the secret; 32 hex digits."""
+    about = "\x1f".join((project_id, str(iteration), sample_id, mode, str(wave)))
+    return hmac.new(secret.encode(), about.encode(), hashlib.sha256).hexdigest()[:32]

@@ -445,7 +445,7 @@ def _own_and_other(probabilities: Floats, labels: Integers) -> tuple[Floats, Flo
 
 def unit_directions(features: Features) -> Features:
     """Features without their mean, at length 1, shape (samples, dimensions): their products are cosines."""
-    centred = features - features.mean(axis=0)
+    centred = features - features.mean(axis=0) if len(features) else features
     return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6), dtype=np.float32)
 
 

@@ -1,0 +1,257 @@
+"""Label issues, duplicates and outliers: what is flagged, in which order, and with which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from curation.config import DetectionSettings
+from curation.errors import RecordError
+from curation.images import PROPERTIES
+from curation.issues import (
+    all_issues,
+    best_count,
+    doubtful_labels,
+    far_out,
+    find_duplicate_issues,
+    find_label_issues,
+    find_outliers,
+    label_reason,
+    wrong_probability,
+)
+from curation.records import Classes, Predictions, Sample
+from curation.scoring import label_quality, score_out_of_sample, softmax
+
+CLASSES = Classes(("c1", "c2", "c3"), ("cat", "dog", "fox"))
+
+
+def ids_of(count: int) -> list[str]:
+    return [f"s{number:04d}" for number in range(count)]
+
+
+def samples_of(count: int) -> list[Sample]:
+    return [Sample(s, f"{s}.jpg", Path(f"{s}.jpg"), "train") for s in ids_of(count)]
+
+
+def predictions_of(probabilities: np.ndarray) -> Predictions:
+    count = len(probabilities)
+    return Predictions(tuple(ids_of(count)), CLASSES.ids, probabilities, np.full(count, -1))
+
+
+class Zoo:
+    """Three clusters of features with some labels exchanged, and what the model makes of them."""
+
+    def __init__(self, count: int = 150, wrong: tuple[int, ...] = (4, 20, 77), spread: float = 1.0) -> None:
+        rng = np.random.default_rng(0)
+        self.truth = np.arange(count) % 3
+        wrong = tuple(row for row in wrong if row < count)
+        self.features = (rng.normal(size=(3, 16))[self.truth] * 2 + spread * rng.normal(size=(count, 16))).astype(
+            np.float32
+        )
+        self.columns = self.truth.copy()
+        self.columns[list(wrong)] = (self.truth[list(wrong)] + 1) % 3
+        self.wrong = wrong
+        out = score_out_of_sample(self.features, self.columns, 3, groups=np.arange(count), seed=0)
+        self.predictions = predictions_of(out.probabilities)
+        self.labels = [CLASSES.ids[column] for column in self.columns]
+
+    def issues(self) -> list:
+        return find_label_issues(self.predictions.sample_ids, self.labels, self.predictions, CLASSES, self.features)
+
+
+class TestLabelIssues:
+    def test_exchanged_labels_are_found_worst_first_and_nothing_else(self) -> None:
+        zoo = Zoo()
+        found = zoo.issues()
+        assert {i.sample_id for i in found} == {f"s{row:04d}" for row in zoo.wrong}
+        assert [i.score for i in found] == sorted(i.score for i in found)
+        assert {i.kind for i in found} == {"label"}
+
+    def test_an_issue_says_what_the_label_should_be_and_why(self) -> None:
+        zoo = Zoo()
+        issue = next(i for i in zoo.issues() if i.sample_id == "s0004")  # truly a dog (c2), labeled fox (c3)
+        assert (issue.given, issue.suggested) == ("c3", "c2")
+        assert issue.reason.startswith("10 of its 10 nearest images are labeled dog, 0 fox; the model gives dog ")
+        quality = label_quality(zoo.predictions.probabilities, zoo.columns)
+        assert issue.score == pytest.approx(quality[4])
+
+    def test_related_are_the_nearest_of_the_given_then_of_the_suggested_class(self) -> None:
+        zoo = Zoo()
+        issue = next(i for i in zoo.issues() if i.sample_id == "s0004")
+        rows = [int(s[1:]) for s in issue.related]
+        assert zoo.columns[rows].tolist() == [2, 2, 2, 1, 1, 1]
+        unit = zoo.features - zoo.features.mean(axis=0)
+        unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+        nearest = sorted((r for r in range(150) if zoo.columns[r] == 1 and r != 4), key=lambda r: -unit[r] @ unit[4])
+        assert rows[3:] == nearest[:3]
+
+    def test_clean_labels_raise_no_issue(self) -> None:
+        assert Zoo(wrong=()).issues() == []
+
+    def test_no_samples_have_no_issues(self) -> None:
+        assert find_label_issues([], [], predictions_of(np.zeros((0, 3))), CLASSES, np.zeros((0, 4), np.float32)) == []
+
+    def test_predictions_of_other_samples_are_refused(self) -> None:
+        zoo = Zoo(30)
+        with pytest.raises(RecordError, match="same samples in the same order"):
+            find_label_issues(ids_of(30)[::-1], zoo.labels, zoo.predictions, CLASSES, zoo.features)
+        with pytest.raises(RecordError, match=r"one row a sample \(30\), got 29 and 30"):
+            find_label_issues(ids_of(30), zoo.labels[1:], zoo.predictions, CLASSES, zoo.features)
+        with pytest.raises(RecordError, match="class 'c9' is not in these predictions"):
+            find_label_issues(ids_of(30), ["c9"] * 30, zoo.predictions, CLASSES, zoo.features)
+
+
+class TestFlagging:
+    def test_a_label_that_the_model_prefers_is_never_flagged(self) -> None:
+        zoo = Zoo(spread=4, wrong=tuple(range(0, 60, 2)))
+        flagged = doubtful_labels(zoo.predictions.probabilities, zoo.columns)
+        assert flagged.any()
+        assert not flagged[zoo.predictions.probabilities.argmax(axis=1) == zoo.columns].any()
+
+    def test_flagged_are_the_worst_by_label_quality_among_the_doubted(self) -> None:
+        zoo = Zoo(spread=4, wrong=tuple(range(0, 60, 2)))
+        probabilities = zoo.predictions.probabilities
+        flagged = doubtful_labels(probabilities, zoo.columns)
+        spared = ~flagged & (probabilities.argmax(axis=1) != zoo.columns)
+        quality = label_quality(probabilities, zoo.columns)
+        assert spared.any()
+        assert quality[flagged].max() <= quality[spared].min()
+
+    def test_an_accurate_model_flags_nearly_all_errors(self) -> None:
+        """Where cleanlab's own count finds too few: 10 % wrong labels, a model that is sure and right."""
+        rng = np.random.default_rng(0)
+        truth = np.arange(2000) % 3
+        labels = np.where(rng.random(2000) < 0.1, (truth + 1) % 3, truth)
+        given_true = 0.9 * np.eye(3)[truth] + 0.1 * np.eye(3)[(truth + 1) % 3]
+        probabilities = softmax(np.log(given_true + 0.01) + 0.3 * rng.normal(size=(2000, 3)))
+        flagged = doubtful_labels(probabilities, labels)
+        wrong = labels != truth
+        assert 2 * (flagged & wrong).sum() / (flagged.sum() + wrong.sum()) > 0.95
+
+    def test_a_weak_model_flags_far_fewer_than_it_contradicts(self) -> None:
+        """The model is right three times in five and knows how sure it is: few of its doubts are worth asking about."""
+        rng = np.random.default_rng(0)
+        probabilities = softmax(2.5 * rng.normal(size=(3000, 10)))
+        labels = np.array([rng.choice(10, p=p) for p in probabilities])
+        contradicted = probabilities.argmax(axis=1) != labels
+        assert contradicted.mean() > 0.35
+        assert 0 < doubtful_labels(probabilities, labels).sum() < 0.6 * contradicted.sum()
+
+    def test_expected_errors_come_from_how_classes_are_confused(self) -> None:
+        """The same probabilities say 'wrong' more where that confusion of classes is common in the set."""
+        sure = np.array([[0.97, 0.02, 0.01], [0.02, 0.97, 0.01], [0.01, 0.02, 0.97]])
+        probabilities = np.concatenate([np.repeat(sure, 50, axis=0), [[0.5, 0.4, 0.1]], [[0.5, 0.1, 0.4]]])
+        labels = np.concatenate([np.repeat([0, 1, 2], 50), [1], [2]])
+        labels[:20] = 1  # cats called dogs
+        wrong = wrong_probability(probabilities, labels)
+        assert wrong[150] > wrong[151]
+        assert ((wrong >= 0) & (wrong <= 1)).all()
+
+    def test_classes_without_a_sample_are_no_hindrance(self) -> None:
+        probabilities = np.array([[0.9, 0.05, 0.05], [0.1, 0.1, 0.8]] * 20)
+        labels = np.array([0, 2] * 20)
+        labels[0] = 2
+        assert np.flatnonzero(doubtful_labels(probabilities, labels)).tolist() == [0]
+
+    def test_the_count_is_where_expected_f1_is_largest(self) -> None:
+        # F1 after k: 2 * sum / (k + 2): 1.8/3, 3.4/4, 4.0/5, 4.0/6
+        assert best_count(np.array([0.9, 0.8, 0.3, 0.0]), 2.0) == 2
+
+
+class TestReasons:
+    def test_neighbours_that_disagree_with_the_model_are_said_too(self) -> None:
+        assert label_reason("cat", "dog", (0.2, 0.6), (7, 2), 10) == (
+            "the model gives dog 60 %, cat 20 %, though 7 of its 10 nearest images are labeled cat, 2 dog"
+        )
+
+    def test_extremes_are_not_rounded_to_certainty(self) -> None:
+        words = label_reason("cat", "dog", (0.0001, 0.9999), (0, 10), 10)
+        assert words.endswith("the model gives dog over 99 %, cat under 1 %")
+
+    def test_an_only_image_has_no_neighbours(self) -> None:
+        assert label_reason("cat", "dog", (0.2, 0.6), (0, 0), 0) == "the model gives dog 60 %, cat 20 %"
+
+
+class TestDuplicates:
+    def twins(self, second: str) -> list:
+        zoo = Zoo(60, wrong=())
+        zoo.features[30] = zoo.features[3] * 1.0001
+        zoo.labels[30] = second
+        return find_duplicate_issues(samples_of(60), zoo.labels, zoo.predictions, CLASSES, zoo.features)
+
+    def test_twins_with_one_label_are_near_duplicates(self) -> None:
+        first, second = self.twins("c1")
+        assert (first.kind, second.kind) == ("near_duplicate", "near_duplicate")
+        assert {first.sample_id, second.sample_id} == {"s0003", "s0030"}
+        assert first.related == ((second.sample_id),)
+        assert first.reason == f"looks the same as {second.sample_id}.jpg"
+        assert first.score == pytest.approx(0, abs=1e-4)
+
+    def test_twins_with_two_labels_are_a_conflict_and_the_model_sides_with_one(self) -> None:
+        found = {i.sample_id: i for i in self.twins("c2")}
+        assert {i.kind for i in found.values()} == {"label_conflict"}
+        wrong, right = found["s0030"], found["s0003"]
+        assert (wrong.given, wrong.suggested) == ("c2", "c1")
+        assert (right.given, right.suggested) == ("c1", None)
+        assert wrong.score < right.score
+        assert wrong.reason == "the same picture is labeled dog here and cat elsewhere, as in s0003.jpg"
+
+    def test_different_images_are_no_duplicates(self) -> None:
+        zoo = Zoo(60)
+        assert find_duplicate_issues(samples_of(60), zoo.labels, zoo.predictions, CLASSES, zoo.features) == []
+
+
+class TestOutliers:
+    def test_an_image_unlike_all_others_is_found_and_scored_lowest(self) -> None:
+        zoo = Zoo()
+        zoo.features[11] = 9 * np.random.default_rng(3).normal(size=16)
+        found = find_outliers(ids_of(150), zoo.features)
+        assert found[0].sample_id == "s0011"
+        assert len(found) <= 4
+        assert 0 <= found[0].score <= 1
+
+    def test_small_or_constant_sets_have_none(self) -> None:
+        assert find_outliers(ids_of(29), np.eye(29, dtype=np.float32)) == []
+        assert find_outliers(ids_of(40), np.ones((40, 3), dtype=np.float32)) == []
+
+    def test_the_fence_is_cleanlabs(self) -> None:
+        distances = np.concatenate([np.linspace(0.9, 1.1, 100), [1.20, 1.30]])
+        fence = np.quantile(distances, 0.75) + (1 / 0.37 - 1) * np.subtract(*np.quantile(distances, [0.75, 0.25]))
+        assert 1.20 < fence < 1.30
+        assert np.flatnonzero(far_out(np.exp(-distances))).tolist() == [101]
+
+
+class TestAllIssues:
+    def properties(self, count: int):
+        import pandas as pd
+
+        usual = dict.fromkeys(PROPERTIES, 0.5) | {"darkest": 0.1, "brightest": 0.9, "information": 7.0, "aspect": 1.0}
+        table = pd.DataFrame([usual | {"width": 64, "height": 64} for _ in range(count)], index=ids_of(count))
+        table.iloc[5, list(PROPERTIES).index("brightest")] = 0.01
+        return table.astype(float)
+
+    def test_labels_come_first_then_the_rest(self) -> None:
+        zoo = Zoo()
+        zoo.features[31] = zoo.features[3] * 1.0001
+        found = all_issues(
+            samples_of(150), zoo.labels, zoo.predictions, CLASSES, zoo.features, self.properties(150),
+            settings=DetectionSettings(),
+        )  # fmt: skip
+        kinds = [i.kind for i in found]
+        label_kinds = [k in ("label", "label_conflict") for k in kinds]
+        assert label_kinds == sorted(label_kinds, reverse=True)
+        assert {"label", "label_conflict", "dark"} <= set(kinds)
+        about_labels = [i.score for i in found if i.kind in ("label", "label_conflict")]
+        assert about_labels == sorted(about_labels)
+        assert [i.sample_id for i in found if i.kind == "dark"] == ["s0005"]
+
+    def test_settings_leave_kinds_out(self) -> None:
+        zoo = Zoo()
+        zoo.features[31] = zoo.features[3] * 1.0001
+        found = all_issues(
+            samples_of(150), zoo.labels, zoo.predictions, CLASSES, zoo.features, self.properties(150),
+            settings=DetectionSettings(image_quality=False, duplicates=False),
+        )  # fmt: skip
+        assert {i.kind for i in found} <= {"label", "outlier"}

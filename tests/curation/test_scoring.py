@@ -1,0 +1,304 @@
+"""Probabilities that have not seen the label they judge, label quality, and near-duplicates."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from curation import scoring
+from curation.errors import InputError, RecordError
+from curation.scoring import (
+    apply_temperature,
+    fold_numbers,
+    group_near_duplicates,
+    join_groups,
+    label_quality,
+    leave_out_kernel,
+    leave_out_logistic,
+    log_loss,
+    near_duplicate_pairs,
+    nearest_neighbours,
+    scale,
+    score_out_of_sample,
+    softmax,
+    temperature,
+)
+
+METHODS = ("auto", "folds", "loo", "kernel")
+
+
+def blobs(
+    samples: int = 240, classes: int = 3, dimensions: int = 12, seed: int = 0, spread: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features around one centre a class, and their true labels."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(samples) % classes
+    centres = rng.normal(size=(classes, dimensions)) * 2
+    features = centres[labels] + spread * rng.normal(size=(samples, dimensions))
+    return features.astype(np.float32), labels.astype(np.int64)
+
+
+def alone(count: int) -> np.ndarray:
+    return np.arange(count, dtype=np.int64)
+
+
+def flipped(labels: np.ndarray, classes: int, share: float, seed: int = 1) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    wrong = rng.permutation(len(labels))[: int(share * len(labels))]
+    noisy = labels.copy()
+    noisy[wrong] = (labels[wrong] + rng.integers(1, classes, len(wrong))) % classes
+    return noisy
+
+
+class TestOutOfSample:
+    @pytest.mark.parametrize("method", METHODS)
+    def test_wrong_labels_get_low_quality(self, method: scoring.Method) -> None:
+        features, truth = blobs()
+        labels = flipped(truth, 3, 0.1)
+        out = score_out_of_sample(features, labels, 3, groups=alone(240), seed=0, method=method)
+        quality = label_quality(out.probabilities, labels)
+        assert quality[labels != truth].max() < np.quantile(quality[labels == truth], 0.1)
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_rows_are_distributions_and_the_same_again(self, method: scoring.Method) -> None:
+        features, labels = blobs(90)
+        first = score_out_of_sample(features, labels, 3, groups=alone(90), seed=3, method=method)
+        again = score_out_of_sample(features, labels, 3, groups=alone(90), seed=3, method=method)
+        assert first.probabilities.shape == (90, 3)
+        np.testing.assert_allclose(first.probabilities.sum(axis=1), 1)
+        assert (first.probabilities == again.probabilities).all()
+        assert first.settings == again.settings
+        assert first.seconds > 0
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_random_labels_can_not_be_told(self, method: scoring.Method) -> None:
+        """A model that had seen the labels would find them far more often than one time in three."""
+        features, _ = blobs(300, spread=3)
+        labels = np.random.default_rng(5).integers(0, 3, 300)
+        out = score_out_of_sample(features, labels, 3, groups=alone(300), seed=0, method=method)
+        assert (out.probabilities.argmax(axis=1) == labels).mean() < 0.43
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_a_twin_does_not_give_the_label_away(self, method: scoring.Method) -> None:
+        """Each picture comes twice with the same random label; in one group, the twin must not help."""
+        features, _ = blobs(150, dimensions=60, spread=3)
+        labels = np.random.default_rng(5).integers(0, 3, 150)
+        features, labels = np.concatenate([features, features]), np.concatenate([labels, labels])
+        apart = score_out_of_sample(features, labels, 3, groups=alone(300), seed=0, method=method)
+        together = score_out_of_sample(features, labels, 3, groups=alone(300) % 150, seed=0, method=method)
+        assert (apart.probabilities.argmax(axis=1) == labels).mean() > 0.52
+        assert (together.probabilities.argmax(axis=1) == labels).mean() < 0.45
+
+    def test_a_large_group_is_left_out_by_folds(self) -> None:
+        features, labels = blobs(200)
+        groups = np.where(np.arange(200) < 50, 0, np.arange(200))
+        out = score_out_of_sample(features, labels, 3, groups=groups, seed=0, method="loo")
+        assert len(set(out.folds[:50].tolist())) == 1
+        assert out.folds[0] >= 0
+        assert set(out.folds[50:].tolist()) == {-1}
+        assert (out.probabilities.argmax(axis=1) == labels).mean() > 0.95
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_a_class_may_have_one_sample_or_none(self, method: scoring.Method) -> None:
+        features, labels = blobs(60, classes=2)
+        labels[0] = 2
+        out = score_out_of_sample(features, labels, 5, groups=alone(60), seed=0, method=method)
+        assert out.probabilities.shape == (60, 5)
+        assert np.isfinite(out.probabilities).all()
+        assert out.probabilities[:, 3:].max() < 0.05
+        assert (out.probabilities.argmax(axis=1) == labels)[1:].mean() > 0.95
+
+    def test_leaving_one_of_two_samples_of_a_class_out_leaves_the_other(self) -> None:
+        features, labels = blobs(62, classes=2, spread=0.3)
+        features[:2] = -features[2:4] + 9
+        labels[:2] = 2
+        out = score_out_of_sample(features, labels, 3, groups=alone(62), seed=0, method="kernel")
+        assert out.probabilities[:2].argmax(axis=1).tolist() == [2, 2]
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_constant_features_give_about_the_shares_of_the_classes(self, method: scoring.Method) -> None:
+        labels = np.array([0] * 30 + [1] * 10)
+        out = score_out_of_sample(
+            np.ones((40, 4), dtype=np.float32), labels, 2, groups=alone(40), seed=0, method=method
+        )
+        assert np.isfinite(out.probabilities).all()
+        assert out.probabilities[:, 0].mean() == pytest.approx(0.75, abs=0.1)
+
+    def test_a_thousand_classes_take_seconds(self) -> None:
+        rng = np.random.default_rng(0)
+        labels = np.arange(3000) % 1000
+        features = (rng.normal(size=(1000, 64))[labels] + 0.3 * rng.normal(size=(3000, 64))).astype(np.float32)
+        out = score_out_of_sample(features, labels, 1000, groups=alone(3000), seed=0, method="kernel")
+        assert (out.probabilities.argmax(axis=1) == labels).mean() > 0.9
+        assert out.seconds < 60
+
+    def test_three_samples_are_enough_to_answer(self) -> None:
+        features = np.array([[0, 1], [0, 1.1], [5, 0]], dtype=np.float32)
+        out = score_out_of_sample(features, np.array([0, 0, 1]), 2, groups=alone(3), seed=0)
+        assert np.isfinite(out.probabilities).all()
+
+    def test_features_that_are_not_numbers_are_refused_with_their_row(self) -> None:
+        features, labels = blobs(20)
+        features[7, 3] = np.nan
+        with pytest.raises(RecordError, match=r"those of 1 samples are not, first in row 7"):
+            score_out_of_sample(features, labels, 3, groups=alone(20), seed=0)
+
+    def test_labels_of_one_class_are_refused(self) -> None:
+        features, _ = blobs(20)
+        with pytest.raises(InputError, match="all of one class"):
+            score_out_of_sample(features, np.zeros(20, dtype=np.int64), 3, groups=alone(20), seed=0)
+
+    def test_one_group_for_everything_is_refused(self) -> None:
+        features, labels = blobs(20)
+        with pytest.raises(InputError, match="all of one group"):
+            score_out_of_sample(features, labels, 3, groups=np.zeros(20, dtype=np.int64), seed=0)
+
+    def test_arrays_that_do_not_fit_are_refused(self) -> None:
+        features, labels = blobs(20)
+        with pytest.raises(RecordError, match=r"got \(20, 12\), \(19,\) and \(20,\)"):
+            score_out_of_sample(features, labels[1:], 3, groups=alone(20), seed=0)
+        with pytest.raises(RecordError, match="columns 0 to 1, got 0 to 2"):
+            score_out_of_sample(features, labels, 2, groups=alone(20), seed=0)
+
+
+class TestClosedForms:
+    def test_kernel_regression_equals_refitting_without_each_group(self) -> None:
+        """Against the formula written out: ridge regression with the chosen noise on all other groups."""
+        features, truth = blobs(60)
+        labels, inputs = flipped(truth, 3, 0.2), scale(features)
+        groups = alone(60) // 3
+        basis, eigenvalues = scoring._kernel_basis(inputs, 0)
+        kernel = (basis * eigenvalues) @ basis.T
+        targets = np.eye(3)[labels] - 1 / 3
+        expected = np.zeros((60, 3))
+        _, noise = leave_out_kernel(inputs, labels, 3, groups, seed=0)
+        for group in range(20):
+            held = groups == group
+            own = kernel[np.ix_(~held, ~held)]
+            expected[held] = kernel[np.ix_(held, ~held)] @ np.linalg.solve(own + noise * np.eye(57), targets[~held])
+        found, _ = leave_out_kernel(inputs, labels, 3, groups, seed=0)
+        np.testing.assert_allclose(found, apply_temperature(expected, temperature(expected, labels)), atol=2e-3)
+
+    @pytest.mark.parametrize("classes", [2, 3])
+    @pytest.mark.parametrize("size", [1, 2])
+    def test_one_step_comes_near_refitting_without_each_group(self, classes: int, size: int) -> None:
+        features, truth = blobs(120, classes, spread=2)
+        labels, inputs = flipped(truth, classes, 0.15), scale(features)
+        groups = alone(120) // size
+        stepped = leave_out_logistic(inputs, labels, classes, groups, strength=0.1)
+        fitted = LogisticRegression(C=0.1, max_iter=1000).fit(inputs, labels).predict_proba(inputs)
+        exact = np.zeros((120, classes))
+        for group in np.unique(groups):
+            held = groups == group
+            model = LogisticRegression(C=0.1, max_iter=1000).fit(inputs[~held], labels[~held])
+            exact[held] = model.predict_proba(inputs[held])
+        assert abs(stepped - exact).mean() < (0.25 if classes == 2 else 0.5) * abs(fitted - exact).mean()
+        assert log_loss(exact, labels) < 1.02 * log_loss(stepped, labels)  # the step is rather too careful
+        assert log_loss(stepped, labels) < 1.15 * log_loss(exact, labels)
+
+    def test_kernel_on_landmarks_comes_near_the_exact_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        features, truth = blobs(400, spread=2)
+        labels, inputs = flipped(truth, 3, 0.1), scale(features)
+        exact, _ = leave_out_kernel(inputs, labels, 3, alone(400), seed=0)
+        monkeypatch.setattr(scoring, "LANDMARKS", 200)
+        near, _ = leave_out_kernel(inputs, labels, 3, alone(400), seed=0)
+        assert abs(near - exact).mean() < 0.03
+
+
+class TestFolds:
+    def test_groups_are_whole_and_classes_spread(self) -> None:
+        rng = np.random.default_rng(0)
+        labels = rng.integers(0, 3, 300)
+        groups = np.unique(rng.integers(0, 120, 300), return_inverse=True)[1]
+        folds = fold_numbers(labels, groups, 5, seed=0)
+        assert all(len(set(folds[groups == g].tolist())) == 1 for g in np.unique(groups))
+        for label in range(3):
+            counts = np.bincount(folds[labels == label], minlength=5)
+            assert counts.min() > 0.5 * counts.mean()
+
+    def test_single_samples_are_spread_as_evenly_as_can_be(self) -> None:
+        labels = np.repeat([0, 1, 2], [50, 23, 7])
+        folds = fold_numbers(labels, alone(80), 5, seed=1)
+        for label in range(3):
+            counts = np.bincount(folds[labels == label], minlength=5)
+            assert counts.max() - counts.min() <= 1
+        assert np.bincount(folds).max() - np.bincount(folds).min() <= 2
+
+    def test_folds_are_shuffled_by_the_seed(self) -> None:
+        labels = np.repeat([0, 1], 50)
+        assert (fold_numbers(labels, alone(100), 5, seed=0) != fold_numbers(labels, alone(100), 5, seed=1)).any()
+        first = fold_numbers(labels, alone(100), 5, seed=0)[:50]
+        assert np.abs(np.diff(first)).min() == 0  # neither blocks nor a plain round: neighbours now and then share one
+        assert len(set(first[:10].tolist())) > 2
+
+
+class TestQuality:
+    PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3]])
+
+    def test_self_confidence_is_the_probability_of_the_label(self) -> None:
+        assert label_quality(self.PROBABILITIES, np.array([0, 2])).tolist() == pytest.approx([0.7, 0.3])
+
+    def test_margins_compare_with_the_best_other_class(self) -> None:
+        labels = np.array([0, 2])
+        margin = label_quality(self.PROBABILITIES, labels, score="normalized_margin")
+        assert margin.tolist() == pytest.approx([(0.7 - 0.2 + 1) / 2, (0.3 - 0.6 + 1) / 2])
+        assert label_quality(self.PROBABILITIES, labels, score="log_margin").tolist() == pytest.approx([7 / 9, 1 / 3])
+
+    def test_no_samples_have_no_quality(self) -> None:
+        assert label_quality(np.zeros((0, 3)), np.zeros(0, dtype=np.int64)).shape == (0,)
+
+    def test_shapes_that_do_not_fit_are_refused(self) -> None:
+        with pytest.raises(RecordError, match=r"got \(2, 3\) and \(3,\)"):
+            label_quality(self.PROBABILITIES, np.array([0, 1, 2]))
+
+    def test_temperature_undoes_too_much_confidence(self) -> None:
+        rng = np.random.default_rng(0)
+        logits = rng.normal(size=(4000, 3)) * 1.5
+        labels = np.array([rng.choice(3, p=p) for p in softmax(logits)])
+        assert temperature(logits * 4, labels) == pytest.approx(4, rel=0.1)
+        calibrated = apply_temperature(logits * 4, temperature(logits * 4, labels))
+        assert log_loss(calibrated, labels) < log_loss(softmax(logits * 4), labels)
+
+
+class TestNearDuplicates:
+    def test_copies_with_a_little_noise_share_a_group(self) -> None:
+        features, _ = blobs(100, spread=2)
+        rng = np.random.default_rng(0)
+        copies = features[:5] + 0.02 * rng.normal(size=(5, 12)).astype(np.float32)
+        groups = group_near_duplicates(np.concatenate([features, copies]))
+        assert (groups[:5] == groups[100:]).all()
+        assert len(set(groups[:100].tolist())) == 100
+
+    def test_a_set_of_alike_images_is_not_one_group(self) -> None:
+        """Cells of one panel differ little from one another: what is usual in the set decides, not a fixed cosine."""
+        rng = np.random.default_rng(0)
+        cells = rng.normal(size=(1, 64)) * 10 + np.concatenate([np.zeros((60, 64)), 16 + np.zeros((60, 64))])
+        features = (cells + rng.normal(size=(120, 64))).astype(np.float32)
+        assert np.median(nearest_neighbours(features, 1)[1]) > 0.98
+        assert len(set(group_near_duplicates(features).tolist())) == 120
+
+    def test_groups_join_over_several_steps(self) -> None:
+        assert join_groups(6, [(0, 1), (4, 5), (1, 4)]).tolist() == [0, 0, 1, 2, 0, 0]
+
+    def test_pairs_are_found_across_blocks(self) -> None:
+        rng = np.random.default_rng(0)
+        features = rng.normal(size=(2100, 16)).astype(np.float32)
+        features[2050] = features[3] * 1.0001
+        assert [(left, right) for left, right, _ in near_duplicate_pairs(features, 0.9999)] == [(3, 2050)]
+
+    def test_constant_features_are_no_duplicates_of_one_another(self) -> None:
+        assert len(set(group_near_duplicates(np.ones((10, 4), dtype=np.float32)).tolist())) == 10
+
+    @pytest.mark.parametrize("count", [0, 1, 2])
+    def test_tiny_sets_are_fine(self, count: int) -> None:
+        assert group_near_duplicates(np.eye(2, dtype=np.float32)[:count]).shape == (count,)
+
+    def test_neighbours_are_those_of_a_full_search(self) -> None:
+        features, _ = blobs(50)
+        rows, cosines = nearest_neighbours(features, 4, block=7)
+        unit = features - features.mean(axis=0)
+        unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+        similar = unit @ unit.T - 9 * np.eye(50)
+        assert (rows == np.argsort(-similar, axis=1)[:, :4]).all()
+        np.testing.assert_allclose(cosines, -np.sort(-similar, axis=1)[:, :4], atol=1e-5)
