@@ -244,11 +244,11 @@ def load_weights(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], so
 
 
 def _data_config(model: Any, name: str, origin: str) -> dict[str, Any]:
-    import timm.data
+    from timm.data.config import resolve_model_data_config
 
     if name == BUNDLED and origin.startswith("bundled"):
         return {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-    config = timm.data.resolve_model_data_config(model)
+    config = resolve_model_data_config(model)  # type: ignore[no-untyped-call]  # timm has no types here
     return {"mean": tuple(config["mean"]), "std": tuple(config["std"])}
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import tomllib
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from curation.errors import ConfigError
 
@@ -30,6 +31,8 @@ class BackboneSettings:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        known = re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)
+        _require(known is not None, "backbone.device", self.device, "'auto', 'cpu', 'cuda' or 'cuda:N'")
         _require(self.size == 0 or 32 <= self.size <= 1024, "backbone.size", self.size, "0 or 32 to 1024")
 
 
@@ -160,7 +163,7 @@ def settings_from_dict(values: Mapping[str, Any], source: str = "curation.toml")
 
     Raises ConfigError for an unknown key (offering the nearest one), a wrong type or a value out of range.
     """
-    return _section(Settings, values, source, "")
+    return cast(Settings, _section(Settings, values, source, ""))
 
 
 def _section(kind: Any, values: Mapping[str, Any], source: str, prefix: str) -> Any:

@@ -210,20 +210,20 @@ def _read_table(file: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]
         import pyarrow.parquet as pq
 
         try:
-            table = pq.read_table(file)
+            table = pq.read_table(file)  # type: ignore[no-untyped-call]  # pyarrow has no types
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(f"{file} is not a readable Parquet file: {error}") from None
         return list(table.column_names), list(enumerate(table.to_pylist(), start=1))
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise DataError(f"{file} row {line}: not UTF-8 text; save the table as UTF-8 CSV") from None
+        number = error.object[: error.start].count(b"\n") + 1
+        raise DataError(f"{file} row {number}: not UTF-8 text; save the table as UTF-8 CSV") from None
     except OSError as error:
         raise DataError(f"{file} can't be read: {error.strerror}") from None
     reader = csv.reader(text.splitlines(keepends=True))
     try:
-        lines = [(reader.line_num, line) for line in reader if any(cell.strip() for cell in line)]
+        lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     except csv.Error as error:
         raise DataError(f"{file} row {reader.line_num}: {error}") from None
     if not lines:

@@ -54,14 +54,14 @@ class Project:
     """A curation project in a folder.
 
     ``Project(folder)`` opens one, ``Project.create(...)`` makes one. ``progress(what, done, total)`` is called during
-    long work, ``say(sentence)`` with what a user wants to know as it happens. Raises ProjectError where there is none.
+    long work, ``say(sentence)`` with what a user wants to know as it happens. Raises DataError where there is none.
     """
 
     def __init__(self, root: str | Path, *, progress: Progress | None = None, say: Say = _silent) -> None:
         self.root = Path(root)
         self.paths = ProjectPaths(self.root)
         if not self.paths.settings.exists():
-            raise ProjectError(f"{self.root} is no project (no curation.toml in it); make one with `curate init`")
+            raise DataError(f"{self.root} is no project (no curation.toml in it); make one with `curate init`")
         self.settings = read_settings(self.paths.settings)
         self.ledger = Ledger(self.settings.ledger) if self.settings.ledger else Ledger.in_file(self.paths.ledger)
         self.progress = progress
@@ -182,7 +182,7 @@ class Project:
         classes = self.classes
         only = self.find(path).id if path is not None else None
         paths = {s.id: s.paths[0].path for s in self.ledger.samples() if s.paths}
-        rows = [
+        rows: list[tuple[Any, ...]] = [
             (e.at, paths.get(e.sample_id, ""), e.kind, classes.name(e.old),
              "left out" if e.excluded else classes.name(e.new), e.who, e.why, e.iteration,
              ", ".join(map(str, e.cites)), f"event {e.id}")
@@ -194,7 +194,8 @@ class Project:
             for v in self.ledger.verdicts(every=True) if only in (None, v.sample_id)
         ]  # fmt: skip
         columns = ["at", "path", "what", "old", "new", "who", "why", "iteration", "cites", "id"]
-        return pd.DataFrame(sorted(rows, key=lambda r: (r[0], r[-1])), columns=columns)
+        rows.sort(key=lambda row: row[0])
+        return pd.DataFrame(rows, columns=columns)
 
     def undo(self, path: str, *, who: str = "user", why: str = "undone") -> LabelEvent:
         """Take back the last change of an image's label; a new event, so nothing is lost."""
@@ -412,7 +413,7 @@ class Project:
         self.say(
             f"Iteration {number} waits for people: {missing} of {sum(e.opinions for e in entries)} answers to come."
         )
-        addresses = getattr(annotator, "addresses", dict)()
+        addresses: Mapping[str, str] = getattr(annotator, "addresses", dict)()
         for stream, address in addresses.items():
             self.say(f"  {stream}: {address}")
         self.say("`curate label` shows how to sign in; `curate run` goes on when the answers are there.")
@@ -685,7 +686,7 @@ def _flag_table(
     for issue in issues:
         if issue.kind != "label":
             others.setdefault(issue.sample_id, []).append(issue)
-    rows = []
+    rows: list[tuple[str, str, float, str, str, str]] = []
     for stored in samples:
         if stored.id not in quality:
             continue
@@ -700,4 +701,5 @@ def _flag_table(
                  "true" if issue or conflict else "false", reason)
             )  # fmt: skip
     columns = ["path", "label", "label_quality", "suggested_label", "issue", "reason"]
-    return pd.DataFrame(sorted(rows, key=lambda r: (r[2], r[0])), columns=columns)
+    rows.sort(key=lambda row: (row[2], row[0]))
+    return pd.DataFrame(rows, columns=columns)

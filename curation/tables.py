@@ -61,9 +61,9 @@ def issues_to_frame(issues: Sequence[Issue]) -> pd.DataFrame:
 def issues_from_frame(frame: pd.DataFrame) -> list[Issue]:
     """The inverse of ``issues_to_frame``."""
     return [
-        Issue(r.sample_id, r.kind, float(r.score), r.reason, _none(r.given), _none(r.suggested),
-              tuple(json.loads(r.related)))
-        for r in frame.itertuples(index=False)
+        Issue(r["sample_id"], r["kind"], float(r["score"]), r["reason"], _none(r["given"]), _none(r["suggested"]),
+              tuple(json.loads(r["related"])))
+        for r in frame.to_dict(orient="records")
     ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ On CUDA the same activations live on the device and training runs in bf16. Netwo
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 import time
@@ -71,15 +72,17 @@ class FineTuned:
 
         backbone = self.store.backbone
         about = {
-            "class_ids": json.dumps(self.class_ids),
+            "class_ids": self.class_ids,
             "backbone": backbone.name,
             "identity": backbone.identity,
-            "size": str(backbone.size),
-            "temperature": repr(self.temperature),
-            "history": json.dumps(self.history),
+            "size": backbone.size,
+            "temperature": self.temperature,
+            "history": self.history,
             "words": self.words,
         }
-        write_whole(file, save(_tensors(self.store, self.model, self.head), metadata=about))
+        # One entry: safetensors writes several in any order, and the same model must be the same file.
+        metadata = {"curation": json.dumps(about)}
+        write_whole(file, save(_tensors(self.store, self.model, self.head), metadata=metadata))
 
 
 def load_fine_tuned(file: Path, store: FeatureStore) -> FineTuned:
@@ -87,18 +90,16 @@ def load_fine_tuned(file: Path, store: FeatureStore) -> FineTuned:
     from safetensors import safe_open
 
     with safe_open(str(file), framework="pt") as opened:
-        about = opened.metadata()
+        about = json.loads(opened.metadata()["curation"])
         tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 — not a mapping
-    if about["identity"] != store.backbone.identity or int(about["size"]) != store.backbone.size:
+    if (about["identity"], about["size"]) != (store.backbone.identity, store.backbone.size):
         raise DataError(
             f"{file} was trained on {about['backbone']} at {about['size']} px with other weights; use those"
         )
-    class_ids = tuple(json.loads(about["class_ids"]))
+    class_ids = tuple(about["class_ids"])
     model, head = _fresh(store, len(class_ids))
     _restore(store, model, head, tensors)
-    return FineTuned(
-        store, class_ids, model, head, float(about["temperature"]), json.loads(about["history"]), 0.0, about["words"]
-    )
+    return FineTuned(store, class_ids, model, head, about["temperature"], about["history"], 0.0, about["words"])
 
 
 def fine_tune(
@@ -132,7 +133,8 @@ def fine_tune(
     model, head = _fresh(store, len(class_ids))
     _begin_head(head, features, labels)
     epochs = settings.epochs or _epochs(len(samples))
-    fit = _Fit(store, model, head, settings, seed, checkpoint, progress)
+    run = _run_of(store, samples, labels, augmentations, settings, seed)
+    fit = _Fit(store, model, head, settings, seed, checkpoint, run, progress)
     inputs = torch.from_numpy(np.concatenate([activations, extra]) if len(extra) else activations)
     targets = torch.from_numpy(np.concatenate([labels, labels[rows]]) if len(extra) else labels)
     # Validation rows and their augmented copies stay out of the training of this run; they set the temperature.
@@ -146,6 +148,16 @@ def fine_tune(
         f"{len(history)} epochs; {describe_device(str(store.backbone.device))}"
     )
     return FineTuned(store, class_ids, model, head, temperature, history, time.perf_counter() - began, words)
+
+
+def _run_of(
+    store: FeatureStore, samples: Sequence[Sample], labels: Labels, augmentations: Sequence[Augmentation],
+    settings: TrainingSettings, seed: int,
+) -> str:  # fmt: skip
+    """What a run is made of, as one hash: a checkpoint of another run is of no use."""
+    made_of = [store.backbone.identity, store.backbone.size, seed, repr(settings), [s.id for s in samples]]
+    made_of += [labels.tolist(), [(a.name, a.sample_ids, a.copies) for a in augmentations]]
+    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
 
 
 def _epochs(rows: int) -> int:
@@ -253,6 +265,7 @@ class _Fit:
         settings: TrainingSettings,
         seed: int,
         checkpoint: Path | None,
+        run: str,
         progress: Progress | None,
     ) -> None:
         self.store = store
@@ -261,6 +274,7 @@ class _Fit:
         self.settings = settings
         self.seed = seed
         self.checkpoint = checkpoint.with_suffix(".safetensors") if checkpoint else None
+        self.run_id = run
         self.progress = progress
         self.device = store.backbone.device
         self.trained = [*head.parameters()]
@@ -286,9 +300,13 @@ class _Fit:
         history: list[dict[str, float]] = []
         best = self._keep(average)
         best_loss = self._validation_loss(inputs, targets, held)
-        for epoch in range(epochs):
+        saved = self._resume(optimizer)
+        if saved is not None:
+            average, best, best_loss, history = saved
+            schedule.last_epoch = len(history) * math.ceil(len(kept) / self.settings.batch_size)
+        for epoch in range(len(history), epochs):
             order = np.random.default_rng([self.seed, epoch]).permutation(kept)
-            torch.manual_seed(self.seed * 1000 + epoch)
+            torch.manual_seed(self.seed * 1000 + epoch)  # for dropout in tails that have it
             loss = self._epoch(inputs, targets, order, optimizer, schedule, average, epoch)
             live = self._swap(average)
             validation = self._validation_loss(inputs, targets, held)
@@ -296,9 +314,12 @@ class _Fit:
                 best_loss, best = validation, self._keep(self.trained)
             self._swap(live)
             history.append({"epoch": epoch + 1, "loss": loss, "validation_loss": validation})
+            self._save(optimizer, average, best, best_loss, history)
             if self.progress:
                 self.progress("fine-tuning", epoch + 1, epochs)
         self._swap(best)
+        if self.checkpoint:
+            self.checkpoint.unlink(missing_ok=True)
         return history
 
     def _epoch(
@@ -312,8 +333,6 @@ class _Fit:
         for start in range(0, len(order), size):
             rows = torch.from_numpy(order[start : start + size])
             batch = _on_device(inputs[rows], self.device)
-            if batch.ndim == 4 and torch.rand(()) < 0.5:
-                batch = batch.flip(3)  # a mirrored image has mirrored activations, very nearly
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
                 logits = self.head(self.store.backbone.tail(batch, self.model))
                 loss = torch.nn.functional.cross_entropy(
@@ -322,7 +341,7 @@ class _Fit:
             if not torch.isfinite(loss):
                 rate = schedule.get_last_lr()[0]
                 raise TrainingError(
-                    f"the loss became {float(loss)} in epoch {epoch + 1} at rate {rate:.2g}; lower training.head_rate "
+                    f"the loss became {float(loss.detach())} in epoch {epoch + 1} at rate {rate:.2g}; lower training.head_rate "
                     "and training.tail_rate in curation.toml"
                 )
             optimizer.zero_grad(set_to_none=True)
@@ -335,6 +354,51 @@ class _Fit:
                     mean.lerp_(parameter, 1 - AVERAGING)
             total += float(loss.detach()) * len(rows)
         return total / max(len(order), 1)
+
+    def _save(
+        self, optimizer: Any, average: list[torch.Tensor], best: list[torch.Tensor], best_loss: float,
+        history: list[dict[str, float]],
+    ) -> None:  # fmt: skip
+        """Write all that the next epoch needs, whole or absent."""
+        if self.checkpoint is None:
+            return
+        from safetensors.torch import save
+
+        state = optimizer.state_dict()["state"]
+        tensors = {}
+        for number, parameter in enumerate(self.trained):
+            tensors[f"live.{number}"], tensors[f"mean.{number}"] = parameter.detach(), average[number]
+            tensors[f"best.{number}"] = best[number]
+            for key, value in state[number].items():
+                tensors[f"adam.{number}.{key}"] = value
+        whole = {key: value.cpu().clone().contiguous() for key, value in tensors.items()}
+        about = {"run": self.run_id, "best_loss": repr(best_loss), "history": json.dumps(history)}
+        write_whole(self.checkpoint, save(whole, metadata=about))
+
+    def _resume(
+        self, optimizer: Any
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor], float, list[dict[str, float]]] | None:
+        """Take up a checkpoint of this very run: average, best weights, their loss, history; ``None`` without one."""
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return None
+        from safetensors import safe_open
+
+        with safe_open(str(self.checkpoint), framework="pt", device=str(self.device)) as opened:
+            about = opened.metadata()
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 — not a mapping
+        if about["run"] != self.run_id:
+            return None  # of other labels, recipes or settings
+        count = range(len(self.trained))
+        self._swap([tensors[f"live.{n}"] for n in count])
+        groups = optimizer.state_dict()["param_groups"]
+        state = {n: {k.split(".")[2]: v for k, v in tensors.items() if k.startswith(f"adam.{n}.")} for n in count}
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+        return (
+            [tensors[f"mean.{n}"] for n in count],
+            [tensors[f"best.{n}"] for n in count],
+            float(about["best_loss"]),
+            json.loads(about["history"]),
+        )
 
     def _validation_loss(self, inputs: torch.Tensor, targets: torch.Tensor, held: Labels) -> float:
         if not len(held):

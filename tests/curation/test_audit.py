@@ -1,0 +1,131 @@
+"""What is concluded from people's decisions, and that the intervals hold what they promise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from curation.audit import AuditFigures, estimate_audit, is_flagged, wilson_interval
+from curation.records import Decision, QueueEntry
+
+
+def entry(number: int, mode: Any = "shown", given: str | None = "c1", reason: str = "looks wrong") -> QueueEntry:
+    return QueueEntry(f"k{number}", f"s{number}", 1, number, mode, given, "c2" if reason else None, reason)
+
+
+def decision(number: int, outcome: Any) -> Decision:
+    return Decision(f"s{number}", outcome, "c2", 1.0, (), "")
+
+
+def audited(
+    flagged: list[str], controls: list[str], n_unflagged: int = 1000, n_flagged: int = 100, **settled: int
+) -> AuditFigures:
+    entries = [entry(n) for n in range(len(flagged))]
+    entries += [entry(500 + n, "control", reason="") for n in range(len(controls))]
+    decisions = {e.sample_id: decision(e.position, o) for e, o in zip(entries, flagged + controls, strict=True)}
+    return estimate_audit(entries, decisions, n_unflagged, n_flagged, **settled)
+
+
+class TestWilson:
+    def test_known_values(self) -> None:
+        low, high = wilson_interval(10, 100)
+        assert (low, high) == pytest.approx((0.0552, 0.1744), abs=1e-4)
+
+    @pytest.mark.parametrize(("successes", "total"), [(0, 0), (0, 5), (5, 5), (1, 2)])
+    def test_bounds_stay_between_zero_and_one(self, successes: int, total: int) -> None:
+        low, high = wilson_interval(successes, total)
+        assert 0 <= low < high <= 1
+
+    def test_a_higher_level_is_wider(self) -> None:
+        assert wilson_interval(5, 20, 0.99)[1] > wilson_interval(5, 20)[1]
+
+
+class TestFigures:
+    def test_nothing_is_known_without_decisions(self) -> None:
+        assert estimate_audit([entry(1)], {}, 100, 10) == AuditFigures()
+        assert estimate_audit([], {}, 0, 0) == AuditFigures()
+
+    def test_precision_is_how_many_flagged_labels_were_wrong(self) -> None:
+        figures = audited(["change"] * 8 + ["keep"] * 2, [])
+        assert figures.flagger_precision is not None
+        assert figures.flagger_precision.value == 0.8
+        assert figures.flagger_precision.ci == wilson_interval(8, 10)
+        assert figures.flagger_recall is None
+        assert figures.labels_wrong is None
+
+    def test_undecided_and_unlabeled_images_count_for_nothing(self) -> None:
+        with_others = audited(["change", "contested", "ambiguous", "exclude", "keep"], [])
+        assert with_others.flagger_precision == audited(["change", "keep"], []).flagger_precision
+        pool = entry(9, "blind", given=None, reason="")
+        assert estimate_audit([pool], {"s9": decision(9, "change")}, 10, 10) == AuditFigures()
+
+    def test_labels_wrong_adds_what_controls_and_unseen_flags_hold(self) -> None:
+        """1 of 20 controls wrong: 1/20 of 980; 5 of the later 10 flagged wrong: half of the 80 that are left."""
+        figures = audited(["change"] * 10 + ["change", "keep"] * 5, ["change"] + ["keep"] * 19)
+        assert figures.labels_wrong is not None
+        assert figures.labels_wrong.value == pytest.approx(980 / 20 + 80 / 2)
+        low, high = figures.labels_wrong.ci or (0, 0)
+        assert low < figures.labels_wrong.value < high
+        assert high < 400
+
+    def test_what_was_settled_before_is_not_counted_again(self) -> None:
+        figures = audited(
+            ["change"] * 10 + ["change", "keep"] * 5, ["change"] + ["keep"] * 19, settled_flagged=80,
+            settled_unflagged=500,
+        )  # fmt: skip
+        assert figures.labels_wrong is not None
+        assert figures.labels_wrong.value == pytest.approx(480 / 20)
+
+    def test_recall_is_the_flagged_share_of_all_wrong_labels(self) -> None:
+        """All 10 flagged are seen, 6 wrong; 2 of 50 controls are wrong, so 40 of 1,000 unflagged labels."""
+        figures = audited(["change"] * 6 + ["keep"] * 4, ["change"] * 2 + ["keep"] * 48, n_flagged=10)
+        assert figures.flagger_recall is not None
+        assert figures.flagger_recall.value == pytest.approx(6 / (6 + 40))
+        low, high = figures.flagger_recall.ci or (0, 0)
+        assert low < figures.flagger_recall.value < high < 0.7
+
+    def test_right_controls_leave_zero_possible_but_not_certain(self) -> None:
+        figures = audited(["keep"] * 10, ["keep"] * 30, n_flagged=10)
+        assert figures.labels_wrong is not None
+        assert figures.labels_wrong.value == 0
+        low, high = figures.labels_wrong.ci or (9, 0)
+        assert low == 0
+        assert 30 < high < 150
+        assert figures.flagger_recall is None  # no wrong label was seen at all
+
+    def test_seen_through_and_right_is_zero(self) -> None:
+        figures = audited(["keep"] * 3, ["keep"] * 4, n_unflagged=4, n_flagged=3)
+        assert figures.labels_wrong is not None
+        assert (figures.labels_wrong.value, figures.labels_wrong.ci) == (0, (0, 0))
+
+    def test_flags_that_nobody_looked_at_leave_the_rest_unknown(self) -> None:
+        assert audited([], ["keep"] * 10).labels_wrong is None
+        assert audited([], ["keep"] * 10, n_flagged=0).labels_wrong is not None
+
+    def test_a_contested_image_that_is_not_flagged_says_nothing_of_the_flagger(self) -> None:
+        assert is_flagged(entry(1, "blind"))
+        assert is_flagged(entry(1, "shown", reason=""))
+        assert not is_flagged(entry(1, "blind", reason=""))
+        assert not is_flagged(entry(1, "control", reason=""))
+
+
+@pytest.mark.parametrize(("miss_rate", "controls"), [(0.05, 60), (0.15, 40), (0.01, 100)])
+def test_the_interval_holds_the_truth_nineteen_times_in_twenty(miss_rate: float, controls: int) -> None:
+    """Flagged labels become less often wrong with rank, which the estimate must survive on the safe side."""
+    rng = np.random.default_rng(7)
+    held = 0
+    for _ in range(200):
+        flagged = rng.random(150) < np.linspace(0.9, 0.3, 150)
+        others = rng.random(2000) < miss_rate
+        drawn = rng.permutation(2000)[:controls]
+        figures = audited(
+            ["change" if w else "keep" for w in flagged[:100]],
+            ["change" if w else "keep" for w in others[drawn]], n_unflagged=2000, n_flagged=150,
+        )  # fmt: skip
+        left = flagged[100:].sum() + others.sum() - others[drawn].sum()
+        assert figures.labels_wrong is not None
+        low, high = figures.labels_wrong.ci or (0, 0)
+        held += low <= left <= high
+    assert held >= 0.91 * 200

@@ -1,0 +1,217 @@
+"""The loop: stages run once, go on where they stopped, and never look at the holdout's labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from tests_stand_ins import PixelFeatures, TruthfulPeople, content_id, draw
+
+from augment.choose import plan
+from curation.config import ReviewSettings, Settings
+from curation.heads import HeadTrainer
+from curation.images import measure_properties
+from curation.ledger import Ledger, NewPath, NewSample
+from curation.loop import Account, Loop, Parts, joint_groups
+from curation.records import Decision, Sample
+from curation.runs import ProjectPaths, finished
+
+FLIPPED = 8
+
+
+class Recorder:
+    """Keeps the accounts that it was given."""
+
+    def __init__(self) -> None:
+        self.accounts: list[Account] = []
+
+    def record(self, account: Account) -> Mapping[str, str]:
+        self.accounts.append(account)
+        return {}
+
+
+class House:
+    """A project on drawn images with a head as its trainer: 80 train (8 labels flipped), 40 holdout, 10 pool."""
+
+    def __init__(self, root: Path, *, holdout_seed: int | None = None, silent: int = 0) -> None:
+        truth = draw(root / "images", 130)
+        self.recorder = Recorder()
+        self.ledger = Ledger.in_file(root / "ledger.db")
+        self.ledger.add_classes(["left", "right"], who="import")
+        self.ledger.set_about("id", "0" * 32)
+        splits = ["train"] * 80 + ["holdout"] * 40 + ["pool"] * 10
+        ids = [content_id(root / "images" / f"{number:03d}.png") for number in range(130)]
+        given = {i: truth[f"{n:03d}.png"] for n, i in enumerate(ids)}
+        self.truth = {i: "c1" if name == "left" else "c2" for i, name in given.items()}
+        labels = {i: self.truth[i] for i, split in zip(ids, splits, strict=True) if split != "pool"}
+        for number in range(0, 10 * FLIPPED, 10):
+            labels[ids[number]] = "c1" if labels[ids[number]] == "c2" else "c2"
+        if holdout_seed is not None:
+            held = ids[80:120]
+            mixed = np.random.default_rng(holdout_seed).permutation([labels[i] for i in held])
+            labels |= dict(zip(held, mixed.tolist(), strict=True))
+        self.ledger.add_samples(
+            [NewSample(i, s, None, 24, 24) for i, s in zip(ids, splits, strict=True)],  # type: ignore[arg-type]
+            [NewPath(i, f"{n:03d}.png", "", None, {}) for n, i in enumerate(ids)],
+            labels,
+            who="import",
+            why="label as given",
+        )
+        self.samples = [
+            Sample(i, f"{n:03d}.png", root / "images" / f"{n:03d}.png", s)  # type: ignore[arg-type]
+            for n, (i, s) in enumerate(zip(ids, splits, strict=True))
+        ]
+        self.people = TruthfulPeople(self.truth, silent)
+        self.paths = ProjectPaths(root)
+        self.loop = self.make_loop(root)
+
+    def make_loop(self, root: Path) -> Loop:
+        settings = replace(Settings(), review=ReviewSettings(budget=20))
+        features = PixelFeatures()
+
+        def no_recipe(weak, properties: pd.DataFrame, ids, labels, folder: Path):  # type: ignore[no-untyped-def]
+            recipe, augmentation = plan(weak, properties, ids, labels, settings.slices, settings.seed)
+            return replace(weak, recipe=recipe.name), augmentation
+
+        parts = Parts(
+            encoder=features,
+            trainer=HeadTrainer(features, features),
+            measure=lambda samples, progress: measure_properties(samples, root / "properties.parquet", progress),
+            plan_recipe=no_recipe,
+            reporters=[self.recorder],
+        )
+        return Loop(self.paths, settings, self.ledger, self.samples, parts, secret="s" * 64)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> House:
+    """A house in which the baseline and one iteration have run."""
+    house = House(tmp_path_factory.mktemp("done"))
+    house.loop.baseline()
+    assert house.loop.advance(1, lambda: house.people) == "done"
+    return house
+
+
+def test_an_iteration_finds_and_repairs_flipped_labels(done: House) -> None:
+    labels = done.ledger.labels()
+    wrong = [s.id for s in done.samples if s.split == "train" and labels[s.id].class_id != done.truth[s.id]]
+    assert len(wrong) <= 2
+    assert done.ledger.iterations()[0].state == "done"
+
+
+def test_the_account_holds_labels_before_and_after(done: House) -> None:
+    account = done.recorder.accounts[-1]
+    changed = [s for s in done.truth if s in account.before and account.before[s].class_id != account.after[s].class_id]
+    assert len(changed) == account.review["changed"] >= FLIPPED - 2
+
+
+def test_the_queue_holds_no_holdout_row_and_no_more_than_the_budget(done: House) -> None:
+    queue = done.ledger.queue(1)
+    split = {s.id: s.split for s in done.samples}
+    assert len(queue) == 20
+    assert "holdout" not in {split[e.sample_id] for e in queue}
+    assert {"shown", "control"} <= {e.mode for e in queue}
+
+
+def test_running_a_finished_iteration_again_changes_nothing(done: House) -> None:
+    before = (done.ledger.label_events(), done.ledger.verdicts(every=True), len(done.recorder.accounts))
+    done.loop.baseline()
+    assert done.loop.advance(1, lambda: done.people) == "done"
+    assert (done.ledger.label_events(), done.ledger.verdicts(every=True), len(done.recorder.accounts)) == before
+
+
+def test_the_next_iteration_asks_for_no_image_twice(done: House) -> None:
+    done.loop.advance(2, lambda: done.people)
+    contested = {d["sample_id"] for d in finished_decisions(done, 1) if d["outcome"] == "contested"}
+    first = {e.sample_id for e in done.ledger.queue(1)} - contested
+    assert not first & {e.sample_id for e in done.ledger.queue(2)}
+
+
+def finished_decisions(house: House, number: int) -> list[dict[str, str]]:
+    manifest = finished(house.paths.iteration(number), "review")
+    assert manifest is not None
+    return list(manifest["decisions"])
+
+
+def test_permuting_the_holdouts_labels_changes_neither_queue_nor_recipes_nor_weights(tmp_path: Path) -> None:
+    results = []
+    for seed in (None, 1):
+        house = House(tmp_path / str(seed), holdout_seed=seed)
+        house.loop.baseline()
+        house.loop.advance(1, lambda people=house.people: people)
+        folder = house.paths.iteration(1)
+        queue = [(e.key, e.sample_id, e.position, e.reason) for e in house.ledger.queue(1)]
+        slices = [(s.name, s.sample_ids, s.recipe) for s in house.loop.slices(1)]
+        results.append((queue, slices, (folder / "model.safetensors").read_bytes()))
+    assert results[0] == results[1]
+
+
+def test_an_iteration_waits_for_people_and_goes_on_when_they_have_answered(tmp_path: Path) -> None:
+    house = House(tmp_path, silent=3)
+    house.loop.baseline()
+    assert house.loop.advance(1, lambda: house.people) == "waiting"
+    assert house.ledger.iterations()[0].state == "waiting"
+    assert len(house.ledger.verdicts()) == 17
+    house.people.silent = 0
+    assert house.loop.advance(1, lambda: house.people) == "done"
+    assert len(house.ledger.verdicts()) == 20
+    assert len(house.people.sent) == 20
+
+
+def test_a_batch_can_be_closed_with_the_answers_that_are_there(tmp_path: Path) -> None:
+    house = House(tmp_path, silent=15)
+    house.loop.baseline()
+    assert house.loop.advance(1, lambda: house.people, close_batch=True) == "done"
+    assert house.recorder.accounts[-1].review["reviewed"] == 5
+
+
+def test_a_failure_is_recorded_and_the_next_run_goes_on_at_that_stage(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.loop.baseline()
+
+    class Broken:
+        def train(self, *given: object, **named: object) -> None:
+            raise RuntimeError("power cut")
+
+    whole = house.loop.parts
+    house.loop.parts = replace(whole, trainer=Broken())  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="power cut"):
+        house.loop.advance(1, lambda: house.people)
+    assert house.ledger.iterations()[0].state == "failed"
+    events = house.ledger.label_events()
+    house.loop.parts = whole
+    assert house.loop.advance(1, lambda: house.people) == "done"
+    assert house.ledger.label_events() == events
+
+
+@pytest.mark.parametrize("lost", ["review.json", "train.json", "report.json"])
+def test_a_stage_whose_manifest_is_missing_is_made_again_to_the_same_end(tmp_path: Path, lost: str) -> None:
+    house = House(tmp_path)
+    house.loop.baseline()
+    house.loop.advance(1, lambda: house.people)
+    folder, events = house.paths.iteration(1), house.ledger.label_events()
+    queue, weights = house.ledger.queue(1), (folder / "model.safetensors").read_bytes()
+    (folder / lost).unlink()
+    house.loop.advance(1, lambda: house.people)
+    assert house.ledger.label_events() == events
+    assert house.ledger.queue(1) == queue
+    assert (folder / "model.safetensors").read_bytes() == weights
+
+
+def test_an_excluded_image_is_not_trained_on(done: House, tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.ledger.decide([Decision(house.samples[1].id, "exclude", None, 1.0, (), "bad image")], who="eve", iteration=0)
+    house.loop.baseline()
+    assert (finished(house.paths.iteration(0), "train") or {})["trained_on"] == 79
+
+
+def test_groups_join_users_groups_and_near_duplicates() -> None:
+    samples = [
+        Sample(str(n), str(n), Path(str(n)), "train", group=g) for n, g in enumerate([None, "x", "x", None, None])
+    ]
+    groups = joint_groups(samples, np.array([7, 7, 8, 9, 9]))
+    assert groups.tolist() == [0, 0, 0, 1, 1]

@@ -1,0 +1,241 @@
+"""Weak slices are found where they were planted, named readably, confirmed on the holdout, and never on pure noise."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from curation.config import SliceSettings
+from curation.errors import RecordError
+from curation.records import Classes, Condition, Slice
+from curation.slices import confirm_slices, find_slices, members, standing_out, weakness_of, wilson, words
+
+CLASSES = Classes(("c1", "c2"), ("functional", "defective"))
+
+
+def table_of(rows: int, rng: np.random.Generator, *, properties: int = 4) -> tuple[pd.DataFrame, list[str]]:
+    """Metadata and properties that have nothing to do with one another, and labels."""
+    columns: dict[str, object] = {f"p{number}": rng.normal(size=rows) for number in range(properties)}
+    columns["brightness"] = rng.random(rows)
+    columns["wafer"] = rng.choice(["mono", "poly"], rows)
+    columns["camera"] = rng.choice([1, 2, 3], rows)
+    return pd.DataFrame(columns), [str(c) for c in rng.choice(["c1", "c2"], rows)]
+
+
+def search(
+    table: pd.DataFrame, errors: np.ndarray, labels: list[str], settings: SliceSettings | None = None
+) -> list[Slice]:
+    ids = [f"s{row}" for row in range(len(table))]
+    return find_slices(table, errors, ids, settings=settings or SliceSettings(), classes=CLASSES, labels=labels)
+
+
+def a_slice(*conditions: Condition) -> Slice:
+    return Slice("x", conditions, (), 100, 31, 0.31, (0.22, 0.41), 0.09, 0.001)
+
+
+class TestFinding:
+    def test_planted_slice_is_found_named_and_described(self) -> None:
+        rng = np.random.default_rng(0)
+        table, labels = table_of(1500, rng)
+        planted = (np.array(labels) == "c2") & (table["wafer"] == "poly").to_numpy()
+        errors = rng.random(1500) < np.where(planted, 0.4, 0.08)
+        (found,) = search(table, errors, labels)
+        assert found.name == "class = defective and wafer = poly"
+        assert found.conditions == (Condition("class", "=", "c2"), Condition("wafer", "=", "poly"))
+        assert found.size == planted.sum()
+        assert found.sample_ids == tuple(f"s{row}" for row in np.flatnonzero(planted))
+        assert found.errors == errors[planted].sum()
+        assert found.error_rate == errors[planted].mean()
+        assert found.rest_error_rate == errors[~planted].mean()
+        assert found.ci == wilson(int(errors[planted].sum()), int(planted.sum()))
+        assert found.p_value <= 0.05
+
+    def test_numeric_slice_is_cut_near_where_it_was_planted(self) -> None:
+        rng = np.random.default_rng(1)
+        table, labels = table_of(2000, rng)
+        errors = rng.random(2000) < np.where(table["brightness"] < 0.1, 0.4, 0.06)
+        (found,) = search(table, errors, labels)
+        (condition,) = found.conditions
+        assert (condition.field, condition.op) == ("brightness", "<")
+        assert 0.07 < float(condition.value) < 0.13
+        assert found.weakness == "dark"
+        assert found.name == f"brightness < {condition.value:g}"
+
+    def test_two_planted_slices_are_both_found_the_costlier_first(self) -> None:
+        rng = np.random.default_rng(2)
+        table, labels = table_of(3000, rng)
+        dark = (table["brightness"] < 0.1).to_numpy()
+        third = (table["camera"] == 3).to_numpy()
+        errors = rng.random(3000) < np.where(dark, 0.5, np.where(third, 0.3, 0.05))
+        assert [[c.field for c in s.conditions] for s in search(table, errors, labels)] == [["camera"], ["brightness"]]
+
+    def test_near_copy_of_a_column_brings_no_second_slice(self) -> None:
+        rng = np.random.default_rng(3)
+        table, labels = table_of(1500, rng)
+        table["luminance"] = table["brightness"] + rng.normal(0, 0.01, 1500)
+        errors = rng.random(1500) < np.where(table["brightness"] < 0.1, 0.5, 0.06)
+        assert len(search(table, errors, labels)) == 1
+
+    def test_three_conditions_are_found_where_they_are_allowed(self) -> None:
+        rng = np.random.default_rng(4)
+        table, labels = table_of(3000, rng)
+        planted = (np.array(labels) == "c2") & (table["wafer"] == "poly") & (table["camera"] == 2)
+        errors = rng.random(3000) < np.where(planted, 0.6, 0.05)
+        (found,) = search(table, errors, labels, SliceSettings(max_conditions=3))
+        assert found.name == "class = defective and wafer = poly and camera = 2"
+        assert all(len(s.conditions) == 1 for s in search(table, errors, labels, SliceSettings(max_conditions=1)))
+
+    def test_pure_noise_has_a_slice_in_at_most_five_of_a_hundred_runs(self) -> None:
+        with_any = 0
+        for seed in range(100):
+            rng = np.random.default_rng(1000 + seed)
+            table, labels = table_of(300, rng, properties=2)
+            with_any += bool(search(table, rng.random(300) < 0.15, labels))
+        assert with_any <= 5
+
+    def test_slices_reach_the_smallest_size_that_is_allowed(self) -> None:
+        rng = np.random.default_rng(5)
+        table, labels = table_of(1000, rng)
+        table["lot"] = ["bad"] * 12 + ["good"] * 988
+        errors = np.arange(1000) < 11
+        assert all(s.size >= 20 for s in search(table, errors, labels))
+        assert search(table, errors, labels, SliceSettings(min_size=10))[0].name == "lot = bad"
+
+    def test_no_error_or_nothing_but_errors_has_no_slice(self) -> None:
+        table, labels = table_of(100, np.random.default_rng(0))
+        assert search(table, np.zeros(100, dtype=bool), labels) == []
+        assert search(table, np.ones(100, dtype=bool), labels) == []
+
+    def test_table_of_odd_columns_is_searched(self) -> None:
+        """Missing values, constants, booleans, numbers stored as objects, infinities, dates, a column per sample."""
+        rng = np.random.default_rng(6)
+        _, labels = table_of(400, rng)
+        gaps = rng.random(400) < 0.3
+        table = pd.DataFrame(
+            {
+                "gaps": np.where(gaps, np.nan, rng.normal(size=400)),
+                "nothing": [None] * 400,
+                "constant": 1.0,
+                "flag": rng.random(400) < 0.2,
+                "mixed": [3 if r % 3 else "three" for r in range(400)],
+                "endless": np.where(rng.random(400) < 0.1, np.inf, 1.5),
+                "day": pd.date_range("2020-01-01", periods=400),
+                "own": [f"file{r}" for r in range(400)],
+                "coded": np.where(gaps, np.nan, rng.choice([1.0, 2.0], 400)),
+            }
+        )
+        errors = rng.random(400) < np.where(table["flag"], 0.7, 0.05)
+        (found,) = search(table, errors, labels)
+        assert found.conditions == (Condition("flag", "=", "True"),)
+        assert (members(found, table, labels) == table["flag"].to_numpy()).all()
+
+    def test_whole_number_codes_with_gaps_keep_their_name(self) -> None:
+        rng = np.random.default_rng(7)
+        table, labels = table_of(600, rng)
+        table["camera"] = np.where(rng.random(600) < 0.2, np.nan, table["camera"])
+        errors = rng.random(600) < np.where(table["camera"] == 2, 0.6, 0.05)
+        assert search(table, errors, labels)[0].name == "camera = 2"
+
+    def test_lengths_that_differ_are_refused(self) -> None:
+        table, labels = table_of(50, np.random.default_rng(0))
+        with pytest.raises(RecordError, match=r"one error, sample id and label a row of the table \(50 rows\)"):
+            search(table, np.zeros(49, dtype=bool), labels)
+
+    def test_same_input_gives_the_same_slices(self) -> None:
+        rng = np.random.default_rng(8)
+        table, labels = table_of(800, rng)
+        errors = rng.random(800) < np.where(table["p1"] > 1, 0.5, 0.1)
+        assert search(table, errors, labels) == search(table, errors, labels)
+
+    def test_twenty_thousand_rows_take_a_few_seconds(self) -> None:
+        rng = np.random.default_rng(9)
+        table, labels = table_of(20_000, rng, properties=20)
+        errors = rng.random(20_000) < np.where(table["p1"] > 1.5, 0.3, 0.1)
+        started = time.process_time()
+        found = search(table, errors, labels)
+        assert found[0].conditions[0].field == "p1"
+        assert time.process_time() - started < 12
+
+
+class TestMembersAndHoldout:
+    def test_members_are_the_rows_that_fulfil_every_condition(self) -> None:
+        table = pd.DataFrame({"wafer": ["poly", "poly", "mono", None], "brightness": [0.1, 0.3, 0.1, 0.1]})
+        found = a_slice(Condition("class", "=", "c2"), Condition("wafer", "=", "poly"), Condition("brightness", "<", 0.2))
+        assert members(found, table, ["c2", "c2", "c2", "c2"]).tolist() == [True, False, False, False]
+        assert members(found, table, ["c1", "c2", "c2", "c2"]).tolist() == [False] * 4
+
+    def test_missing_numbers_belong_to_neither_side(self) -> None:
+        table = pd.DataFrame({"noise": [np.nan, 0.5]})
+        for op in ("<", ">="):
+            assert not members(a_slice(Condition("noise", op, 0.2)), table, ["c1", "c1"])[0]  # type: ignore[arg-type]
+
+    def test_unknown_column_is_named(self) -> None:
+        with pytest.raises(RecordError, match="'lot', which is no column"):
+            members(a_slice(Condition("lot", "=", "a")), pd.DataFrame({"x": [1]}), ["c1"])
+
+    def test_holdout_figures_are_filled_and_nothing_else_changes(self) -> None:
+        table = pd.DataFrame({"wafer": ["poly"] * 4 + ["mono"] * 4})
+        errors = np.array([True, True, False, False, True, True, True, True])
+        before = a_slice(Condition("wafer", "=", "poly"))
+        (after,) = confirm_slices([before], table, errors, ["c1"] * 8, CLASSES)
+        assert (after.holdout_size, after.holdout_error_rate, after.holdout_ci) == (4, 0.5, wilson(2, 4))
+        assert (after.error_rate, after.size, after.ci) == (before.error_rate, before.size, before.ci)
+
+    def test_slice_without_holdout_member_has_no_rate(self) -> None:
+        table = pd.DataFrame({"wafer": ["mono"]})
+        (after,) = confirm_slices([a_slice(Condition("wafer", "=", "poly"))], table, np.array([True]), ["c1"], CLASSES)
+        assert (after.holdout_size, after.holdout_error_rate, after.holdout_ci) == (0, None, None)
+
+    def test_class_names_in_place_of_ids_are_refused(self) -> None:
+        with pytest.raises(RecordError, match="must be class ids"):
+            confirm_slices([], pd.DataFrame({"x": [1]}), np.array([True]), ["defective"], CLASSES)
+
+
+class TestWords:
+    def test_slice_reads_as_a_sentence(self) -> None:
+        conditions = (Condition("class", "=", "c2"), Condition("wafer", "=", "poly"), Condition("brightness", "<", 0.2))
+        assert words(a_slice(*conditions), CLASSES) == (
+            "Images labeled defective with wafer = poly, darker than most: 31% wrong (22% to 41%), elsewhere 9%"
+        )
+        assert words(a_slice(Condition("p1", ">=", 1.5)), CLASSES).startswith("Images with p1 >= 1.5: 31% wrong")
+
+    @pytest.mark.parametrize(
+        ("field", "op", "weakness"),
+        [
+            ("brightness", "<", "dark"), ("brightness", ">=", "bright"), ("sharpness", "<", "blurred"),
+            ("noise", ">=", "noisy"), ("contrast", "<", "low_contrast"), ("highlights", ">=", "glare"),
+            ("busyness", ">=", "busy"), ("width", "<", "small"), ("height", "<", "small"), ("sharpness", ">=", "rare"),
+            ("wafer", "=", "rare"),
+        ],
+    )  # fmt: skip
+    def test_weakness_follows_from_the_condition(self, field: str, op: str, weakness: str) -> None:
+        conditions = [Condition("class", "=", "c2"), Condition(field, op, 1.0)]  # type: ignore[arg-type]
+        assert weakness_of(conditions) == weakness
+
+
+class TestFigures:
+    def test_wilson_matches_published_values(self) -> None:
+        """Newcombe, Statistics in Medicine 17 (1998), table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29."""
+        published = {(81, 263): (0.2553, 0.3662), (15, 148): (0.0624, 0.1605), (0, 20): (0, 0.1611), (1, 29): (0.0061, 0.1718)}
+        for (count, size), interval in published.items():
+            assert wilson(count, size) == pytest.approx(interval, abs=5e-5)
+
+    @given(st.integers(0, 500), st.integers(1, 500))
+    @hypothesis_settings(max_examples=50, deadline=None)
+    def test_wilson_holds_the_share(self, count: int, size: int) -> None:
+        count = min(count, size)
+        low, high = wilson(count, size)
+        assert 0 <= low <= count / size <= high <= 1
+
+    def test_standing_out_grows_with_the_surplus_and_is_signed(self) -> None:
+        surplus = np.array([-3.0, 0.0, 1.0, 5.0])
+        scores = standing_out(surplus, np.full(4, 2.0))
+        assert (np.diff(scores) > 0).all()
+        assert scores[0] < 0
+        assert scores[1] == 0

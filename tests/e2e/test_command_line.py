@@ -1,0 +1,160 @@
+"""``curate`` from the shell, on real input with every part real; answers come from a file."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tests_stand_ins import draw
+
+pytestmark = pytest.mark.e2e
+
+
+def curate(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run ``curate`` and hold it to an exit code."""
+    command = [sys.executable, "-c", "from curation.cli import main; main()", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == code, f"curate {arguments} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def write_table(file: Path, rows: dict[str, str]) -> Path:
+    with file.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.writer(out)
+        writer.writerow(("path", "label"))
+        writer.writerows(rows.items())
+    return file
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of 120 drawn pictures, 10 labels flipped, after one iteration with a truthful replay."""
+    root = tmp_path_factory.mktemp("shell")
+    truth = draw(root / "images", 120)
+    other = {"left": "right", "right": "left"}
+    given = {path: other[name] if n % 12 == 0 else name for n, (path, name) in enumerate(truth.items())}
+    write_table(root / "labels.csv", given)
+    write_table(root / "answers.csv", truth)
+    curate("init", root / "p", "--images", root / "images", "--labels", root / "labels.csv", "--name", "left & right")
+    curate("run", root / "p", "--annotator", f"replay:{root / 'answers.csv'}", "--budget", 30)
+    return root / "p"
+
+
+def status(project: Path) -> dict:  # type: ignore[type-arg]  # JSON
+    return dict(json.loads(curate("status", project, "--json").stdout))
+
+
+def test_status_says_what_the_iteration_did_and_was_worth(project: Path) -> None:
+    found = status(project)
+    iteration = found["iterations"][0]
+    low, high = iteration["holdout"]["accuracy_ci"]
+    assert (found["project"], iteration["number"], iteration["state"]) == ("left & right", 1, "done")
+    assert iteration["labels_reviewed"] == 30
+    assert iteration["labels_changed"] >= 6
+    assert 0 <= low <= iteration["holdout"]["accuracy"] <= high <= 1
+    assert set(iteration["audit"]) >= {"labels_wrong", "labels_wrong_ci", "flagger_precision", "flagger_recall"}
+    assert "left & right: 120 images" in curate("status", project).stdout
+
+
+def test_flag_lists_every_labeled_file_worst_first(project: Path, tmp_path: Path) -> None:
+    curate("flag", project, "--out", tmp_path / "flags.csv")
+    table = pd.read_csv(tmp_path / "flags.csv", keep_default_na=False, dtype={"issue": str})
+    assert list(table.columns) == ["path", "label", "label_quality", "suggested_label", "issue", "reason"]
+    assert len(table) == 120
+    assert table["label_quality"].is_monotonic_increasing
+    assert table["label_quality"].between(0, 1).all()
+    assert set(table["issue"]) <= {"true", "false"}
+
+
+def test_history_tells_who_changed_what_and_undo_takes_it_back(project: Path) -> None:
+    events = json.loads(curate("history", project, "--json").stdout)
+    changed = next(e for e in events if e["what"] == "decision")
+    assert changed["cites"] != ""
+    curate("undo", project, changed["path"], "--who", "eve")
+    last = json.loads(curate("history", project, changed["path"], "--json").stdout)[-1]
+    assert (last["what"], last["old"], last["new"], last["who"]) == ("undo", changed["new"], changed["old"], "eve")
+    again = curate("undo", project, changed["path"])  # an undo can be undone
+    assert f"the label is '{changed['new']}' again" in again.stdout
+
+
+def test_export_gives_the_labels_now_and_as_given(project: Path, tmp_path: Path) -> None:
+    curate("export", project, "--out", tmp_path / "now.csv")
+    curate("export", project, "--out", tmp_path / "given.parquet", "--as-of", 0)
+    now, given = pd.read_csv(tmp_path / "now.csv"), pd.read_parquet(tmp_path / "given.parquet")
+    assert list(now["path"]) == list(given["path"])
+    differing = int((now["label"] != given["label"]).sum())
+    assert differing == status(project)["iterations"][0]["labels_changed"]
+
+
+def test_the_report_is_one_file_that_names_the_project_escaped(project: Path) -> None:
+    page = Path(curate("report", project).stdout.strip())
+    text = page.read_text(encoding="utf-8")
+    assert "left &amp; right" in text
+    assert 'src="http' not in text
+
+
+def test_more_images_come_in_and_the_holdout_stays(project: Path, tmp_path: Path) -> None:
+    before = pd.read_csv(_export(project, tmp_path / "before.csv"))
+    draw(tmp_path / "more" / "left", 4, seed=9)
+    curate("add", project, "--images", tmp_path / "more")
+    after = pd.read_csv(_export(project, tmp_path / "after.csv"))
+    assert len(after) == len(before) + 4
+    held = before.loc[before["split"] == "holdout", "sample_id"]
+    assert sorted(after.loc[after["split"] == "holdout", "sample_id"]) == sorted(held)
+
+
+def _export(project: Path, file: Path) -> Path:
+    curate("export", project, "--out", file)
+    return file
+
+
+def test_the_doctor_finds_everything_well(project: Path) -> None:
+    findings = json.loads(curate("doctor", project, "--json").stdout)
+    assert [f["what"] for f in findings if not f["ok"]] == []
+
+
+def test_bad_input_is_one_sentence_and_exit_code_2(project: Path, tmp_path: Path) -> None:
+    images = project.parent / "images"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    text = tmp_path / "one" / "cat" / "text.png"
+    text.parent.mkdir(parents=True)
+    text.write_text("not an image")
+    no_path = tmp_path / "no_path.csv"
+    no_path.write_text("file,label\n000.png,cat\n")
+    gone = write_table(tmp_path / "gone.csv", {"nowhere.png": "cat", "never.png": "dog"})
+    one_class = write_table(tmp_path / "one_class.csv", {"000.png": "cat", "001.png": "cat"})
+    single = write_table(tmp_path / "single.csv", {"000.png": "cat", "001.png": "cat", "002.png": "dog"})
+    cases: list[tuple[tuple[object, ...], str]] = [
+        (("--images", tmp_path / "missing"), "does not exist"),
+        (("--images", empty), "holds no images"),
+        (("--images", tmp_path / "one"), "text.png"),
+        (("--images", images, "--labels", no_path), "no column 'path'"),
+        (("--images", images, "--labels", gone), "none of the 2 images can be used"),
+        (("--images", images, "--labels", one_class), "at least two classes are needed"),
+        (("--images", images, "--labels", single), "class 'dog' has a single image"),
+        (("--images", images, "--device", "quantum"), "device"),
+    ]
+    for number, (arguments, said) in enumerate(cases):
+        done = curate("init", tmp_path / f"p{number}", *arguments, code=2)
+        lines = done.stderr.strip().splitlines()
+        assert said in lines[-1], done.stderr
+        assert lines[-1].startswith("Error: "), done.stderr
+        assert not (tmp_path / f"p{number}" / "curation.toml").exists()
+    curate("init", project, "--images", images, code=2)
+    curate("run", project, "--annotator", "nobody", code=2)
+    curate("status", tmp_path / "no-project", code=2)
+    assert status(project)["iterations"][0]["state"] == "done"
+
+
+def test_numbers_and_other_scripts_serve_as_class_names(tmp_path: Path) -> None:
+    truth = draw(tmp_path / "images", 30)
+    names = {"left": "1", "right": "zażółć 猫"}
+    table = write_table(tmp_path / "labels.csv", {path: names[name] for path, name in truth.items()})
+    curate("init", tmp_path / "p", "--images", tmp_path / "images", "--labels", table)
+    assert status(tmp_path / "p")["classes"] == ["1", "zażółć 猫"]
