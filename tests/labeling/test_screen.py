@@ -1,0 +1,97 @@
+"""The labeling screen: what it asks, shows and hides, for any classes."""
+
+from __future__ import annotations
+
+import string
+from xml.etree import ElementTree as Xml
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curation.records import AMBIGUOUS, BAD_IMAGE, Classes
+from labeling.screen import AMBIGUOUS_KEY, BAD_IMAGE_KEY, CLASS_KEYS, labeling_config, read_texts
+from labeling.tasks import STREAMS, Stream
+
+TEXTS = read_texts()
+#: Single keys that the editor itself listens to (Label Studio 1.23, all tools).
+EDITOR_KEYS = set("behkmoprvwu[]")
+
+
+def classes_of(count: int) -> Classes:
+    return Classes(tuple(f"c{i}" for i in range(count)), tuple(f"class {i}" for i in range(count)))
+
+
+def screen(classes: Classes, mode: Stream = "shown", guide: dict[str, str] | None = None) -> Xml.Element:
+    return Xml.fromstring(labeling_config(classes, mode=mode, texts=TEXTS, guide=guide))
+
+
+@pytest.mark.parametrize("mode", STREAMS)
+@pytest.mark.parametrize("count", [2, 10, 12, 13, 23, 24, 200])
+def test_every_class_and_both_special_answers_can_be_chosen(count: int, mode: Stream) -> None:
+    choices = screen(classes_of(count), mode).findall(".//Choice")
+    assert {c.get("alias") for c in choices} == {*classes_of(count).ids, AMBIGUOUS, BAD_IMAGE}
+    keys = [c.get("hotkey") for c in choices if c.get("hotkey")]
+    assert len(keys) == len(set(keys)) == min(count, len(CLASS_KEYS)) + 2
+
+
+def test_keys_stay_clear_of_the_editor_and_of_one_another() -> None:
+    keys = [*CLASS_KEYS, AMBIGUOUS_KEY, BAD_IMAGE_KEY]
+    assert len(keys) == len(set(keys))
+    assert not EDITOR_KEYS & set(keys)
+    assert set(keys) <= set(string.digits + string.ascii_lowercase)
+
+
+@pytest.mark.parametrize("mode", STREAMS)
+def test_nothing_is_selected_beforehand_and_one_answer_is_required(mode: Stream) -> None:
+    root = screen(classes_of(2), mode)
+    (choices,) = root.findall(".//Choices")
+    assert (choices.get("choice"), choices.get("required")) == ("single-radio", "true")
+    assert not [c for c in root.iter("Choice") if c.get("selected")]
+
+
+def test_the_blind_screen_asks_for_no_field_but_the_image() -> None:
+    blind = labeling_config(classes_of(3), mode="blind", texts=TEXTS)
+    assert blind.count("$") == 1
+    assert 'value="$image"' in blind
+
+
+def test_the_shown_screen_shows_label_suggestion_and_reason() -> None:
+    values = {h.get("value") for h in screen(classes_of(2)).iter("Header")}
+    assert {"$given_label", "$suggestion", "$reason"} <= values
+
+
+def test_pixels_stay_crisp() -> None:
+    (image,) = screen(classes_of(2)).iter("Image")
+    assert (image.get("value"), image.get("smoothing")) == ("$image", "false")
+
+
+def test_many_classes_get_a_search_field_and_the_special_answers_first() -> None:
+    root = screen(classes_of(13))
+    assert root.find(".//Filter") is not None
+    assert [c.get("alias") for c in root.iter("Choice")][:2] == [AMBIGUOUS, BAD_IMAGE]
+    assert screen(classes_of(12)).find(".//Filter") is None
+
+
+def test_the_guide_says_what_classes_mean() -> None:
+    values = [h.get("value") for h in screen(classes_of(2), guide={"c1": "round"}).iter("Header")]
+    place = values.index("round")
+    assert values[place - 1] == "class 1"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Z")), min_size=1, max_size=30),
+                min_size=1, max_size=5, unique=True), st.sampled_from(STREAMS))  # fmt: skip
+def test_any_name_survives_and_becomes_no_markup(names: list[str], mode: Stream) -> None:
+    classes = Classes(tuple(f"c{i}" for i in range(len(names))), tuple(names))
+    root = screen(classes, mode, dict(zip(classes.ids, names, strict=True)))
+    chosen = {c.get("alias"): c.get("value") for c in root.iter("Choice")}
+    assert {class_id: chosen[class_id] for class_id in classes.ids} == dict(classes)
+    assert {e.tag for e in root.iter()} <= {"View", "Style", "Image", "Header", "Choices", "Choice"}
+
+
+def test_markup_and_fields_in_names_are_taken_as_words() -> None:
+    name = '"/><Choice value="x"/> $image & <b>'
+    root = screen(Classes(("c1", "c2"), (name, "dog")), "blind", {"c1": name})
+    assert len(root.findall(".//Choice")) == 4
+    assert [h.get("value") for h in root.iter("Header")].count(name.replace("$", "$\u2060")) == 2

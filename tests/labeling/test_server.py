@@ -1,0 +1,201 @@
+"""Finding, starting and refusing a Label Studio, as far as none has to run."""
+
+from __future__ import annotations
+
+import json
+import socket
+import stat
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from curation.errors import LabelStudioError
+from labeling.server import (
+    Connection,
+    LabelStudioServer,
+    add_person,
+    connection_from_environment,
+    find_label_studio,
+    log_gist,
+    port_of_ours,
+    server_environment,
+)
+
+KEPT = {"email": "curator@example.com", "password": "pass", "token": "tok", "secret_key": "sec"}
+
+
+def stand_in(tmp_path: Path, code: str) -> str:
+    """A program in the place of Label Studio."""
+    script = tmp_path / "stand_in.py"
+    script.write_text(code, encoding="utf-8")
+    return f"{sys.executable} {script}"
+
+
+def test_a_connection_keeps_its_token_to_itself() -> None:
+    assert "secret" not in repr(Connection("http://x", "secret"))
+
+
+@pytest.mark.parametrize("url", ["http://ls:8080", " http://ls:8080/ "])
+def test_the_environment_names_a_server(url: str) -> None:
+    found = connection_from_environment({"LABEL_STUDIO_URL": url, "LABEL_STUDIO_API_KEY": " key "})
+    assert found == Connection("http://ls:8080", "key", None)
+
+
+def test_an_empty_environment_names_none() -> None:
+    assert connection_from_environment({"LABEL_STUDIO_URL": ""}) is None
+
+
+@pytest.mark.parametrize(
+    ("environ", "complaint"),
+    [
+        ({"LABEL_STUDIO_URL": "http://x"}, "LABEL_STUDIO_API_KEY is not set"),
+        ({"LABEL_STUDIO_API_KEY": "key"}, "LABEL_STUDIO_URL is not set"),
+        ({"LABEL_STUDIO_URL": "x:8080", "LABEL_STUDIO_API_KEY": "key"}, "must be an address like http"),
+    ],
+)
+def test_half_an_environment_is_refused_without_showing_the_key(environ: dict[str, str], complaint: str) -> None:
+    with pytest.raises(LabelStudioError, match=complaint) as refused:
+        connection_from_environment(environ)
+    assert "'key'" not in str(refused.value)
+
+
+def test_the_command_can_be_named() -> None:
+    assert find_label_studio({"LABEL_STUDIO_COMMAND": "uvx label-studio"}) == "uvx label-studio"
+
+
+def test_a_missing_label_studio_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(LabelStudioError, match=r"install `curation-toolkit\[server\]`, or set LABEL_STUDIO_URL"):
+        find_label_studio({})
+
+
+def test_our_server_inherits_nothing_that_would_change_it(tmp_path: Path) -> None:
+    given = {
+        "PATH": "/bin", "DJANGO_DB": "default", "POSTGRE_HOST": "db", "LABEL_STUDIO_BASE_DATA_DIR": "/other",
+        "HEARTEX_DEBUG": "1", "HOST": "http://other", "SECRET_KEY": "theirs", "DEBUG": "true",
+    }  # fmt: skip
+    found = server_environment(given, tmp_path, KEPT)
+    assert not {"DJANGO_DB", "POSTGRE_HOST", "HEARTEX_DEBUG", "HOST", "DEBUG"} & set(found)
+    assert (found["PATH"], found["SECRET_KEY"]) == ("/bin", "sec")
+    assert found["LABEL_STUDIO_BASE_DATA_DIR"] == str(tmp_path / "server")
+
+
+def test_our_server_is_closed_quiet_and_serves_images_alone(tmp_path: Path) -> None:
+    found = server_environment({}, tmp_path, KEPT)
+    assert found["LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK"] == "true"
+    assert (found["COLLECT_ANALYTICS"], found["LATEST_VERSION_CHECK"], found["SENTRY_DSN"]) == ("false", "false", "")
+    root = Path(found["LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT"])
+    data = Path(found["LABEL_STUDIO_BASE_DATA_DIR"])
+    assert root != data
+    assert root not in data.parents
+
+
+@pytest.mark.parametrize(
+    ("command", "port"),
+    [
+        (["python", "/x/label-studio", "start", "--port", "4000", "--data-dir", "/p/server"], 4000),
+        (["python", "/x/label-studio", "start", "--port", "4000", "--data-dir", "/p/server2"], None),
+        (["python", "/x/label-studio", "export", "--port", "4000", "--data-dir", "/p/server"], None),
+        (["python", "/x/label-studio", "start", "--data-dir", "/p/server"], None),
+        ([], None),
+    ],
+)
+def test_our_server_is_known_by_its_command_line(command: list[str], port: int | None) -> None:
+    assert port_of_ours(command, Path("/p")) == port
+
+
+@pytest.mark.parametrize(
+    ("log", "gist"),
+    [
+        ("", "it left no log"),
+        ("one\ntwo\n", "two"),
+        ("Starting\ndjango.db.utils.OperationalError: no space\nbye\n", "django.db.utils.OperationalError: no space"),
+    ],
+)
+def test_the_gist_of_a_log_is_its_last_complaint(log: str, gist: str) -> None:
+    assert log_gist(log) == gist
+
+
+def test_a_server_that_dies_is_reported_with_its_last_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LABEL_STUDIO_COMMAND", stand_in(tmp_path, "raise SystemExit('RuntimeError: no migrations')"))
+    server = LabelStudioServer(tmp_path / "home")
+    with pytest.raises(LabelStudioError, match=r"RuntimeError: no migrations; see .*server\.log"):
+        server.start(timeout=20)
+    assert server.running() is None
+    server.stop()
+
+
+def test_a_server_that_says_nothing_is_given_up_and_can_be_stopped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(60)"
+    monkeypatch.setenv("LABEL_STUDIO_COMMAND", stand_in(tmp_path, code))
+    monkeypatch.setattr("labeling.server._PATIENCE", tuple((s, 0.5) for s in (2, 15, 9)))
+    server = LabelStudioServer(tmp_path / "home")
+    with pytest.raises(LabelStudioError, match="did not answer within 1 s"):
+        server.start(timeout=1)
+    pid = json.loads(server.state_file.read_text())["pid"]
+    LabelStudioServer(tmp_path / "home").stop()
+    server.stop()
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    assert not server.state_file.exists()
+
+
+def test_a_second_start_finds_the_first_even_without_its_notes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LABEL_STUDIO_COMMAND", stand_in(tmp_path, "import time\ntime.sleep(60)"))
+    server = LabelStudioServer(tmp_path / "home")
+    first = server.start(wait=False)
+    pid = json.loads(server.state_file.read_text())["pid"]
+    try:
+        assert LabelStudioServer(tmp_path / "home").start(wait=False) == first
+        server.state_file.unlink()
+        assert LabelStudioServer(tmp_path / "home").start(wait=False) == first
+        assert json.loads(server.state_file.read_text())["pid"] == pid
+    finally:
+        server.stop()
+
+
+def test_notes_of_another_process_with_the_same_number_are_not_believed(tmp_path: Path) -> None:
+    server = LabelStudioServer(tmp_path / "home")
+    server.home.mkdir()
+    mine = psutil.Process()
+    notes = {"pid": mine.pid, "created": mine.create_time() - 100, "port": 1, "url": "http://127.0.0.1:1"}
+    server.state_file.write_text(json.dumps(notes), encoding="utf-8")
+    assert server.running() is None
+    server.stop()
+    assert mine.is_running()
+
+
+def test_secrets_are_for_the_user_alone_and_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LABEL_STUDIO_COMMAND", stand_in(tmp_path, "import time\ntime.sleep(60)"))
+    server = LabelStudioServer(tmp_path / "home")
+    first = server.start(wait=False)
+    server.stop()
+    second = server.start(wait=False)
+    server.stop()
+    assert first == second  # the same token, and the same port for the labelers' bookmarks
+    assert stat.S_IMODE(server.secrets_file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(server.home.stat().st_mode) == 0o700
+    assert first.token not in server.state_file.name + server.log_file.read_text()
+
+
+def test_a_port_that_is_taken_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LABEL_STUDIO_COMMAND", stand_in(tmp_path, "pass"))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(LabelStudioError, match=f"port {port} is taken"):
+            LabelStudioServer(tmp_path / "home", port=port).start(wait=False)
+
+
+def test_waiting_for_a_server_that_was_never_started_says_so(tmp_path: Path) -> None:
+    with pytest.raises(LabelStudioError, match="Label Studio is not running"):
+        LabelStudioServer(tmp_path / "home").wait_ready(1)
+
+
+def test_a_server_that_is_not_there_is_reported_in_our_own_words() -> None:
+    with pytest.raises(LabelStudioError, match=r"http://127\.0\.0\.1:9 can't be reached while adding ann@example\.com"):
+        add_person(Connection("http://127.0.0.1:9", "secret"), "ann@example.com", "longenough")

@@ -1,0 +1,148 @@
+"""What leaves for Label Studio, and what is believed of what comes back."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from curation.records import AMBIGUOUS, SKIPPED, Classes, Mode, QueueEntry, Verdict
+from labeling.tasks import (
+    Rejected,
+    choice_result,
+    image_name,
+    served_order,
+    stream_of,
+    task_payload,
+    verdict_from_annotation,
+)
+
+CLASSES = Classes(("c1", "c2"), ("cat", "dog"))
+PEOPLE = {7: "ann@example.com", 8: "bob@example.com"}
+
+
+def entry(mode: Mode = "shown", key: str = "k", position: int = 0, given: str | None = "c1") -> QueueEntry:
+    return QueueEntry(key, "sample", 2, position, mode, given, "c2", "looks like a dog")
+
+
+def annotation(**changes: Any) -> dict[str, Any]:
+    return {
+        "id": 12,
+        "result": choice_result("c2"),
+        "completed_by": 7,
+        "updated_by": 7,
+        "was_cancelled": False,
+        "lead_time": 3.5,
+        "created_at": "2026-01-01T10:00:00.000000Z",
+        "updated_at": "2026-01-01T10:00:05.250000Z",
+    } | changes
+
+
+def verdict(mode: Mode = "shown", **changes: Any) -> Verdict | Rejected:
+    return verdict_from_annotation(annotation(**changes), {"id": 3}, entry(mode), CLASSES, PEOPLE, "here")
+
+
+def test_a_shown_task_tells_label_suggestion_and_reason_by_name() -> None:
+    assert task_payload(entry(), "/i.png", CLASSES) == {
+        "key": "k", "image": "/i.png", "given_label": "cat", "suggestion": "dog", "reason": "looks like a dog",
+    }  # fmt: skip
+
+
+def test_a_shown_task_of_the_pool_says_that_there_is_no_label_yet() -> None:
+    assert task_payload(entry(given=None), "/i.png", CLASSES)["given_label"] == "none yet"
+
+
+@pytest.mark.parametrize("mode", ["blind", "control"])
+def test_a_blind_task_holds_nothing_but_key_and_image(mode: Mode) -> None:
+    assert task_payload(entry(mode), "/i.png", CLASSES) == {"key": "k", "image": "/i.png"}
+    assert stream_of(entry(mode)) == "blind"
+
+
+def test_shown_tasks_come_worst_first() -> None:
+    entries = [entry(key="a", position=2), entry(key="b", position=0), entry(key="c", position=1)]
+    assert [e.key for e in served_order(entries)] == ["b", "c", "a"]
+
+
+def test_the_place_of_a_blind_task_tells_no_control() -> None:
+    entries = [entry("blind", "c", 0), entry("blind", "a", 1), entry("control", "b", 2)]
+    assert [e.key for e in served_order(entries)] == ["a", "b", "c"]
+
+
+def test_image_names_link_no_two_tasks() -> None:
+    names = {image_name(f"k{i}") for i in range(100)}
+    assert len(names) == 100
+    assert all("k" not in name and len(name) == 24 for name in names)
+
+
+def test_an_answer_becomes_a_verdict() -> None:
+    assert verdict("control") == Verdict(
+        sample_id="sample",
+        answer="c2",
+        person="ann@example.com",
+        at=datetime(2026, 1, 1, 10, 0, 5, 250000, tzinfo=UTC),
+        key="k",
+        source="ls:here:annotation:12",
+        mode="control",
+        iteration=2,
+        seconds=3.5,
+    )
+
+
+def test_an_answer_edited_by_another_says_so() -> None:
+    found = verdict(updated_by=8)
+    assert isinstance(found, Verdict)
+    assert (found.person, found.note) == ("ann@example.com", "edited by bob@example.com")
+
+
+def test_a_skipped_task_is_a_skip_whatever_was_picked() -> None:
+    found = verdict(was_cancelled=True)
+    assert isinstance(found, Verdict)
+    assert found.answer == SKIPPED
+
+
+def test_special_answers_come_through() -> None:
+    found = verdict(result=choice_result(AMBIGUOUS))
+    assert isinstance(found, Verdict)
+    assert found.answer == AMBIGUOUS
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"result": choice_result("dog")},
+        {"result": choice_result(SKIPPED)},
+        {"result": []},
+        {"result": None},
+        {"result": "c2"},
+        {"result": [{"from_name": "label", "value": {"choices": ["c1", "c2"]}}]},
+        {"result": [*choice_result("c1"), *choice_result("c2")]},
+        {"result": [{"from_name": "elsewhere", "value": {"choices": ["c1"]}}]},
+        {"result": [{"from_name": "label", "value": {"choices": [{"c1": 1}]}}]},
+        {"result": [{"from_name": "label", "value": {"text": ["c1"]}}]},
+        {"result": [{"from_name": "label", "value": None}]},
+        {"id": None},
+        {"updated_at": "yesterday", "created_at": None},
+    ],
+)
+def test_an_answer_that_cannot_count_is_rejected_with_its_place(changes: dict[str, Any]) -> None:
+    found = verdict(**changes)
+    assert isinstance(found, Rejected)
+    assert "task 3" in found.reason
+
+
+@pytest.mark.parametrize(("lead_time", "seconds"), [(None, None), (-1, None), ("3", None), (0, 0.0), (2, 2.0)])
+def test_time_that_makes_no_sense_is_not_known(lead_time: object, seconds: float | None) -> None:
+    found = verdict(lead_time=lead_time)
+    assert isinstance(found, Verdict)
+    assert found.seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("who", "person"),
+    [(8, "bob@example.com"), ({"id": 8}, "bob@example.com"), (99, "user 99"), (None, "unknown"), ("8", "unknown")],
+)
+def test_people_are_found_however_they_are_given(who: object, person: str) -> None:
+    found = verdict(completed_by=who)
+    assert isinstance(found, Verdict)
+    assert found.person == person
