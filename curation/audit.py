@@ -14,7 +14,7 @@ import numpy.typing as npt
 from curation.records import Decision, Estimate, Interval, QueueEntry
 
 #: Draws from the posterior of the rates, for intervals of what is computed from two of them.
-DRAWS = 20_000
+DRAWS = 8_000
 
 Draws = npt.NDArray[np.float64]
 
@@ -64,9 +64,9 @@ def estimate_audit(
 
     - ``flagger_precision``: of the flagged labels that were decided, how many were wrong (Wilson). They are the worst
       ones, so the flagged ones that nobody has seen yet are less often wrong.
-    - ``labels_wrong``: still wrong among flagged labels that are not decided, at the rate of the later half of those
-      that were (the nearest to them in rank, so rather too many than too few), and among labels that are not flagged,
-      at the rate of the controls. The interval is that of draws from Jeffreys' posteriors of both rates.
+    - ``labels_wrong``: still wrong among flagged labels that are not decided, at the rate to which that of the decided
+      ones falls with their rank (``rate_beyond``), and among labels that are not flagged, at the rate of the controls.
+      The interval is that of draws from the posteriors of both rates (Jeffreys' for the controls).
     - ``flagger_recall``: flagged wrong labels, found or expected, out of all.
 
     The last two are ``None`` as long as no control is decided, or where flagged labels are left and none was decided.
@@ -80,12 +80,10 @@ def estimate_audit(
     if not controls or (left_flagged and not flagged):
         return AuditFigures(precision)
 
-    nearest = flagged[len(flagged) // 2 :]
-    in_flagged = left_flagged * (sum(nearest) / len(nearest) if nearest else 0.0)
-    in_unflagged = left_unflagged * missed / len(controls)
     rng = np.random.default_rng(0)
-    flagged_draws = left_flagged * _jeffreys(sum(nearest), len(nearest), rng)
-    unflagged_draws = left_unflagged * _jeffreys(missed, len(controls), rng)
+    rate, rates = rate_beyond(flagged, left_flagged, rng)
+    in_flagged, in_unflagged = left_flagged * rate, left_unflagged * missed / len(controls)
+    flagged_draws, unflagged_draws = left_flagged * rates, left_unflagged * _jeffreys(missed, len(controls), rng)
     return AuditFigures(
         precision,
         _recall(found, in_flagged, in_unflagged + missed, flagged_draws, unflagged_draws + missed),
@@ -102,6 +100,41 @@ def _wrong(entries: Sequence[QueueEntry], decisions: Mapping[str, Decision]) -> 
     """For each entry with a label that was decided: was the label wrong?"""
     outcomes = [decisions[e.sample_id].outcome for e in entries if e.given is not None and e.sample_id in decisions]
     return [outcome == "change" for outcome in outcomes if outcome in ("change", "keep")]
+
+
+def rate_beyond(wrong: Sequence[bool], beyond: int, rng: np.random.Generator) -> tuple[float, Draws]:
+    """How often the next ``beyond`` labels are wrong, when the first ones, worst first, were so: the rate, and draws.
+
+    A logistic trend over the rank that may fall but not rise, with a wide normal prior; draws are from the normal
+    distribution about its most probable values (Laplace).
+    """
+    if not wrong or not beyond:
+        return 0.0, np.zeros(DRAWS)
+    outcomes = np.array(wrong, dtype=np.float64)
+    span = len(wrong) + beyond
+    ranks = (np.arange(len(wrong)) + 0.5) / span
+    design = np.stack([np.ones(len(wrong)), ranks - ranks.mean()], axis=1)
+    most_probable, spread = _logistic_trend(design, outcomes)
+    ahead = (len(wrong) + beyond * (np.arange(20) + 0.5) / 20) / span - ranks.mean()
+    draws = rng.multivariate_normal(most_probable, spread, size=DRAWS, method="cholesky")
+    rates = [_logistic(line[:, :1] + np.minimum(line[:, 1:], 0) * ahead) for line in (most_probable[None], draws)]
+    return float(rates[0].mean()), rates[1].mean(axis=1)
+
+
+def _logistic_trend(design: Draws, outcomes: Draws) -> tuple[Draws, Draws]:
+    """Most probable intercept and slope, and their covariance, under normal priors of deviation 3 and 5."""
+    precision = np.diag([1 / 3**2, 1 / 5**2])
+    line = np.zeros(2)
+    for _ in range(30):
+        rate = _logistic(design @ line)
+        curvature = (design * (rate * (1 - rate))[:, None]).T @ design + precision
+        step = np.linalg.solve(curvature, design.T @ (outcomes - rate) - precision @ line)
+        line = line + np.clip(step, -2, 2)
+    return line, np.linalg.inv(curvature)
+
+
+def _logistic(values: Draws) -> Draws:
+    return np.asarray(1 / (1 + np.exp(-np.clip(values, -30, 30))))
 
 
 def _jeffreys(successes: int, total: int, rng: np.random.Generator) -> Draws:
