@@ -35,11 +35,12 @@ class ProgressLine:
         """Show ``done`` of ``total``; called as often as the work likes."""
         now = time.monotonic()
         if what != self._what:
-            self._what, self._began, self._from, self._said = what, now, done, 0.0
+            self._what, self._began, self._from = what, now, done
+            self._said = 0.0 if self._tty else now
         finished = done >= total
         if not finished and now - self._said < (0.2 if self._tty else 10.0):
             return
-        if not self._tty and finished and self._said == 0.0 and now - self._began < 10.0:
+        if not self._tty and finished and self._said == self._began:  # over before there was anything to say
             return
         self._said = now
         left = ""

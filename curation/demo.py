@@ -203,12 +203,13 @@ def answer(project: Project, cells: Sequence[Cell], *, seed: int, say: Callable[
         password = hmac.new(secret.encode(), email.encode(), hashlib.sha256).hexdigest()[:24]
         add_person(connection, email, password)
         began = time.monotonic()
-        mine = {key: _says(person, path, truth[path], wrong, seed, classes.names) for key, path in path_of.items()}
-        count = LabelStudioPerson(connection.url, person_token(connection, email, password)).answer(
-            project_id=project.ledger.about()["id"],
-            choose=lambda key, mine=mine: classes.id(mine[key]),
-            seconds=lambda key, person=person: 1.5 + 3 * _chance(seed, person, path_of[key], "seconds"),
-        )
+        answers = {
+            key: classes.id(_says(person, path, truth[path], wrong, seed, classes.names))
+            for key, path in path_of.items()
+        }
+        pace = {key: 1.5 + 3 * _chance(seed, person, path, "seconds") for key, path in path_of.items()}
+        simulated = LabelStudioPerson(connection.url, person_token(connection, email, password))
+        count = simulated.answer(project.ledger.about()["id"], answers.get, pace.__getitem__)
         say(f"{person} (simulated) answered {count} tasks in Label Studio in {time.monotonic() - began:.0f} s.")
         given += count
     return given

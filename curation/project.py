@@ -105,8 +105,7 @@ class Project:
             backbone=replace(settings.backbone, size=size),
         )
         with project_lock(paths):
-            write_whole(paths.secret, secrets.token_hex(32))
-            paths.secret.chmod(0o600)
+            write_whole(paths.secret, secrets.token_hex(32), private=True)
             ledger = Ledger(settings.ledger) if settings.ledger else Ledger.in_file(paths.ledger)
             if "id" not in ledger.about():
                 ledger.set_about("id", uuid.uuid4().hex)

@@ -41,13 +41,18 @@ class ProjectPaths:
         return self.iterations / f"{number:03d}"
 
 
-def write_whole(file: Path, content: bytes | str) -> None:
-    """Write a file so that it is whole or not there: beside, flushed to disk, then renamed."""
+def write_whole(file: Path, content: bytes | str, *, private: bool = False) -> None:
+    """Write a file so that it is whole or not there: beside, flushed to disk, then renamed.
+
+    ``private`` files can be read by their owner alone.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     raw = content.encode("utf-8") if isinstance(content, str) else content
     handle, beside = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:
         with os.fdopen(handle, "wb") as out:
+            if not private:
+                os.fchmod(handle, 0o666 & ~_umask())
             out.write(raw)
             out.flush()
             os.fsync(out.fileno())
@@ -57,9 +62,16 @@ def write_whole(file: Path, content: bytes | str) -> None:
         raise
 
 
-def write_json(file: Path, value: object) -> None:
-    """Write JSON, whole or absent."""
-    write_whole(file, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+def _umask() -> int:
+    """What the user leaves out of the rights of a new file."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def write_json(file: Path, value: object, *, private: bool = False) -> None:
+    """Write JSON, whole or absent; ``private`` files can be read by their owner alone."""
+    write_whole(file, json.dumps(value, indent=1, ensure_ascii=False) + "\n", private=private)
 
 
 def read_json(file: Path) -> Any:

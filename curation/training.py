@@ -341,8 +341,8 @@ class _Fit:
             if not torch.isfinite(loss):
                 rate = schedule.get_last_lr()[0]
                 raise TrainingError(
-                    f"the loss became {float(loss.detach())} in epoch {epoch + 1} at rate {rate:.2g}; lower training.head_rate "
-                    "and training.tail_rate in curation.toml"
+                    f"the loss became {float(loss.detach())} in epoch {epoch + 1} at rate {rate:.2g}; "
+                    "lower training.head_rate and training.tail_rate in curation.toml"
                 )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here

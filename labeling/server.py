@@ -213,7 +213,7 @@ class LabelStudioServer:
         port = self.port or _free_port(int(kept.get("port") or 0))
         if not _is_free(port):
             raise LabelStudioError(f"port {port} is taken; choose another for Label Studio, or none for a free one")
-        write_json(self.secrets_file, {**kept, "port": str(port)})
+        write_json(self.secrets_file, {**kept, "port": str(port)}, private=True)
         with self.log_file.open("wb") as log:
             try:
                 self._child = subprocess.Popen(
@@ -244,7 +244,7 @@ class LabelStudioServer:
                 "token": secrets.token_hex(20),
                 "secret_key": secrets.token_urlsafe(50),
             }
-            write_json(self.secrets_file, kept)
+            write_json(self.secrets_file, kept, private=True)
         except ValueError as error:
             raise LabelStudioError(f"{self.secrets_file} is damaged ({error}); delete {self.home}") from None
         return kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -60,3 +61,13 @@ def test_a_second_process_is_told_who_holds_the_project(tmp_path: Path) -> None:
         other.wait()
     with project_lock(ProjectPaths(tmp_path)):
         assert ProjectPaths(tmp_path).lock.exists()
+
+
+def test_only_private_files_are_hidden_from_others(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        write_whole(tmp_path / "open", "for all")
+        write_whole(tmp_path / "secret", "for one", private=True)
+    finally:
+        os.umask(before)
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("open", "secret")] == [0o644, 0o600]
