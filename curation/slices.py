@@ -149,7 +149,7 @@ class _Search:
         best = pairs[np.argsort(-scores[pairs], kind="stable")[:_BEAM]]
         first, second = self.flat.parts[best].T
         masks, fields = self.atoms.masks, self.atoms.fields
-        both = masks[:, first] * masks[:, second]
+        both: Counts = masks[:, first] * masks[:, second]
         sizes: Counts = both.T @ masks
         keep = (sizes >= self.min_size) & (sizes < self.flat.sizes[best][:, None])
         keep &= (fields[first][:, None] != fields[None, :]) & (fields[second][:, None] != fields[None, :])
