@@ -345,10 +345,10 @@ def _kernel_basis(inputs: Features, seed: int) -> tuple[Features, Floats]:
     kernel = np.exp(-distances / width)
     lower = np.linalg.cholesky(kernel[landmarks].astype(np.float64) + 1e-4 * np.eye(len(landmarks)))
     rooted = solve_triangular(lower, kernel.T, lower=True).T.astype(np.float32)
-    eigenvalues, vectors = np.linalg.eigh((rooted.T @ rooted).astype(np.float64))
-    kept = eigenvalues > 1e-3
-    eigenvalues, vectors = eigenvalues[kept], vectors[:, kept]
-    return rooted @ (vectors / np.sqrt(eigenvalues)).astype(np.float32), eigenvalues
+    eigenvalues, vectors = np.linalg.eigh(rooted.T @ rooted)  # single precision: the smallest noise is 0.1
+    kept = eigenvalues > 1e-2
+    values = eigenvalues[kept].astype(np.float64)
+    return rooted @ (vectors[:, kept] / np.sqrt(values).astype(np.float32)), values
 
 
 def _squared_distances(left: Features, right: Features) -> Features:
