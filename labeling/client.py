@@ -99,9 +99,10 @@ class LabelStudioAnnotator:
             _check_file(entry, files)
         done = 0
         with self._faults("sending tasks"):
+            known = self._projects()
             for stream in STREAMS:
                 wanted = served_order([e for e in entries if stream_of(e) == stream])
-                project = self._ready(stream) if wanted else self._find(stream)
+                project = self._ready(stream, known.get(stream)) if wanted else known.get(stream)
                 if project is None:
                     continue
                 self._withdraw(project, {e.key for e in wanted}, stream)
@@ -146,22 +147,21 @@ class LabelStudioAnnotator:
     def addresses(self) -> dict[str, str]:
         """Where labelers go, by stream (``shown`` first); only streams that hold open tasks."""
         with self._faults("looking up the labeling projects"):
-            found = {stream: self._find(stream) for stream in STREAMS}
+            found = self._projects()
         return {
             stream: f"{self.connection.url}/projects/{project.id}/data?labeling=1"
             for stream, project in found.items()
-            if project is not None and (project.task_number or 0) > (project.finished_task_number or 0)
+            if (project.task_number or 0) > (project.finished_task_number or 0)
         }
 
     # --- the two Label Studio projects
 
-    def _ready(self, stream: Stream) -> Any:
-        """The stream's project, made where it is missing, with the screen for the classes as they are now."""
+    def _ready(self, stream: Stream, project: Any) -> Any:
+        """The stream's project, made where there is none, with the screen for the classes as they are now."""
         settings: dict[str, Any] = {
             "label_config": labeling_config(self.classes, mode=stream, texts=self.texts, guide=self.guide),
             "maximum_annotations": self.opinions,
         }
-        project = self._find(stream)
         if project is None:
             word = self.texts.title_shown if stream == "shown" else self.texts.title_blind
             project = self._sdk.projects.create(
@@ -181,11 +181,11 @@ class LabelStudioAnnotator:
             self._serve(project, self.connection.images / stream)
         return project
 
-    def _find(self, stream: Stream) -> Any:
-        """The stream's project, ``None`` where Label Studio has none; the oldest, should there be two."""
-        mark = self._mark(stream)
-        found: list[Any] = [p for p in self._sdk.projects.list(page_size=100) if mark in (p.description or "")]
-        return min(found, key=lambda p: p.id, default=None)
+    def _projects(self) -> dict[Stream, Any]:
+        """The project of each stream that has one, in the order of streams; the oldest, should there be two."""
+        everything = sorted(self._sdk.projects.list(page_size=100), key=lambda p: -p.id)
+        marked = {s: p for p in everything for s in STREAMS if self._mark(s) in (p.description or "")}
+        return {stream: marked[stream] for stream in STREAMS if stream in marked}
 
     def _mark(self, stream: Stream) -> str:
         return f"Curation Toolkit finds this project by its mark [{self.project_id}/{stream}]; leave it here."
@@ -288,11 +288,8 @@ class LabelStudioAnnotator:
     ) -> dict[str, list[tuple[Mapping[str, Any], Mapping[str, Any], str]]]:
         """Task, annotation and where its id comes from, by key."""
         found: dict[str, list[tuple[Mapping[str, Any], Mapping[str, Any], str]]] = defaultdict(list)
-        for stream in STREAMS:
+        for stream, project in self._projects().items() if entries else ():
             keys = [e.key for e in entries if stream_of(e) == stream]
-            project = self._find(stream) if keys else None
-            if project is None:
-                continue
             # Ids begin again in a new database, so a source must tell apart projects of the same number.
             origin = f"{project.created_at:%Y%m%dT%H%M%S.%f}-{project.id}"
             for chunk in _chunks(keys, _CHUNK):

@@ -1,0 +1,545 @@
+"""People in a real Label Studio: through its interfaces, through a dropped connection, and by keyboard in a browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import socketserver
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from curation.errors import DataError, LabelStudioError
+from curation.records import AMBIGUOUS, BAD_IMAGE, Classes, Mode, QueueEntry
+from labeling.client import LabelStudioAnnotator, LabelStudioPerson
+from labeling.server import Connection, LabelStudioServer, add_person, connection_from_environment, person_token
+from labeling.tasks import choice_result
+from labeling.web import plain_client, post_form, sign_in, token_client
+from tests.contracts.test_annotators import CLASSES, AnnotatorPromises, Asking, draw, entry
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.e2e
+
+#: Where the screen names the task.
+NUMBER = ".lsf-current-task__task-id"
+PASSWORD = "a long enough one"
+GUIDE = {"c1": "Fur, four legs, a tail; sits on chairs.", "c2": "Red fur, pointed ears, a thick tail; never on chairs."}
+
+
+@pytest.fixture(scope="session")
+def connection(label_studio: LabelStudioServer) -> Connection:
+    return label_studio.start()
+
+
+@pytest.fixture(scope="session")
+def tokens(connection: Connection) -> dict[str, str]:
+    """Two labelers, by name."""
+    found = {}
+    for person in ("ann", "bob"):
+        add_person(connection, f"{person}@example.com", PASSWORD)
+        found[person] = person_token(connection, f"{person}@example.com", PASSWORD)
+    return found
+
+
+@pytest.fixture
+def project_id() -> str:
+    return uuid.uuid4().hex
+
+
+def annotator(connection: Connection, project_id: str, **changes: Any) -> LabelStudioAnnotator:
+    names = {"ann@example.com": "ann", "bob@example.com": "bob"}
+    given = {"classes": CLASSES, "opinions": 2, "guide": GUIDE, "person_names": names} | changes
+    return LabelStudioAnnotator(connection, project_name="House & garden", project_id=project_id, **given)
+
+
+def tasks(connection: Connection, project_id: str) -> dict[str, list[dict[str, Any]]]:
+    """The tasks as Label Studio has them, by stream, in served order."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    with token_client(connection.url, connection.token) as client:
+        for project in client.get("/api/projects/", params={"page_size": 1000}).json()["results"]:
+            mark = re.search(rf"\[{project_id}/(\w+)\]", project["description"] or "")
+            if mark:
+                asked = {"project": project["id"], "page_size": 1000, "fields": "all"}
+                found[mark[1]] = sorted(client.get("/api/tasks/", params=asked).json()["tasks"], key=lambda t: t["id"])
+    return found
+
+
+def batch_of(count: int, modes: tuple[Mode, ...] = ("shown", "blind", "control")) -> list[QueueEntry]:
+    return [entry(uuid.uuid4().hex, modes[i % len(modes)], i, opinions=2) for i in range(count)]
+
+
+class LabelStudioAsking:
+    """People who answer in Label Studio."""
+
+    def __init__(self, connection: Connection, tokens: dict[str, str]) -> None:
+        self.connection, self.tokens = connection, tokens
+        self.project_id = uuid.uuid4().hex
+        self.given: dict[tuple[str, str], int] = {}
+        self.task_of: dict[str, int] = {}
+
+    def annotator(self) -> LabelStudioAnnotator:
+        return annotator(self.connection, self.project_id)
+
+    def answer(self, entry: QueueEntry, person: str, answer: str, seconds: float) -> None:
+        said = {"result": choice_result(answer), "lead_time": seconds}
+        if entry.key not in self.task_of:
+            every = [t for stream in tasks(self.connection, self.project_id).values() for t in stream]
+            self.task_of = {t["data"]["key"]: t["id"] for t in every}
+            assert len(self.task_of) == len(every)
+        with token_client(self.connection.url, self.tokens[person]) as client:
+            if (entry.key, person) in self.given:
+                client.patch(f"/api/annotations/{self.given[entry.key, person]}/", json=said).raise_for_status()
+            else:
+                made = (
+                    client.post(f"/api/tasks/{self.task_of[entry.key]}/annotations/", json=said)
+                    .raise_for_status()
+                    .json()
+                )
+                self.given[entry.key, person] = made["id"]
+
+
+class TestLabelStudio(AnnotatorPromises):
+    """The same promises that answers from a file keep."""
+
+    @pytest.fixture
+    def asking(self, connection: Connection, tokens: dict[str, str]) -> Asking:
+        return LabelStudioAsking(connection, tokens)
+
+
+def test_blind_tasks_tell_nothing_and_controls_hide_among_them(
+    connection: Connection, project_id: str, tmp_path: Path
+) -> None:
+    batch = batch_of(12)
+    files = draw(tmp_path, batch)
+    annotator(connection, project_id).send(batch, files)
+    sent = tasks(connection, project_id)
+    assert {frozenset(t["data"]) for t in sent["blind"]} == {frozenset({"key", "image"})}
+    assert [t["data"]["key"] for t in sent["blind"]] == sorted(e.key for e in batch if e.mode != "shown")
+    assert [t["data"]["key"] for t in sent["shown"]] == [e.key for e in batch if e.mode == "shown"]
+    assert sent["shown"][0]["data"]["given_label"] == "cat & dog"
+    told = json.dumps(sent["blind"])
+    assert not [word for e in batch for word in (e.sample_id, str(files[e.sample_id])) if word in told]
+
+
+def test_images_are_served_to_who_signed_in_and_nothing_else_is(
+    connection: Connection, tokens: dict[str, str], project_id: str, label_studio: LabelStudioServer, tmp_path: Path
+) -> None:
+    batch = batch_of(3)
+    files = draw(tmp_path, batch)
+    annotator(connection, project_id).send(batch, files)
+    addresses = [t["data"]["image"] for stream in tasks(connection, project_id).values() for t in stream]
+    with plain_client(connection.url) as stranger:
+        assert {stranger.get(address).status_code for address in addresses} == {401}
+    with token_client(connection.url, tokens["ann"]) as client:
+        served = {client.get(address).content for address in addresses}
+        assert served == {file.read_bytes() for file in files.values()}
+        for elsewhere in (
+            "../secrets.json",
+            "../server/label_studio.sqlite3",
+            "/etc/passwd",
+            "shown/../../secrets.json",
+        ):
+            answer = client.get("/data/local-files/", params={"d": elsewhere})
+            assert answer.status_code != 200, elsewhere
+    images = label_studio.images
+    assert not [p for p in images.rglob("*") if p.is_symlink()]
+
+
+def test_nobody_signs_up_without_an_invitation(connection: Connection) -> None:
+    with plain_client(connection.url) as stranger:
+        stranger.get("/user/signup/")
+        fields = {"email": "eve@example.com", "password": PASSWORD, "allow_newsletters": "false"}
+        with pytest.raises(httpx.HTTPStatusError, match="403"):
+            post_form(stranger, "/user/signup/", fields)
+        assert not sign_in(stranger, "eve@example.com", PASSWORD)
+
+
+def test_an_account_stays_with_its_password(connection: Connection, tokens: dict[str, str]) -> None:
+    add_person(connection, "ann@example.com", PASSWORD)
+    with pytest.raises(LabelStudioError, match=r"did not accept an account for ann@example\.com"):
+        add_person(connection, "ann@example.com", "another long one")
+    with pytest.raises(LabelStudioError, match=r"knows no ann@example\.com with this password"):
+        person_token(connection, "ann@example.com", "another long one")
+
+
+def test_people_answer_both_streams_once_and_in_order(
+    connection: Connection, tokens: dict[str, str], project_id: str, tmp_path: Path
+) -> None:
+    batch = batch_of(30)
+    asked = annotator(connection, project_id)
+    asked.send(batch, draw(tmp_path, batch))
+    assert asked.waiting(batch) == 60
+    assert list(asked.addresses()) == ["shown", "blind"]
+    seen: list[str] = []
+
+    def choose(key: str) -> str:
+        seen.append(key)
+        return "c2" if len(seen) % 2 else BAD_IMAGE
+
+    ann = LabelStudioPerson(connection.url, tokens["ann"])
+    began = time.monotonic()
+    assert ann.answer(project_id, choose, lambda key: 1.5, limit=12) == 12
+    assert ann.answer(project_id, choose, lambda key: 1.5) == 18
+    speed = 30 / (time.monotonic() - began)
+    print(f"{speed:.1f} answers a second")
+    served = [t["data"]["key"] for stream in tasks(connection, project_id).values() for t in stream]
+    assert sorted(seen) == sorted(served)
+    assert seen[:10] == [e.key for e in batch if e.mode == "shown"]
+    assert ann.answer(project_id, choose) == 0
+    assert asked.waiting(batch) == 30
+    assert LabelStudioPerson(connection.url, tokens["bob"]).answer(project_id, lambda key: "c1") == 30
+    assert asked.waiting(batch) == 0
+    found = asked.collect(batch)
+    assert {(v.person, v.seconds) for v in found} == {("ann", 1.5), ("bob", 2.0)}
+    assert speed > 2
+
+
+def test_answers_that_cannot_count_are_told_and_do_no_harm(
+    connection: Connection, tokens: dict[str, str], project_id: str, tmp_path: Path
+) -> None:
+    batch = batch_of(3, ("shown",))
+    asked = annotator(connection, project_id)
+    asked.send(batch, draw(tmp_path, batch))
+    answers = iter(["no such class", "c1", AMBIGUOUS])
+    LabelStudioPerson(connection.url, tokens["ann"]).answer(project_id, lambda key: next(answers))
+    assert [v.answer for v in asked.collect(batch)] == ["c1", AMBIGUOUS]
+    (reason,) = asked.rejected
+    assert "no such class" in reason
+
+
+def test_tasks_of_an_earlier_batch_are_withdrawn_unless_answered(
+    connection: Connection, tokens: dict[str, str], project_id: str, label_studio: LabelStudioServer, tmp_path: Path
+) -> None:
+    first, second = batch_of(6), batch_of(4, ("shown",))
+    asked = annotator(connection, project_id)
+    asked.send(first, draw(tmp_path / "1", first))
+    LabelStudioPerson(connection.url, tokens["ann"]).answer(project_id, lambda key: "c1", limit=1)
+    before = {p.name for p in label_studio.images.rglob("*.png")}
+    asked.send(second, draw(tmp_path / "2", second))
+    left = tasks(connection, project_id)
+    assert [t["data"]["key"] for t in left["shown"]] == [first[0].key, *(e.key for e in second)]
+    assert left["blind"] == []
+    assert len(asked.collect(first)) == 1
+    gone = before - {p.name for p in label_studio.images.rglob("*.png")}
+    assert len(gone) == 5
+
+
+def test_a_project_deleted_in_label_studio_is_made_again(
+    connection: Connection, project_id: str, tmp_path: Path
+) -> None:
+    batch = batch_of(3)
+    asked = annotator(connection, project_id)
+    asked.send(batch, files := draw(tmp_path, batch))
+    with token_client(connection.url, connection.token) as client:
+        for stream in tasks(connection, project_id).values():
+            client.delete(f"/api/projects/{stream[0]['project']}/").raise_for_status()
+    assert asked.collect(batch) == []
+    assert (asked.waiting(batch), asked.address()) == (6, None)
+    asked.send(batch, files)
+    assert sum(map(len, tasks(connection, project_id).values())) == 3
+
+
+def test_a_renamed_class_keeps_its_answers(
+    connection: Connection, tokens: dict[str, str], project_id: str, tmp_path: Path
+) -> None:
+    batch = batch_of(2, ("shown",))
+    annotator(connection, project_id).send(batch, files := draw(tmp_path, batch))
+    LabelStudioPerson(connection.url, tokens["ann"]).answer(project_id, lambda key: "c2")
+    renamed = annotator(connection, project_id, classes=Classes(("c1", "c2", "c3"), ("pet", "fox", "owl")))
+    renamed.send(batch, files)
+    assert {v.answer for v in renamed.collect(batch)} == {"c2"}
+    with token_client(connection.url, connection.token) as client:
+        number = tasks(connection, project_id)["shown"][0]["project"]
+        screen = client.get(f"/api/projects/{number}/").json()["label_config"]
+    assert 'value="owl"' in screen
+    assert "cat" not in screen.replace("catch", "")
+
+
+def test_a_missing_image_stops_before_anything_is_sent(connection: Connection, project_id: str, tmp_path: Path) -> None:
+    batch = batch_of(3)
+    files = draw(tmp_path, batch)
+    files[batch[2].sample_id].unlink()
+    with pytest.raises(DataError, match=r"2\.png is missing"):
+        annotator(connection, project_id).send(batch, files)
+    assert tasks(connection, project_id) == {}
+
+
+def test_a_format_that_browsers_cannot_show_is_converted(
+    connection: Connection, project_id: str, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    batch = batch_of(1)
+    file = tmp_path / "scan.tif"
+    Image.new("L", (9, 7), 128).save(file)
+    annotator(connection, project_id).send(batch, {batch[0].sample_id: file})
+    with token_client(connection.url, connection.token) as client:
+        served = client.get(tasks(connection, project_id)["shown"][0]["data"]["image"])
+    assert served.content.startswith(b"\x89PNG")
+
+
+def test_somebody_elses_server_gets_the_images_uploaded(
+    connection: Connection, tokens: dict[str, str], project_id: str, tmp_path: Path
+) -> None:
+    environ = {"LABEL_STUDIO_URL": connection.url, "LABEL_STUDIO_API_KEY": tokens["ann"]}
+    foreign = connection_from_environment(environ)
+    assert foreign is not None
+    batch = batch_of(120, ("shown",))
+    asked = annotator(foreign, project_id)
+    asked.send(batch, files := draw(tmp_path, batch))
+    sent = tasks(connection, project_id)["shown"]
+    assert [t["data"]["key"] for t in sent] == [e.key for e in batch]
+    with token_client(connection.url, tokens["bob"]) as client:
+        for task, one in ((sent[0], batch[0]), (sent[119], batch[119])):
+            assert client.get(task["data"]["image"]).content == files[one.sample_id].read_bytes()
+
+
+@pytest.mark.parametrize("token", ["wrong", "a.b.c"])
+def test_a_wrong_token_is_told_without_showing_it(connection: Connection, token: str, tmp_path: Path) -> None:
+    batch = batch_of(1)
+    stranger = annotator(replace(connection, token=token), "x")
+    with pytest.raises(LabelStudioError, match="refused our token while sending tasks") as refused:
+        stranger.send(batch, draw(tmp_path, batch))
+    assert "sessionid" not in str(refused.value)
+
+
+def test_a_server_that_is_gone_is_told(tmp_path: Path) -> None:
+    gone = annotator(Connection("http://127.0.0.1:9", "token"), "x")
+    with pytest.raises(LabelStudioError, match="can't be reached while fetching answers"):
+        gone.collect(batch_of(1))
+
+
+# --- a connection that breaks
+
+
+class _Breaking(socketserver.StreamRequestHandler):
+    """Hands one request a connection to Label Studio; may hang up once the server has answered an import."""
+
+    def handle(self) -> None:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            line = self.rfile.readline()
+            if not line:
+                return
+            head += line
+        length = re.search(rb"(?i)content-length: (\d+)", head)
+        body = self.rfile.read(int(length[1])) if length else b""
+        head = re.sub(rb"(?i)connection: [^\r]*", b"Connection: close", head)
+        with socket.create_connection(self.server.target, timeout=60) as upstream:  # type: ignore[attr-defined]
+            upstream.sendall(head + body)
+            answer = b"".join(iter(lambda: upstream.recv(65536), b""))
+        if b"/import?" in head.split(b"\r\n")[0] or b"/import " in head.split(b"\r\n")[0]:
+            self.server.imports += 1  # type: ignore[attr-defined]
+            if self.server.imports == 1:  # type: ignore[attr-defined]
+                return
+        self.wfile.write(answer)
+
+
+@contextmanager
+def breaking(connection: Connection) -> Iterator[Any]:
+    target = httpx.URL(connection.url)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Breaking) as proxy:
+        proxy.daemon_threads = True
+        proxy.target, proxy.imports = (target.host, target.port), 0  # type: ignore[attr-defined]
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        yield proxy
+        proxy.shutdown()
+
+
+def test_an_import_whose_confirmation_is_lost_creates_nothing_twice(
+    connection: Connection, project_id: str, tmp_path: Path
+) -> None:
+    batch = batch_of(5, ("shown",))
+    with breaking(connection) as proxy:
+        through = replace(connection, url=f"http://127.0.0.1:{proxy.server_address[1]}")
+        annotator(through, project_id).send(batch, draw(tmp_path, batch))
+        assert proxy.imports == 1
+    assert [t["data"]["key"] for t in tasks(connection, project_id)["shown"]] == [e.key for e in batch]
+
+
+def test_a_task_that_came_twice_all_the_same_is_asked_once(
+    connection: Connection, project_id: str, tmp_path: Path
+) -> None:
+    batch = batch_of(3, ("shown",))
+    asked = annotator(connection, project_id)
+    asked.send(batch, files := draw(tmp_path, batch))
+    (first, *_) = tasks(connection, project_id)["shown"]
+    with token_client(connection.url, connection.token) as client:
+        again = client.post(f"/api/projects/{first['project']}/import", json=[{"data": first["data"]}])
+        again.raise_for_status()
+    asked.send(batch, files)
+    left = tasks(connection, project_id)["shown"]
+    assert len(left) == 3
+    assert left[0]["id"] == first["id"]
+
+
+# --- in the browser
+
+
+def signed_in(browser: Browser, connection: Connection, person: str) -> Page:
+    page = browser.new_page(viewport={"width": 1366, "height": 768})
+    page.goto(f"{connection.url}/user/login/")
+    page.fill("[name=email]", f"{person}@example.com")
+    page.fill("[name=password]", PASSWORD)
+    page.keyboard.press("Enter")
+    page.wait_for_url(lambda url: "login" not in url)
+    return page
+
+
+def open_stream(page: Page, address: str) -> None:
+    page.goto(address)
+    page.wait_for_selector(".ct .lsf-choice", timeout=60_000)
+    page.wait_for_function("() => { const i = document.querySelector('.ct-image canvas'); return i && i.width > 100 }")
+    page.wait_for_timeout(300)
+
+
+def press(page: Page, key: str) -> None:
+    """Answer the task on the screen by keyboard alone, and wait until Label Studio has taken it."""
+    from playwright.sync_api import TimeoutError as NotYet
+
+    number = page.inner_text(NUMBER)
+    for _ in range(5):  # a key that comes before the task is ready is lost, as it would be for a person
+        page.keyboard.press(key)
+        with suppress(NotYet):
+            page.wait_for_selector(".ct .ant-radio-checked", state="attached", timeout=2_000)
+            break
+    with page.expect_response(lambda r: "/annotations" in r.url and r.request.method == "POST") as taken:
+        page.keyboard.press("Control+Enter")
+    assert taken.value.status == 201
+    page.wait_for_function(f"(n) => (document.querySelector('{NUMBER}')?.innerText ?? '') !== n", arg=number)
+
+
+def layout(page: Page) -> dict[str, Any]:
+    """What of the screen is seen without scrolling, in pixels."""
+    found: dict[str, Any] = page.evaluate(
+        """() => {
+          const box = (e) => e.getBoundingClientRect();
+          const answers = [...document.querySelectorAll('.ct .lsf-choice')].map(box);
+          const list = document.querySelector('.ct .lsf-choices'), holder = document.querySelector('.ct-answers');
+          const page = document.documentElement;
+          const panels = [...document.querySelectorAll('.lsf-sidepanels__wrapper, .lsf-toolbar')];
+          const image = box(document.querySelector('.ct-image canvas'));
+          return {
+            scrolls: page.scrollHeight > innerHeight || page.scrollWidth > innerWidth,
+            answersHidden: answers.filter((b) => b.bottom > box(holder).bottom + 1).length,
+            image: Math.max(image.width, image.height),
+            panels: panels.filter((e) => box(e).width > 0).length,
+            guide: box(document.querySelector('.ct-guide')).right,
+            checked: document.querySelectorAll('.ct .ant-radio-checked').length,
+          }
+        }"""
+    )
+    return found
+
+
+def test_a_labeler_works_by_keyboard_alone(
+    connection: Connection, tokens: dict[str, str], project_id: str, browser: Browser, artifacts: Path, tmp_path: Path
+) -> None:
+    batch = batch_of(6, ("shown", "shown", "blind", "control"))
+    asked = annotator(connection, project_id, opinions=1)
+    batch = [replace(e, opinions=1) for e in batch]
+    asked.send(batch, draw(tmp_path, batch))
+    addresses = asked.addresses()
+    page = signed_in(browser, connection, "bob")
+
+    open_stream(page, addresses["shown"])
+    seen = layout(page)
+    assert seen == seen | {"scrolls": False, "answersHidden": 0, "panels": 0, "checked": 0}
+    assert seen["image"] > 500
+    assert seen["guide"] <= 1366
+    words = page.inner_text(".ct")
+    assert all(word in words for word in ("cat & dog", "looks like a fox", GUIDE["c2"]))
+    page.screenshot(path=artifacts / "labeling-shown-2-classes.png")
+    began = time.monotonic()
+    for key in ("1", "2", "a", "x"):
+        press(page, key)
+    print(f"{(time.monotonic() - began) / 4:.2f} s from answer to answer")
+
+    open_stream(page, addresses["blind"])
+    words = page.inner_text("body")
+    assert not [word for word in ("looks like a fox", "Suggested", "Label now") if word in words]
+    page.screenshot(path=artifacts / "labeling-blind-2-classes.png")
+    press(page, "2")
+    press(page, "2")
+    page.close()
+
+    found = asked.collect(batch)
+    shown = [v for v in found if v.mode == "shown"]
+    assert [v.answer for v in shown] == ["c1", "c2", AMBIGUOUS, BAD_IMAGE]
+    assert sorted(v.mode for v in found if v.mode != "shown") == ["blind", "control"]
+    assert {v.person for v in found} == {"bob"}
+    assert all(v.seconds is not None and 0 < v.seconds < 120 for v in found)
+    assert asked.waiting(batch) == 0
+
+
+@pytest.mark.parametrize(("count", "hidden"), [(10, False), (23, False), (200, True)])
+def test_the_screen_bears_many_classes(
+    connection: Connection, tokens: dict[str, str], project_id: str, browser: Browser, artifacts: Path, tmp_path: Path,
+    count: int, hidden: bool,
+) -> None:  # fmt: skip
+    classes = Classes(
+        tuple(f"c{i}" for i in range(1, count + 1)), tuple(f"kind of thing {i}" for i in range(1, count + 1))
+    )
+    reason = "Predictions that have not seen this label give 'kind of thing 2' 94 %; four of its five neighbours agree."
+    batch = [replace(e, reason=reason) for e in batch_of(2, ("shown",))]
+    guide = {class_id: f"What {name} means, in a sentence." for class_id, name in list(classes)[:12]}
+    asked = annotator(connection, project_id, classes=classes, guide=guide)
+    asked.send(batch, draw(tmp_path, batch))
+    page = signed_in(browser, connection, "bob")
+    open_stream(page, asked.addresses()["shown"])
+    seen = layout(page)
+    page.screenshot(path=artifacts / f"labeling-shown-{count}-classes.png")
+    assert seen == seen | {"scrolls": False, "panels": 0, "checked": 0}
+    assert (seen["answersHidden"] > 0) == hidden
+    assert seen["image"] > 500
+    if hidden:
+        page.fill("[placeholder='Find a class']", "thing 187")
+        page.wait_for_function(
+            "() => [...document.querySelectorAll('.ct .lsf-choice')].filter((e) => e.offsetHeight).length < 5"
+        )
+        page.click("text=kind of thing 187")
+        page.keyboard.press("Control+Enter")
+        page.wait_for_function("() => !document.querySelector('.ct .ant-radio-checked')", timeout=20_000)
+    else:
+        press(page, "0")
+    page.close()
+    (verdict,) = asked.collect(batch)
+    assert verdict.answer == ("c187" if hidden else "c10")
+
+
+# --- the server (last: it goes down and comes back)
+
+
+def test_a_killed_server_comes_back_with_every_answer(
+    label_studio: LabelStudioServer, connection: Connection, tokens: dict[str, str], project_id: str, tmp_path: Path
+) -> None:
+    batch = batch_of(2, ("shown",))
+    asked = annotator(connection, project_id)
+    asked.send(batch, draw(tmp_path, batch))
+    LabelStudioPerson(connection.url, tokens["ann"]).answer(project_id, lambda key: "c1")
+    before = asked.collect(batch)
+    pid = json.loads(label_studio.state_file.read_text())["pid"]
+    assert LabelStudioServer(label_studio.home).start() == connection
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(LabelStudioError, match="can't be reached while fetching answers"):
+        asked.collect(batch)
+    assert label_studio.start() == connection
+    assert json.loads(label_studio.state_file.read_text())["pid"] != pid
+    assert asked.collect(batch) == before
+    label_studio.stop()
+    assert label_studio.running() is None
+    assert label_studio.start() == connection
+    assert LabelStudioPerson(connection.url, tokens["bob"]).answer(project_id, lambda key: "c1") == 2
