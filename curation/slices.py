@@ -39,6 +39,8 @@ LEAST_RISE = 1.2
 _FEWEST, _MOST, _WORK = 200, 1000, 1.5e11
 #: Pairs of conditions that are refined by a third.
 _BEAM = 25
+#: Scores that differ by less are equal: sums in another order differ by rounding.
+_TIE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,11 @@ def find_slices(
     if not atoms.conditions:
         return []
     search = _Search(atoms, settings.min_size, settings.max_conditions)
-    chance = _best_by_chance(search, wrong, np.random.default_rng(seed))
+    # Half of alpha is left for the later slices, which are held against what chance reaches in the first.
+    chance = _best_by_chance(search, wrong, settings.alpha / 2, np.random.default_rng(seed))
     found = [
         _slice_of(conditions, mask, wrong, sample_ids, classes, p_value)
-        for conditions, mask, p_value in _pick(search, wrong, chance, settings.alpha)
+        for conditions, mask, p_value in _pick(search, wrong, chance, settings.alpha / 2)
     ]
     return sorted(found, key=lambda s: ((s.rest_error_rate - s.error_rate) * s.size, s.name))
 
@@ -111,7 +114,7 @@ class _Search:
         self.min_size = min_size
         self.depth = depth
         self.rows = len(atoms.masks)
-        self.joint: Counts = atoms.masks.T @ atoms.masks
+        self.joint = _joint(atoms.masks, atoms.masks)
         self.flat = self._singles_and_pairs()
 
     def _singles_and_pairs(self) -> _Candidates:
@@ -135,7 +138,7 @@ class _Search:
         first, second = self.flat.parts.T
         sums = _Sums(len(first))
         for stratum in strata:
-            inside = self.joint if len(strata) == 1 else masks[stratum].T @ masks[stratum]
+            inside = self.joint if len(strata) == 1 else _joint(masks[stratum], masks[stratum])
             seen = _seen(masks, masks, inside, wrong, stratum)
             sums.add(seen[first, second], inside[first, second], int(wrong[stratum].sum()), int(stratum.sum()))
         scores = sums.scores()
@@ -150,13 +153,13 @@ class _Search:
         first, second = self.flat.parts[best].T
         masks, fields = self.atoms.masks, self.atoms.fields
         both: Counts = masks[:, first] * masks[:, second]
-        sizes: Counts = both.T @ masks
+        sizes = _joint(both, masks)
         keep = (sizes >= self.min_size) & (sizes < self.flat.sizes[best][:, None])
         keep &= (fields[first][:, None] != fields[None, :]) & (fields[second][:, None] != fields[None, :])
         row, third = np.nonzero(keep)
         sums = _Sums(len(row))
         for stratum in strata:
-            inside = sizes if len(strata) == 1 else both[stratum].T @ masks[stratum]
+            inside = sizes if len(strata) == 1 else _joint(both[stratum], masks[stratum])
             seen = _seen(both, masks, inside, wrong, stratum)
             sums.add(seen[row, third], inside[row, third], int(wrong[stratum].sum()), int(stratum.sum()))
         flat = np.concatenate([self.flat.parts, self.flat.parts[:, 1:]], axis=1)
@@ -215,8 +218,14 @@ def _seen(left: Counts, right: Counts, inside: Counts, wrong: Mask, stratum: Mas
     """Errors in a stratum for each pair of columns; from the right ones, where these are fewer (``inside`` is all)."""
     few = 2 * int(wrong[stratum].sum()) <= int(stratum.sum())
     rows = stratum & (wrong if few else ~wrong)
-    counted: Counts = left[rows].T @ right[rows]
+    counted = _joint(left[rows], right[rows])
     return counted if few else inside - counted
+
+
+def _joint(left: Counts, right: Counts) -> Counts:
+    """How many rows hold each pair of a left and a right column."""
+    counts: Counts = left.T @ right
+    return counts
 
 
 def _strata(chosen: Sequence[Mask], rows: int) -> Iterator[Mask]:
@@ -228,32 +237,36 @@ def _strata(chosen: Sequence[Mask], rows: int) -> Iterator[Mask]:
         yield codes == code
 
 
-def _best_by_chance(search: _Search, wrong: Mask, rng: np.random.Generator) -> Scores:
-    """The best score that each of many permutations of the errors reaches, shape (permutations,)."""
+def _best_by_chance(search: _Search, wrong: Mask, level: float, rng: np.random.Generator) -> Scores:
+    """The best score that each of many permutations of the errors reaches, shape (permutations,).
+
+    Stops as soon as so many of them reach the score of the errors themselves that no slice can be told from chance.
+    """
     work = float(wrong.sum()) * len(search.atoms.conditions) ** 2
     count = int(np.clip(_WORK / work, _FEWEST, _MOST))
-    best = np.empty(count)
-    for number in range(count):
-        best[number] = search.score(rng.permutation(wrong))[1].max(initial=0.0)
-    return best
+    seen = search.score(wrong)[1].max(initial=0.0)
+    best: list[float] = []
+    reached = 0
+    while len(best) < count and (1 + reached) / (1 + count) <= level:
+        best.append(float(search.score(rng.permutation(wrong))[1].max(initial=0.0)))
+        reached += best[-1] >= seen - _TIE
+    return np.array(best + [np.inf] * (count - len(best)))
 
 
 def _pick(
-    search: _Search, wrong: Mask, chance: Scores, alpha: float
+    search: _Search, wrong: Mask, chance: Scores, level: float
 ) -> Iterator[tuple[tuple[Condition, ...], Mask, float]]:
     """The slice that stands out most, then the one that does so beyond it, and so on, each with its p-value.
 
-    A further condition must raise the squared score by twice the logarithm of how many could have been added. Half of
-    ``alpha`` is left for the later steps, which reuse what chance reaches in the first.
+    A further condition must raise the squared score by twice the logarithm of how many could have been added.
     """
     price = 2 * np.log(max(len(search.atoms.conditions), 2))
     chosen: list[Mask] = []
     while len(chosen) < MOST_SLICES:
         candidates, scores = search.score(wrong, chosen)
-        p_values = (1 + (chance[None, :] >= scores[:, None] - 1e-9).sum(axis=1)) / (1 + len(chance))
+        p_values = (1 + (chance[None, :] >= scores[:, None] - _TIE).sum(axis=1)) / (1 + len(chance))
         depths = np.array([len(set(parts)) for parts in candidates.parts.tolist()])
-        merit = np.where(p_values <= alpha / 2, scores**2 - price * (depths - 1), -np.inf)
-        merit = np.where(scores > 0, merit, -np.inf)
+        merit = np.where((p_values <= level) & (scores > 0), scores**2 - price * (depths - 1), -np.inf)
         best = _first_weak(search, candidates, merit, wrong)
         if best is None:
             return
@@ -341,8 +354,8 @@ def _is_numeric(column: pd.Series) -> bool:
         return False
     if column.name in PROPERTIES:
         return True
-    values = column.dropna().unique()
-    return len(values) > FEW_VALUES or bool((np.asarray(values, dtype=np.float64) % 1 != 0).any())
+    values = np.asarray(column.dropna().unique(), dtype=np.float64)
+    return len(values) > FEW_VALUES or bool((values != np.floor(values)).any())
 
 
 def _texts(column: pd.Series) -> npt.NDArray[np.object_]:
