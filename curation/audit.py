@@ -97,8 +97,8 @@ def is_flagged(entry: QueueEntry) -> bool:
 
 
 def _wrong(entries: Sequence[QueueEntry], decisions: Mapping[str, Decision]) -> list[bool]:
-    """For each entry with a label that was decided: was the label wrong?"""
-    outcomes = [decisions[e.sample_id].outcome for e in entries if e.given is not None and e.sample_id in decisions]
+    """For each entry whose label was decided: was it wrong?"""
+    outcomes = [decisions[e.sample_id].outcome for e in entries if e.sample_id in decisions]
     return [outcome == "change" for outcome in outcomes if outcome in ("change", "keep")]
 
 

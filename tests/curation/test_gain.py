@@ -103,6 +103,15 @@ class TestCompare:
         assert found.accuracy.value == pytest.approx(-0.1)
         assert found.words.startswith("Worse: -10.0 points")
 
+    def test_classes_weigh_by_their_rows_but_equally_in_balanced_accuracy(self) -> None:
+        """5 of 10 foxes are repaired: 5 rows of 100, and half of one class in three."""
+        found = compare(
+            predictions_of(with_errors(TRUTH, np.arange(90, 95))), predictions_of(TRUTH), labels_of(TRUTH), seed=0
+        )
+        assert found.accuracy.value == pytest.approx(0.05)
+        assert found.balanced_accuracy.value == pytest.approx(0.5 / 3)
+        assert found.log_loss.value == pytest.approx(-0.05 * np.log(8))
+
     def test_the_same_predictions_show_no_change(self) -> None:
         rows = predictions_of(with_errors(TRUTH, [3]))
         found = compare(rows, rows, labels_of(TRUTH), seed=0)

@@ -109,6 +109,10 @@ class TestFlagging:
         flagged = doubtful_labels(zoo.predictions.probabilities, zoo.columns)
         assert flagged.any()
         assert not flagged[zoo.predictions.probabilities.argmax(axis=1) == zoo.columns].any()
+        unsure = np.full((120, 3), 0.32) + 0.04 * np.eye(3)[np.arange(120) % 3]
+        labels = np.arange(120) % 3
+        labels[:30] = (labels[:30] + 1) % 3
+        assert np.flatnonzero(doubtful_labels(unsure, labels)).tolist() == list(range(30))
 
     def test_flagged_are_the_worst_by_label_quality_among_the_doubted(self) -> None:
         zoo = Zoo(spread=4, wrong=tuple(range(0, 60, 2)))

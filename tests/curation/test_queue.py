@@ -130,6 +130,10 @@ class TestHow:
         assert 13 <= sorted(hidden)[len(hidden) // 2] <= 27
         assert hidden != list(range(hidden[0], hidden[0] + len(hidden)))
 
+    def test_which_of_the_hidden_are_controls_can_not_be_told_from_their_order(self) -> None:
+        first = [next(e.mode for e in batch(40, seed=seed) if e.mode != "shown") for seed in range(40)]
+        assert 8 <= first.count("control") <= 32
+
     def test_a_shown_entry_carries_why(self) -> None:
         entry = batch(5, PLAIN)[0]
         assert (entry.given, entry.suggested, entry.reason, entry.related) == ("c1", "c2", "reason s000", ("r1", "r2"))
