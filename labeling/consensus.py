@@ -58,7 +58,7 @@ def decide(
     crowd = _crowd(by_sample, probabilities or {}, classes) if undecided else _Crowd()
     decisions = []
     for sample_id, said in by_sample.items():
-        outcome = clear[sample_id] or _weighed(said, crowd.posteriors.get(sample_id))
+        outcome = clear[sample_id] or weighed(said, crowd.posteriors.get(sample_id))
         decisions.append(_decision(sample_id, said, outcome, given.get(sample_id), classes))
     return decisions
 
@@ -108,7 +108,7 @@ def annotator_quality(
 
 
 @dataclass(frozen=True)
-class _Outcome:
+class Outcome:
     """``answer`` is a class id or a special answer, ``None`` where people disagree."""
 
     answer: str | None
@@ -124,32 +124,32 @@ class _Crowd:
     quality: Mapping[str, float] = field(default_factory=dict)
 
 
-def _clear_outcome(said: Sequence[Verdict]) -> _Outcome | None:
+def _clear_outcome(said: Sequence[Verdict]) -> Outcome | None:
     """Rules 1 to 4; ``None`` where people disagree about the class."""
     answers = [AMBIGUOUS if v.answer == OTHER else v.answer for v in said]
     votes = Counter(answers)
     for special in (BAD_IMAGE, AMBIGUOUS):
         if 2 * votes[special] > len(answers):
-            return _Outcome(special, votes[special] / len(answers))
+            return Outcome(special, votes[special] / len(answers))
     if len(votes) == 1:
-        return _Outcome(answers[0], 1.0)
+        return Outcome(answers[0], 1.0)
     if 2 * (votes[BAD_IMAGE] + votes[AMBIGUOUS]) >= len(answers):
-        return _Outcome(None, max(votes.values()) / len(answers))
+        return Outcome(None, max(votes.values()) / len(answers))
     return None
 
 
-def _weighed(said: Sequence[Verdict], posterior: tuple[str, float] | None) -> _Outcome:
+def weighed(said: Sequence[Verdict], posterior: tuple[str, float] | None) -> Outcome:
     """Rules 5 and 6. A class that nobody named is never taken, however sure the model is."""
     votes = Counter(v.answer for v in said)
     top, count = votes.most_common(1)[0]
     best, confidence = posterior or (top, count / len(said))
     taken = confidence >= ENOUGH and votes[best] > 0
     how = f"; weighed by CROWDLAB, {confidence:.2f}" if posterior else ""
-    return _Outcome(best if taken else None, confidence, how)
+    return Outcome(best if taken else None, confidence, how)
 
 
 def _decision(
-    sample_id: str, said: Sequence[Verdict], outcome: _Outcome, given: str | None, classes: Classes
+    sample_id: str, said: Sequence[Verdict], outcome: Outcome, given: str | None, classes: Classes
 ) -> Decision:
     votes = Counter(classes.name(v.answer) for v in said)
     why = ", ".join(f"{count} of {len(said)} say '{name}'" for name, count in votes.most_common()) + outcome.why
@@ -224,23 +224,18 @@ def crowdlab(
     import pandas as pd
     from cleanlab.multiannotator import get_label_quality_multiannotator
 
-    # cleanlab wants classes 0 to k-1 without a gap: those that people named first, the others behind them.
-    named = np.unique(labels[~np.isnan(labels)]).astype(np.int64)
-    order = np.concatenate([named, np.setdiff1d(np.arange(probabilities.shape[1]), named)])
-    place = np.argsort(order)
-    ranked = np.where(np.isnan(labels), np.nan, place[np.nan_to_num(labels).astype(np.int64)])
-    floored = np.clip(probabilities[:, order], 1e-6, None)
+    floored = np.clip(probabilities, 1e-6, None)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             answer = get_label_quality_multiannotator(
-                pd.DataFrame(ranked), floored / floored.sum(axis=1, keepdims=True),
+                pd.DataFrame(labels), floored / floored.sum(axis=1, keepdims=True),
                 return_detailed_quality=False, verbose=False,
             )  # fmt: skip
     except (ValueError, ZeroDivisionError, FloatingPointError):
         return None
     table, people = answer["label_quality"], answer["annotator_stats"]
-    best = order[table["consensus_label"].to_numpy().astype(np.int64)]
+    best = table["consensus_label"].to_numpy().astype(np.int64)
     posterior = table["consensus_quality_score"].to_numpy().astype(np.float64)
     quality = people["annotator_quality"].reindex(range(labels.shape[1])).to_numpy().astype(np.float64)
     return (best, posterior, quality) if np.isfinite(posterior).all() else None

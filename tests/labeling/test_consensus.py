@@ -9,7 +9,7 @@ import pytest
 
 from curation.errors import RecordError
 from curation.records import AMBIGUOUS, BAD_IMAGE, OTHER, SKIPPED, WITHDRAWN, Classes, Decision, Verdict
-from labeling.consensus import annotator_quality, crowdlab, decide, opinions
+from labeling.consensus import annotator_quality, crowdlab, decide, opinions, weighed
 
 CLASSES = Classes(("c1", "c2", "c3"), ("cat", "dog", "fox"))
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -135,11 +135,11 @@ def test_an_unsure_model_leaves_the_disagreement() -> None:
     assert (last.outcome, last.class_id) == ("contested", None)
 
 
-def test_a_class_that_nobody_named_is_never_taken() -> None:
-    verdicts, probabilities, truth = crowd_case()
-    assert truth[39] == "c1"
-    probabilities["s39"] = np.array([1e-9, 1e-9, 1 - 2e-9])
-    assert decide(verdicts, {}, probabilities, CLASSES)[-1].outcome == "contested"
+def test_a_class_that_nobody_named_is_never_taken_however_sure_the_posterior() -> None:
+    verdicts = [said("s", "ann", "c1"), said("s", "bob", "c2")]
+    assert weighed(verdicts, ("c3", 0.99)).answer is None
+    assert weighed(verdicts, ("c2", 0.99)).answer == "c2"
+    assert weighed(verdicts, ("c2", 0.79)).answer is None
 
 
 def test_too_few_shared_samples_leave_the_disagreement() -> None:

@@ -54,14 +54,18 @@ def test_a_personal_token_that_is_refused_is_our_error() -> None:
 
 
 def every_httpx_fault() -> list[Exception]:
-    request = httpx.Request("GET", URL, headers={"Authorization": "Token very-secret"})
+    request = httpx.Request(
+        "GET", f"{URL}/user/signup/?token=very-secret", headers={"Authorization": "Token very-secret"}
+    )
     response = httpx.Response(500, request=request, headers={"set-cookie": COOKIE}, text="<html>very-secret</html>")
     kinds = [k for _, k in inspect.getmembers(httpx, inspect.isclass) if issubclass(k, httpx.HTTPError)]
     faults: list[Exception] = [
         k("odd", request=request, response=response) if issubclass(k, httpx.HTTPStatusError) else k("odd")
         for k in kinds
     ]
-    return [*faults, httpx.InvalidURL("odd")]
+    with pytest.raises(httpx.HTTPStatusError) as real:
+        response.raise_for_status()
+    return [*faults, real.value, httpx.InvalidURL("odd")]
 
 
 @pytest.mark.parametrize("fault", every_httpx_fault(), ids=lambda f: type(f).__name__)
