@@ -304,6 +304,8 @@ class _Fit:
         if saved is not None:
             average, best, best_loss, history = saved
             schedule.last_epoch = len(history) * math.ceil(len(kept) / self.settings.batch_size)
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * _rate(schedule.last_epoch, steps)
         for epoch in range(len(history), epochs):
             order = np.random.default_rng([self.seed, epoch]).permutation(kept)
             torch.manual_seed(self.seed * 1000 + epoch)  # for dropout in tails that have it
