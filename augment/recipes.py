@@ -6,8 +6,9 @@ iteration's record, and users can bring their own in a TOML file.
 
 from __future__ import annotations
 
+import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -49,21 +50,30 @@ class Recipe:
 
 
 def from_dict(values: Mapping[str, Any], source: str = "recipe") -> Recipe:
-    """The inverse of ``Recipe.to_dict``; raises ConfigError naming what is missing or unknown."""
-    unknown = set(values) - {"name", "weakness", "words", "steps"}
+    """The inverse of ``Recipe.to_dict``; raises ConfigError naming what is missing, unknown or of the wrong type."""
+    unknown = sorted(set(values) - {"name", "weakness", "words", "steps"})
     if unknown:
-        raise ConfigError(f"{source}: unknown key '{sorted(unknown)[0]}'; a recipe has name, weakness, words, steps")
-    for key in ("name", "weakness", "steps"):
-        if not values.get(key):
-            raise ConfigError(f"{source}: the recipe's '{key}' is missing; give it")
-    steps = []
-    for number, step in enumerate(values["steps"], start=1):
-        if not isinstance(step, Mapping) or "transform" not in step:
-            raise ConfigError(
-                f"{source}: step {number} of '{values['name']}' names no transform; give transform = \"...\""
-            )
-        steps.append(Step(str(step["transform"]), step.get("parameters", {})))
-    return Recipe(str(values["name"]), str(values["weakness"]), tuple(steps), str(values.get("words", "")))
+        raise ConfigError(f"{source}: unknown key '{unknown[0]}'; a recipe has name, weakness, words, steps")
+    for key in ("name", "weakness"):
+        if not isinstance(values.get(key), str) or not values[key]:
+            raise ConfigError(f"{source}: a recipe's '{key}' must be a text, got {values.get(key)!r}")
+    name, steps = values["name"], values.get("steps")
+    if not isinstance(steps, list) or not steps:
+        raise ConfigError(f"{source}: recipe '{name}' has no steps; give a list of {{transform, parameters}}")
+    made = [_step_from(step, f"{source}: step {number} of recipe '{name}'") for number, step in enumerate(steps, 1)]
+    return Recipe(name, values["weakness"], tuple(made), str(values.get("words", "")))
+
+
+def _step_from(step: object, where: str) -> Step:
+    if not isinstance(step, Mapping) or not isinstance(step.get("transform"), str):
+        raise ConfigError(f'{where} names no transform; give transform = "..."')
+    unknown = sorted(set(step) - {"transform", "parameters"})
+    if unknown:
+        raise ConfigError(f"{where}: unknown key '{unknown[0]}'; a step has transform and parameters")
+    parameters = step.get("parameters", {})
+    if not isinstance(parameters, Mapping):
+        raise ConfigError(f"{where}: 'parameters' must be a table, got {parameters!r}")
+    return Step(step["transform"], parameters)
 
 
 def read_recipes(file: Path) -> list[Recipe]:
@@ -74,96 +84,204 @@ def read_recipes(file: Path) -> list[Recipe]:
         raise ConfigError(f"{file} does not exist; name the file of recipes") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not valid TOML: {error}") from None
-    found = values.get("recipe", [])
+    unknown = sorted(set(values) - {"recipe"})
+    if unknown:
+        raise ConfigError(f"{file}: unknown key '{unknown[0]}'; write each recipe as a [[recipe]] table")
+    found = values.get("recipe")
     if not isinstance(found, list) or not found:
         raise ConfigError(f"{file} holds no [[recipe]]; write one table for each recipe")
-    return [from_dict(recipe, str(file)) for recipe in found]
+    recipes = [from_dict(recipe, str(file)) for recipe in found]
+    for name in (r.name for r in recipes):
+        if [r.name for r in recipes].count(name) > 1:
+            raise ConfigError(f"{file}: two recipes are named '{name}'; give each its own name")
+    return recipes
 
 
-def recipe_for(weakness: str, inside: pd.DataFrame, outside: pd.DataFrame) -> Recipe:
-    """The recipe against a weakness, as strong as the slice (``inside``) differs from the other images (``outside``).
+# --- recipes by weakness
 
-    Both are tables of measured properties. Raises ConfigError for a weakness without a recipe.
+#: Median sharpness of 21 photographs and cell images, left as they are and after a Gaussian blur of this many pixels,
+#: at 256 pixels a side.
+_SHARPNESS_AT_BLUR = ((0.0, 0.70), (1.0, 0.57), (2.0, 0.38), (3.0, 0.29), (5.0, 0.22))
+#: Below this median saturation in and around the slice the set is grey, and copies must be grey too.
+_GREY = 0.01
+
+
+def recipe_for(weakness: str, properties_slice: pd.DataFrame, properties_rest: pd.DataFrame) -> Recipe:
+    """The recipe against a weakness, made to turn images of the rest into ones like those of the slice.
+
+    Both are tables of measured properties (see ``measure_properties``). The strength runs from what makes the usual
+    image of the rest like the 10th percentile of the slice, to what makes it like the 90th; where nothing was measured,
+    or the slice differs the other way, it is a mild default. Where all images are grey, so are the copies. Raises
+    ConfigError for a weakness without a recipe.
     """
-    makers = {
-        "dark": lambda: _light("dark", inside, outside),
-        "bright": lambda: _light("bright", inside, outside),
-        "low_contrast": lambda: _contrast(inside, outside),
-        "blurred": lambda: _one("blurred", "GaussianBlur", {"sigma_limit": [0.5, 2.0], "blur_limit": 0, "p": 1.0}),
-        "noisy": lambda: _one("noisy", "GaussNoise", {"std_range": [0.03, 0.12], "p": 1.0}),
-        "compressed": lambda: _one("compressed", "ImageCompression", {"quality_range": [25, 60], "p": 1.0}),
-        "glare": lambda: _one("glare", "RandomSunFlare", {"src_radius": 60, "p": 1.0}),
-        "busy": lambda: _one("busy", "GridDistortion", {"distort_limit": [-0.15, 0.15], "p": 1.0}),
-        "small": lambda: _one("small", "Downscale", {"scale_range": [0.3, 0.7], "p": 1.0}),
-        "tilted": lambda: _one("tilted", "Perspective", {"scale": [0.03, 0.1], "p": 1.0}),
-        "occluded": lambda: _one("occluded", "CoarseDropout", {"num_holes_range": [1, 3], "p": 1.0}),
-        "colour_cast": lambda: _one(
-            "colour_cast", "HueSaturationValue", {"hue_shift_limit": [-12, 12], "sat_shift_limit": [-20, 20], "p": 1.0}
-        ),
-        "rare": _rare,
-    }
-    if weakness not in makers:
-        raise ConfigError(f"there is no recipe against '{weakness}'; known are {', '.join(sorted(makers))}")
-    return makers[weakness]()
+    if weakness not in _MAKERS:
+        raise ConfigError(f"there is no recipe against '{weakness}'; known are {', '.join(sorted(_MAKERS))}")
+    steps, words = _MAKERS[weakness](_Tables(properties_slice, properties_rest))
+    grey = max(_middle("saturation", t, 1.0) for t in (properties_slice, properties_rest)) < _GREY
+    if grey and weakness in _COLOURING:
+        steps = (*steps, Step("ToGray", {"p": 1.0}))
+    return Recipe(weakness, weakness, steps, words)
 
 
-_WORDS = {
-    "blurred": "soft focus",
-    "noisy": "sensor noise",
-    "compressed": "strong JPEG compression",
-    "glare": "glare and reflections",
-    "busy": "distorted surroundings",
-    "small": "low resolution",
-    "tilted": "seen from another angle",
-    "occluded": "partly covered",
-    "colour_cast": "a cast of colour",
+def known_weaknesses() -> tuple[str, ...]:
+    """Every weakness that has a recipe.
+
+    >>> "dark" in known_weaknesses() and "rare" in known_weaknesses()
+    True
+    """
+    return tuple(sorted(_MAKERS))
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """Properties of a slice and of the rest."""
+
+    inside: pd.DataFrame
+    rest: pd.DataFrame
+
+    def usual(self, column: str, default: float) -> float:
+        """The median of the rest."""
+        return _middle(column, self.rest, default)
+
+    def spread(self, column: str, default: tuple[float, float]) -> tuple[float, float]:
+        """The 10th and 90th percentile of the slice."""
+        if column not in self.inside or not self.inside[column].notna().any():
+            return default
+        low, high = self.inside[column].quantile([0.1, 0.9])
+        return float(low), float(high)
+
+    def ratios(self, column: str, bounds: tuple[float, float], default: tuple[float, float]) -> list[float]:
+        """Slice over usual, lowest and highest, within ``bounds``; ``default`` where it lies wholly outside them."""
+        usual = self.usual(column, 0.0)
+        if usual <= 0:
+            return list(default)
+        low, high = (share / usual for share in self.spread(column, (usual, usual)))
+        if high <= bounds[0] or low >= bounds[1]:
+            return list(default)
+        return [round(max(low, bounds[0]), 3), round(min(high, bounds[1]), 3)]
+
+
+def _middle(column: str, table: pd.DataFrame, default: float) -> float:
+    if column not in table or not table[column].notna().any():
+        return default
+    return float(table[column].median())
+
+
+Made = tuple[tuple[Step, ...], str]
+
+
+def _jitter(*, brightness: Sequence[float] = (1.0, 1.0), contrast: Sequence[float] = (1.0, 1.0)) -> Step:
+    """Brightness times a factor (as less or more exposure does), contrast times a factor around the image's mean."""
+    still = {"saturation": [1.0, 1.0], "hue": [0.0, 0.0]}
+    return Step("ColorJitter", {"brightness": list(brightness), "contrast": list(contrast), **still, "p": 1.0})
+
+
+def _dark(tables: _Tables) -> Made:
+    low, high = tables.ratios("brightness", (0.05, 0.95), (0.4, 0.8))
+    return (_jitter(brightness=[low, high]),), f"Copies exposed {1 - high:.0%} to {1 - low:.0%} less."
+
+
+def _bright(tables: _Tables) -> Made:
+    """By gamma, which lifts an image towards white and clips nothing that tells classes apart."""
+    usual = min(max(tables.usual("brightness", 0.5), 0.05), 0.9)
+    low, high = (min(max(level, 0.05), 0.95) for level in tables.spread("brightness", (1.2 * usual, 1.6 * usual)))
+    if high <= usual:
+        low, high = 1.05 * usual, min(1.3 * usual, 0.95)
+    strong, weak = (round(100 * min(max(math.log(level) / math.log(usual), 0.2), 0.95)) for level in (high, low))
+    step = Step("RandomGamma", {"gamma_limit": [strong, weak], "p": 1.0})
+    return (step,), f"Copies made brighter, an average one to between {max(low, usual):.0%} and {high:.0%} of white."
+
+
+def _low_contrast(tables: _Tables) -> Made:
+    low, high = tables.ratios("contrast", (0.1, 0.95), (0.4, 0.8))
+    return (_jitter(contrast=[low, high]),), f"Copies with {1 - high:.0%} to {1 - low:.0%} less contrast."
+
+
+def _blurred(tables: _Tables) -> Made:
+    usual = tables.usual("sharpness", 0.7)
+    low, high = tables.spread("sharpness", (0.3 * usual / 0.7, 0.57 * usual / 0.7))
+    weak, strong = sorted((_blur_for(high / usual), _blur_for(low / usual)))
+    weak, strong = round(max(weak, 0.5), 2), round(max(strong, 1.0), 2)
+    step = Step("GaussianBlur", {"sigma_limit": [weak, strong], "blur_limit": 0, "p": 1.0})
+    return (step,), f"Copies out of focus by {weak:g} to {strong:g} pixels."
+
+
+def _blur_for(share: float) -> float:
+    """The Gaussian blur, in pixels, that leaves this share of an image's sharpness.
+
+    >>> _blur_for(1.0), _blur_for(0.57 / 0.7), _blur_for(0.01)
+    (0.0, 1.0, 5.0)
+    """
+    import numpy as np
+
+    blurs, sharpness = zip(*reversed(_SHARPNESS_AT_BLUR), strict=True)
+    return round(float(np.interp(share, np.array(sharpness) / 0.7, blurs)), 6)
+
+
+def _noisy(tables: _Tables) -> Made:
+    usual = tables.usual("noise", 0.0)
+    low, high = tables.spread("noise", (0.03, 0.1))
+    weak, strong = (round(min(max(level**2 - usual**2, 0.0) ** 0.5, 0.3), 4) for level in (low, high))
+    weak, strong = max(weak, 0.005), max(strong, 0.01)
+    step = Step("GaussNoise", {"std_range": [weak, strong], "per_channel": False, "p": 1.0})
+    return (step,), f"Copies with noise of {weak:.1%} to {strong:.1%} of full scale."
+
+
+def _small(tables: _Tables) -> Made:
+    low, high = tables.ratios("width", (0.1, 0.9), (0.3, 0.7))
+    pair = {"downscale": _AREA, "upscale": _LINEAR}
+    step = Step("Downscale", {"scale_range": [low, high], "interpolation_pair": pair, "p": 1.0})
+    return (step,), f"Copies with {low:.0%} to {high:.0%} of the resolution."
+
+
+def _rare(tables: _Tables) -> Made:
+    """Left unmirrored: that changes digits, texts, and what left and right mean."""
+    moved = {"rotate": [-7, 7], "scale": [0.92, 1.08], "translate_percent": [-0.03, 0.03], "border_mode": _REFLECT}
+    steps = (Step("Affine", {**moved, "p": 1.0}), _jitter(brightness=(0.9, 1.1), contrast=(0.85, 1.15)))
+    return steps, "More copies of these images, slightly turned, moved and relit."
+
+
+def _fixed(words: str, *steps: Step) -> Callable[[_Tables], Made]:
+    return lambda tables: (steps, words)
+
+
+#: Numbers of OpenCV's, by which the library that carries recipes out is told how to interpolate and fill borders.
+_LINEAR, _AREA, _REFLECT = 1, 3, 4
+
+_FLARE = {
+    "flare_roi": [0.1, 0.1, 0.9, 0.9],
+    "src_radius": 100,
+    "num_flare_circles_range": [1, 4],
+    "method": "physics_based",
 }
+_CLUTTER = {"num_holes_range": [6, 14], "hole_height_range": [0.02, 0.08], "hole_width_range": [0.02, 0.08]}
+_COVER = {"num_holes_range": [1, 2], "hole_height_range": [0.15, 0.35], "hole_width_range": [0.15, 0.35]}
+_TINT = {"r_shift_limit": [-25, 25], "g_shift_limit": [-25, 25], "b_shift_limit": [-25, 25]}
 
-
-def _one(weakness: str, transform: str, parameters: Mapping[str, Any]) -> Recipe:
-    return Recipe(weakness, weakness, (Step(transform, parameters),), f"Copies with {_WORDS[weakness]}.")
-
-
-def _light(weakness: str, inside: pd.DataFrame, outside: pd.DataFrame) -> Recipe:
-    """Brightness moved by what lies between the medians, give or take a half."""
-    shift = _difference("brightness", inside, outside, -0.2 if weakness == "dark" else 0.2)
-    low, high = sorted((round(1.5 * shift, 3), round(0.5 * shift, 3)))
-    step = Step("RandomBrightnessContrast", {"brightness_limit": [low, high], "contrast_limit": [-0.1, 0.1], "p": 1.0})
-    words = f"Copies made {'darker' if shift < 0 else 'brighter'} by {abs(low + high) / 2:.0%} of full scale."
-    return Recipe(weakness, weakness, (step,), words)
-
-
-def _contrast(inside: pd.DataFrame, outside: pd.DataFrame) -> Recipe:
-    there, elsewhere = _median("contrast", inside), _median("contrast", outside)
-    change = max(-0.8, min(-0.1, there / elsewhere - 1)) if elsewhere > 0 else -0.4
-    step = Step(
-        "RandomBrightnessContrast",
-        {"brightness_limit": [0.0, 0.0], "contrast_limit": [round(1.2 * change, 3), round(0.6 * change, 3)], "p": 1.0},
-    )
-    return Recipe("low_contrast", "low_contrast", (step,), f"Copies with about {-change:.0%} less contrast.")
-
-
-def _rare() -> Recipe:
-    steps = (
-        Step("HorizontalFlip", {"p": 0.5}),
-        Step("Affine", {"rotate": [-7, 7], "scale": [0.92, 1.08], "translate_percent": [-0.03, 0.03], "p": 1.0}),
-        Step("RandomBrightnessContrast", {"brightness_limit": [-0.1, 0.1], "contrast_limit": [-0.15, 0.15], "p": 0.8}),
-    )
-    return Recipe("rare", "rare", steps, "More copies of these images, slightly turned, moved and relit.")
-
-
-def _median(column: str, table: pd.DataFrame) -> float:
-    return float(table[column].median()) if column in table and len(table) else 0.0
-
-
-def _difference(column: str, inside: pd.DataFrame, outside: pd.DataFrame, least: float) -> float:
-    """Median inside minus outside, at least ``least`` away from nothing in its direction, at most 0.7."""
-    shift = _median(column, inside) - _median(column, outside)
-    if shift * least <= 0 or abs(shift) < abs(least) / 4:
-        return least / 2
-    return max(-0.7, min(0.7, shift))
-
-
-def known_weaknesses() -> Sequence[str]:
-    """Every weakness that has a recipe."""
-    return ("bright", "dark", "low_contrast", "rare", *sorted(_WORDS))
+_MAKERS: dict[str, Callable[[_Tables], Made]] = {
+    "dark": _dark,
+    "bright": _bright,
+    "low_contrast": _low_contrast,
+    "blurred": _blurred,
+    "noisy": _noisy,
+    "small": _small,
+    "rare": _rare,
+    "compressed": _fixed(
+        "Copies with strong JPEG compression.", Step("ImageCompression", {"quality_range": [15, 50], "p": 1.0})
+    ),
+    "glare": _fixed("Copies with glare and reflections.", Step("RandomSunFlare", {**_FLARE, "p": 1.0})),
+    "busy": _fixed(
+        "Copies strewn with small patches.", Step("CoarseDropout", {**_CLUTTER, "fill": "random_uniform", "p": 1.0})
+    ),
+    "tilted": _fixed(
+        "Copies seen from another angle.",
+        Step("Perspective", {"scale": [0.03, 0.1], "border_mode": _REFLECT, "p": 1.0}),
+        Step("Rotate", {"limit": [-15, 15], "border_mode": _REFLECT, "p": 1.0}),
+    ),
+    "occluded": _fixed(
+        "Copies that are partly covered.", Step("CoarseDropout", {**_COVER, "fill": "random_uniform", "p": 1.0})
+    ),
+    "colour_cast": _fixed("Copies with a cast of colour.", Step("RGBShift", {**_TINT, "p": 1.0})),
+}
+#: Weaknesses whose transforms bring colour into grey images.
+_COLOURING = ("busy", "occluded", "glare")

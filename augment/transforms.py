@@ -6,61 +6,102 @@ albumentations is no longer maintained; it is pinned, and nothing but this file 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from augment.recipes import Recipe
+from augment.recipes import Recipe, Step
 from curation.errors import ConfigError
 
 Pixels = npt.NDArray[np.uint8]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Transform:
-    """``transform(image, seed)``: an (H, W, 3) uint8 image changed by the recipe, the same for the same seed."""
+    """``transform(image, seed)``: an (H, W, 3) uint8 image changed by the recipe, the same for the same seed.
+
+    Plain data: it can be pickled, and called from several threads and processes at once.
+    """
 
     recipe: Recipe
-    _pipeline: Any = field(default=None, repr=False, compare=False)
 
     def __call__(self, image: Pixels, seed: int) -> Pixels:
-        if self._pipeline is None:
-            self._pipeline = _compose(self.recipe)
-        self._pipeline.set_random_seed(seed)
-        return np.asarray(self._pipeline(image=np.ascontiguousarray(image))["image"], dtype=np.uint8)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"recipe": self.recipe, "_pipeline": None}
+        # Made anew each time (a millisecond): a pipeline keeps the state of its random numbers, so threads can't share.
+        pipeline = _compose(self.recipe)
+        pipeline.set_random_seed(seed % 2**32)
+        changed: Pixels = pipeline(image=np.array(image, order="C"))["image"]
+        return changed
 
 
 def build_transform(recipe: Recipe) -> Transform:
-    """The recipe as a function; raises ConfigError for a transform or parameter that albumentations does not know."""
-    return Transform(recipe, _compose(recipe))
+    """The recipe as a function on images.
+
+    Raises ConfigError for a transform, parameter or value that albumentations does not know, and for steps that need
+    more than an image or that change its size or type.
+    """
+    transform = Transform(recipe)
+    _try_out(transform)
+    return transform
+
+
+def _try_out(transform: Transform) -> None:
+    shades = np.linspace(0, 255, 48 * 64 * 3).reshape(48, 64, 3).astype(np.uint8)
+    name = transform.recipe.name
+    try:
+        changed = transform(shades, 0)
+    except ConfigError:
+        raise
+    except Exception as error:  # what a transform raises on an image that it can't take is anything at all
+        raise ConfigError(f"recipe '{name}' can't be applied to an image: {_first_line(error)}") from error
+    if not (isinstance(changed, np.ndarray) and changed.shape == shades.shape and changed.dtype == np.uint8):
+        raise ConfigError(f"recipe '{name}' changes an image's size or type; leave out the step that does")
 
 
 def _compose(recipe: Recipe) -> Any:
+    library = _library()
+    return library.Compose([_made(library, step, f"recipe '{recipe.name}'") for step in recipe.steps])
+
+
+@lru_cache(maxsize=1)
+def _library() -> Any:
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its check for a newer version would ask the network
+    import albumentations  # takes a second; only recipes that are carried out pay for it
+
+    return albumentations
+
+
+def _made(library: Any, step: Step, where: str) -> Any:
+    import difflib
     import inspect
 
-    import albumentations
+    kind = getattr(library, step.transform, None)
+    if not (inspect.isclass(kind) and issubclass(kind, library.BasicTransform)):
+        near = difflib.get_close_matches(step.transform, dir(library), n=1)
+        offer = f"; did you mean '{near[0]}'?" if near else ""
+        raise ConfigError(f"{where}: albumentations has no transform '{step.transform}'{offer}")
+    known = sorted(set(inspect.signature(kind).parameters))
+    for parameter in step.parameters:
+        if parameter not in known:
+            raise ConfigError(f"{where}: {step.transform} has no parameter '{parameter}'; it has {', '.join(known)}")
+    try:
+        return kind(**{name: _ranges(value) for name, value in step.parameters.items()})
+    except Exception as error:  # its checks of values raise TypeError, ValueError and pydantic's own
+        raise ConfigError(f"{where}: {step.transform}: {_first_line(error)}") from error
 
-    steps = []
-    for step in recipe.steps:
-        made = getattr(albumentations, step.transform, None)
-        if not (inspect.isclass(made) and issubclass(made, albumentations.BasicTransform)):
-            raise ConfigError(f"recipe '{recipe.name}': albumentations has no transform '{step.transform}'")
-        known = set(inspect.signature(made).parameters)
-        unknown = sorted(set(step.parameters) - known)
-        if unknown:
-            raise ConfigError(
-                f"recipe '{recipe.name}': {step.transform} has no parameter '{unknown[0]}'; "
-                f"it has {', '.join(sorted(known))}"
-            )
-        given = {k: tuple(v) if isinstance(v, list) else v for k, v in step.parameters.items()}
-        try:
-            steps.append(made(**given))
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"recipe '{recipe.name}': {step.transform}: {str(error).splitlines()[0]}") from None
-    return albumentations.Compose(steps)
+
+def _ranges(value: Any) -> Any:
+    """Lists, as TOML and JSON have them, as the tuples that albumentations wants."""
+    if isinstance(value, list):
+        return tuple(_ranges(part) for part in value)
+    return value
+
+
+def _first_line(error: BaseException) -> str:
+    """What is wrong, in one line; of the several lines that checks of values give, the setting and the finding."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    if "validation error" in lines[0] and len(lines) > 2:
+        return f"{lines[1].strip()}: {lines[2].split(' [type=')[0].strip()}"
+    return lines[0]

@@ -1,0 +1,230 @@
+"""The weakest slice is chosen, copies are made of the right images, and a recipe is kept only where it helps."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from augment.choose import MOST_COPIES, paired_gain, plan, trial, weakest
+from augment.recipes import Recipe, Step
+from curation.config import SliceSettings
+from curation.errors import ConfigError, RecordError
+from curation.records import Condition, Slice
+
+DARK = Condition("brightness", "<", 0.2)
+
+
+def a_slice(members: list[str], *conditions: Condition, weakness: str = "dark", rate: float = 0.4) -> Slice:
+    size = len(members)
+    errors = round(rate * size)
+    return Slice("x", conditions, tuple(members), size, errors, rate, (0.2, 0.6), 0.1, 0.01, weakness)
+
+
+def a_set(count: int = 200) -> tuple[pd.DataFrame, list[str], list[str]]:
+    """Every tenth image is dark; classes take turns, wafers in pairs."""
+    ids = [f"s{n}" for n in range(count)]
+    table = pd.DataFrame(
+        {
+            "brightness": [0.1 if n % 10 == 0 else 0.6 for n in range(count)],
+            "saturation": 0.3,
+            "wafer": ["poly" if n % 4 < 2 else "mono" for n in range(count)],
+        },
+        index=ids,
+    )
+    return table, ids, [f"c{1 + n % 2}" for n in range(count)]
+
+
+class TestWeakest:
+    def test_most_repairable_errors_come_first(self) -> None:
+        small = replace(a_slice(["a"] * 20), name="small", error_rate=0.9)
+        large = replace(a_slice(["a"] * 300), name="large", error_rate=0.3)
+        assert weakest([small, large]) == large
+
+    def test_only_open_slices_count(self) -> None:
+        done = replace(a_slice(["a"] * 300), status="fixed")
+        left = a_slice(["a"] * 20)
+        assert weakest([done, left]) == left
+        assert weakest([done]) is None
+        assert weakest([]) is None
+
+
+class TestPlan:
+    def test_dark_copies_are_made_of_bright_images_of_the_same_kind(self) -> None:
+        table, ids, labels = a_set()
+        members = [s for s, n in zip(ids, range(200), strict=True) if n % 20 == 0]
+        conditions = (Condition("class", "=", "c1"), Condition("wafer", "=", "poly"), DARK)
+        recipe, augmentation = plan(a_slice(members, *conditions), table, ids, labels, SliceSettings(), 0)
+        assert recipe.weakness == augmentation.name == "dark"
+        assert len(augmentation.sample_ids) == 2 * len(members)
+        for sample_id in augmentation.sample_ids:
+            row = ids.index(sample_id)
+            assert sample_id not in members
+            assert labels[row] == "c1"
+            assert table["wafer"].iloc[row] == "poly"
+
+    def test_copies_have_the_mix_of_classes_of_the_slice(self) -> None:
+        table, ids, labels = a_set()
+        members = [s for s, label in zip(ids, labels, strict=True) if label == "c1"][:15]
+        members += [s for s, label in zip(ids, labels, strict=True) if label == "c2"][:5]
+        _, augmentation = plan(a_slice(members, DARK), table, ids, labels, SliceSettings(), 0)
+        copied = [labels[ids.index(s)] for s in augmentation.sample_ids]
+        assert (copied.count("c1"), copied.count("c2")) == (30, 10)
+
+    def test_rare_copies_are_made_of_the_slice_itself(self) -> None:
+        table, ids, labels = a_set()
+        weak = a_slice(ids[:12], Condition("wafer", "=", "poly"), weakness="rare")
+        _, augmentation = plan(weak, table, ids, labels, SliceSettings(), 0)
+        assert sorted(augmentation.sample_ids) == sorted(ids[:12])
+
+    def test_slice_without_others_of_its_kind_is_copied_itself(self) -> None:
+        table, ids, labels = a_set(20)
+        _, augmentation = plan(a_slice(ids, DARK), table, ids, labels, SliceSettings(), 0)
+        assert sorted(augmentation.sample_ids) == sorted(ids)
+
+    @pytest.mark.parametrize("copies", [1, 2, 7, 20])
+    def test_copies_are_bounded(self, copies: int) -> None:
+        table, ids, labels = a_set(2000)
+        weak = a_slice(ids[:900], weakness="rare")
+        _, augmentation = plan(weak, table, ids, labels, SliceSettings(copies=copies), 0)
+        assert augmentation.copies == copies
+        assert MOST_COPIES - copies < len(augmentation.sample_ids) * copies <= MOST_COPIES
+
+    def test_no_copies_are_made_where_none_are_wanted(self) -> None:
+        table, ids, labels = a_set()
+        _, augmentation = plan(a_slice(ids[:20], DARK), table, ids, labels, SliceSettings(copies=0), 0)
+        assert augmentation.sample_ids == ()
+
+    def test_seed_decides(self) -> None:
+        table, ids, labels = a_set()
+        weak = a_slice(ids[:10], DARK)
+        first, again, other = (plan(weak, table, ids, labels, SliceSettings(), s)[1].sample_ids for s in (1, 1, 2))
+        assert first == again
+        assert first != other
+
+    def test_augmentation_can_be_pickled_and_darkens(self) -> None:
+        table, ids, labels = a_set()
+        _, augmentation = plan(a_slice(ids[::10], DARK), table, ids, labels, SliceSettings(), 0)
+        transform = pickle.loads(pickle.dumps(augmentation)).transform
+        assert transform(np.full((40, 40, 3), 150, dtype=np.uint8), 3).mean() == pytest.approx(25, abs=2)  # 0.1 / 0.6
+
+    def test_own_recipe_takes_the_place_of_ours_or_is_refused(self) -> None:
+        table, ids, labels = a_set()
+        mine = Recipe("night", "dark", (Step("RandomGamma", {"gamma_limit": [200, 250], "p": 1.0}),), "")
+        weak = a_slice(ids[::10], DARK)
+        assert plan(weak, table, ids, labels, SliceSettings(), 0, [mine])[0] == mine
+        wrong = replace(mine, steps=(Step("Gamma", {}),))
+        with pytest.raises(ConfigError, match="'night'"):
+            plan(weak, table, ids, labels, SliceSettings(), 0, [wrong])
+
+    def test_condition_on_a_column_that_is_not_there_falls_back_on_classes(self) -> None:
+        table, ids, labels = a_set()
+        weak = a_slice(ids[::20], Condition("lot", "=", "a"), DARK)
+        _, augmentation = plan(weak, table, ids, labels, SliceSettings(), 0)
+        assert {labels[ids.index(s)] for s in augmentation.sample_ids} == {"c1"}
+
+    def test_rows_that_differ_are_refused(self) -> None:
+        table, ids, labels = a_set()
+        with pytest.raises(RecordError, match="got 199 and 200 for 200 samples"):
+            plan(a_slice(ids[:10], DARK), table.iloc[1:], ids, labels, SliceSettings(), 0)
+
+
+def shifted_problem(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Two classes told apart by one feature; in one of fifteen rows, the slice, by another one only.
+
+    Returns features (600, 100), labels, inside, folds. Its own 40 rows are too few to learn the other feature from.
+    """
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, 600)
+    inside = np.arange(600) % 15 == 0
+    features = rng.normal(0, 1, (600, 100))
+    features[:, 0] += np.where(inside, 0, 6 * labels - 3)
+    features[:, 1] += np.where(inside, 3 * labels - 1.5, 0)
+    return features.astype(np.float32), labels, inside, np.arange(600) // 15 % 5
+
+
+class TestTrial:
+    def copies_into_the_slice(self) -> tuple[np.ndarray, np.ndarray]:
+        """What a fitting recipe does: other rows moved to where the slice's rows of their class lie."""
+        features, labels, inside, _ = shifted_problem()
+        sources = np.flatnonzero(~inside)[:300]
+        made = features[sources].copy()
+        made[:, 0] -= 6 * labels[sources] - 3
+        made[:, 1] += 3 * labels[sources] - 1.5
+        return made, sources
+
+    def test_recipe_that_helps_beyond_oversampling_is_kept(self) -> None:
+        features, labels, inside, folds = shifted_problem()
+        made, sources = self.copies_into_the_slice()
+        result = trial(features, made, sources, labels, inside, folds)
+        assert result.gain.ci is not None
+        assert result.gain.ci[0] > 0
+        assert result.gain.value > result.baseline.value
+        assert result.kept
+        assert result.words.startswith(f"Kept: accuracy {100 * result.gain.value:+.1f} points")
+
+    def test_noise_in_place_of_copies_is_not_kept(self) -> None:
+        features, labels, inside, folds = shifted_problem()
+        sources = np.flatnonzero(~inside)[:100]
+        noise = np.random.default_rng(0).normal(0, 3, (100, 100)).astype(np.float32)
+        result = trial(features, noise, sources, labels, inside, folds)
+        assert not result.kept
+        assert result.words.startswith("Not kept")
+
+    def test_recipe_that_harms_the_rest_is_not_kept(self) -> None:
+        """The copies help the slice, but as many others teach the wrong class elsewhere."""
+        features, labels, inside, folds = shifted_problem()
+        made, sources = self.copies_into_the_slice()
+        others = np.flatnonzero(~inside)
+        misleading = features[others].copy()
+        misleading[:, 0] *= -1
+        result = trial(
+            features, np.concatenate([made, misleading]), np.concatenate([sources, others]), labels, inside, folds
+        )
+        assert result.gain.value > 0
+        assert not result.kept
+        assert "harms the other images" in result.words
+
+    def test_no_head_sees_a_copy_of_what_it_is_judged_on(self) -> None:
+        """Labels are chance; copies equal their source. A head that saw them would be far better than chance."""
+        rng = np.random.default_rng(0)
+        features = rng.normal(size=(200, 50)).astype(np.float32)
+        labels = rng.integers(0, 2, 200)
+        inside = np.ones(200, dtype=bool)
+        inside[100:] = False
+        everything = np.arange(200)
+        result = trial(features, features, everything, labels, inside, everything % 5)
+        assert abs(result.gain.value) < 0.1
+
+    def test_shapes_are_checked(self) -> None:
+        features, labels, inside, folds = shifted_problem()
+        nothing = np.zeros(0, dtype=np.int64)
+        with pytest.raises(RecordError, match=r"labels must have shape \(600,\)"):
+            trial(features, features[:0], nothing, labels[1:], inside, folds)
+        with pytest.raises(RecordError, match=r"augmented must have shape \(0, 100\)"):
+            trial(features, features[:3], nothing, labels, inside, folds)
+        with pytest.raises(RecordError, match="slice with at least one sample"):
+            trial(features, features[:0], nothing, labels, inside & False, folds)
+
+
+class TestPairedGain:
+    def test_gain_is_the_mean_change(self) -> None:
+        before = np.array([True, False, False, True])
+        after = np.array([True, True, True, False])
+        assert paired_gain(before, after).value == 0.25
+
+    def test_nothing_changed_has_no_width_and_no_rows_no_interval(self) -> None:
+        same = np.array([True, False])
+        assert paired_gain(same, same).ci == (0, 0)
+        assert paired_gain(same[:0], same[:0]).ci is None
+
+    def test_interval_matches_the_normal_one_on_many_rows(self) -> None:
+        """30 % gained, 10 % lost of 1000: deviation sqrt((0.4 - 0.2 ** 2) / 1000) = 0.019."""
+        before = np.repeat([False, True, True], [300, 100, 600])
+        after = np.repeat([True, False, True], [300, 100, 600])
+        gain = paired_gain(before, after, resamples=20_000)
+        assert gain.value == pytest.approx(0.2)
+        assert gain.ci == pytest.approx((0.2 - 1.96 * 0.019, 0.2 + 1.96 * 0.019), abs=0.002)
