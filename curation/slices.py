@@ -144,9 +144,7 @@ class _Search:
         scores = sums.scores()
         return self._with_triples(scores, wrong, strata) if self.depth > 2 else (self.flat, scores)
 
-    def _with_triples(
-        self, scores: Scores, wrong: Mask, strata: Sequence[Mask]
-    ) -> tuple[_Candidates, Scores]:
+    def _with_triples(self, scores: Scores, wrong: Mask, strata: Sequence[Mask]) -> tuple[_Candidates, Scores]:
         """The best pairs, each with every condition of a third field that makes it smaller but not too small."""
         pairs = np.flatnonzero(self.flat.parts[:, 0] != self.flat.parts[:, 1])
         best = pairs[np.argsort(-scores[pairs], kind="stable")[:_BEAM]]

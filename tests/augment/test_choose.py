@@ -135,15 +135,16 @@ class TestPlan:
 def shifted_problem(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Two classes told apart by one feature; in one of fifteen rows, the slice, by another one only.
 
-    Returns features (600, 100), labels, inside, folds. Its own 40 rows are too few to learn the other feature from.
+    Returns features (1500, 100), labels, inside, folds. Its own 100 rows are too few to learn the other feature from.
     """
     rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 2, 600)
-    inside = np.arange(600) % 15 == 0
-    features = rng.normal(0, 1, (600, 100))
+    labels = rng.integers(0, 2, 1500)
+    inside = np.arange(1500) % 15 == 0
+    features = rng.normal(0, 1, (1500, 100))
+    features[~inside, 1] *= 0.2
     features[:, 0] += np.where(inside, 0, 6 * labels - 3)
     features[:, 1] += np.where(inside, 3 * labels - 1.5, 0)
-    return features.astype(np.float32), labels, inside, np.arange(600) // 15 % 5
+    return features.astype(np.float32), labels, inside, np.arange(1500) // 15 % 5
 
 
 class TestTrial:
@@ -202,7 +203,7 @@ class TestTrial:
     def test_shapes_are_checked(self) -> None:
         features, labels, inside, folds = shifted_problem()
         nothing = np.zeros(0, dtype=np.int64)
-        with pytest.raises(RecordError, match=r"labels must have shape \(600,\)"):
+        with pytest.raises(RecordError, match=r"labels must have shape \(1500,\)"):
             trial(features, features[:0], nothing, labels[1:], inside, folds)
         with pytest.raises(RecordError, match=r"augmented must have shape \(0, 100\)"):
             trial(features, features[:3], nothing, labels, inside, folds)
