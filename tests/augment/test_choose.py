@@ -132,17 +132,17 @@ class TestPlan:
             plan(a_slice(ids[:10], DARK), table.iloc[1:], ids, labels, SliceSettings(), 0)
 
 
-def shifted_problem(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def shifted_problem() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Two classes told apart by one feature; in one of fifteen rows, the slice, by another one only.
 
-    Returns features (1500, 100), labels, inside, folds. Its own 100 rows are too few to learn the other feature from.
+    Returns features (1500, 300), labels, inside, folds. Its own 100 rows are few to learn the other feature from.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 1500)
     inside = np.arange(1500) % 15 == 0
-    features = rng.normal(0, 1, (1500, 100))
-    features[~inside, 1] *= 0.2
-    features[:, 0] += np.where(inside, 0, 6 * labels - 3)
+    features = rng.normal(0, 1, (1500, 300))
+    features[~inside, 1] *= 0.8
+    features[:, 0] += np.where(inside, 0, 8 * labels - 4)
     features[:, 1] += np.where(inside, 3 * labels - 1.5, 0)
     return features.astype(np.float32), labels, inside, np.arange(1500) // 15 % 5
 
@@ -153,7 +153,7 @@ class TestTrial:
         features, labels, inside, _ = shifted_problem()
         sources = np.flatnonzero(~inside)[:300]
         made = features[sources].copy()
-        made[:, 0] -= 6 * labels[sources] - 3
+        made[:, 0] -= 8 * labels[sources] - 4
         made[:, 1] += 3 * labels[sources] - 1.5
         return made, sources
 
@@ -170,7 +170,7 @@ class TestTrial:
     def test_noise_in_place_of_copies_is_not_kept(self) -> None:
         features, labels, inside, folds = shifted_problem()
         sources = np.flatnonzero(~inside)[:100]
-        noise = np.random.default_rng(0).normal(0, 3, (100, 100)).astype(np.float32)
+        noise = np.random.default_rng(0).normal(0, 3, (100, 300)).astype(np.float32)
         result = trial(features, noise, sources, labels, inside, folds)
         assert not result.kept
         assert result.words.startswith("Not kept")
@@ -205,7 +205,7 @@ class TestTrial:
         nothing = np.zeros(0, dtype=np.int64)
         with pytest.raises(RecordError, match=r"labels must have shape \(1500,\)"):
             trial(features, features[:0], nothing, labels[1:], inside, folds)
-        with pytest.raises(RecordError, match=r"augmented must have shape \(0, 100\)"):
+        with pytest.raises(RecordError, match=r"augmented must have shape \(0, 300\)"):
             trial(features, features[:3], nothing, labels, inside, folds)
         with pytest.raises(RecordError, match="slice with at least one sample"):
             trial(features, features[:0], nothing, labels, inside & False, folds)
