@@ -9,7 +9,8 @@ import secrets
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -264,7 +265,7 @@ class Project:
         """
         if iterations is not None and iterations < 1:
             raise ConfigError(f"--iterations must be 1 or more, got {iterations}")
-        with project_lock(self.paths):
+        with project_lock(self.paths), self._tidy():
             goal = self._goal(iterations, annotator, budget, seed)
             server = self._begin_server(goal["annotator"])
             loop = self._loop(goal)
@@ -286,6 +287,21 @@ class Project:
                 number += 1
             (self.paths.home / "run.json").unlink(missing_ok=True)
         return self.status()
+
+    @contextmanager
+    def _tidy(self) -> Iterator[None]:
+        """Stop the database after a run; and a Label Studio that the run started, where nobody waits for it."""
+        began_with_server = self.paths.label_studio.exists() and self.label_studio().running() is not None
+        try:
+            yield
+        except BaseException:
+            waits = any(i.state == "waiting" for i in self.ledger.iterations())
+            if not began_with_server and not waits and self.paths.label_studio.exists():
+                self.label_studio().stop()
+            raise
+        finally:
+            if self.settings.report.fiftyone and self.paths.fiftyone.exists():
+                self.fiftyone().stop()
 
     def sync(self) -> dict[str, Any]:
         """Take the answers that have come into the ledger, without going on; returns counts."""
