@@ -143,7 +143,7 @@ def trial(
     gain = paired_gain(plain[inside], with_recipe[inside], seed=seed)
     rest = paired_gain(plain[~inside], with_recipe[~inside], seed=seed)
     baseline = paired_gain(plain[inside], oversampled[inside], seed=seed)
-    return _judge(gain, rest, baseline, margin)
+    return judge(gain, rest, baseline, margin)
 
 
 def _check_trial(
@@ -166,7 +166,8 @@ def _check_trial(
         raise RecordError("a trial needs a slice with at least one sample, but 'inside' is false everywhere")
 
 
-def _judge(gain: Estimate, rest: Estimate, baseline: Estimate, margin: float) -> Trial:
+def judge(gain: Estimate, rest: Estimate, baseline: Estimate, margin: float) -> Trial:
+    """Whether a recipe is kept: it harms nothing else, helps for sure, and more than oversampling; in this order."""
     helps = gain.ci is not None and gain.ci[0] > 0
     harms = rest.value < -margin
     if harms:

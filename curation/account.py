@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,14 @@ import numpy.typing as npt
 from curation import audit as auditing
 from curation import gain as gains
 from curation import slices as slicing
+from curation.issues import LABEL_KINDS
 from curation.loop import Account, Scored, labeled_holdout, slice_table, trainable
 from curation.records import (
     Decision,
     Estimate,
     Metrics,
     Predictions,
+    QueueEntry,
     Sample,
     Slice,
     Verdict,
@@ -41,11 +43,16 @@ def summarize(
     backbone: str,
     seed: int,
     earlier: Sequence[Row],
-    queue: Sequence[Any],
+    queue: Sequence[QueueEntry],
+    settled: Collection[str],
     links: Mapping[str, str],
     still_wrong: int | None = None,
 ) -> IterationSummary:
-    """Everything that the iteration has to say. ``earlier`` are the rows of iterations before it, in order."""
+    """Everything that the iteration has to say.
+
+    ``earlier`` are the rows of iterations before it, in order; ``queue`` its entries; ``settled`` the samples that people
+    had judged before it.
+    """
     holdout = labeled_holdout(account.samples, account.after)
     truth = {s.id: account.after[s.id].class_id or "" for s in holdout}
     after = account.model_after.take([s.id for s in holdout]) if holdout else None
@@ -54,7 +61,7 @@ def summarize(
     metrics_before = gains.measure(before, truth, seed=seed, classes=account.classes) if before else None
     gain = _gain(before, after, truth, seed) if before and after else None
     cards = slice_cards(account, holdout, before, after)
-    audit = audit_of(account, queue)
+    audit = audit_of(account, queue, settled)
     row = Row(
         number=account.number,
         labels_reviewed=int(account.review.get("reviewed", 0)),
@@ -212,15 +219,21 @@ def _differs(account: Account, sample: Sample) -> bool:
     return (before.class_id, before.excluded) != (after.class_id, after.excluded)
 
 
-def audit_of(account: Account, queue: Sequence[Any]) -> Audit:
-    """What this iteration's verdicts say of the flagger."""
+def audit_of(account: Account, queue: Sequence[QueueEntry], settled: Collection[str]) -> Audit:
+    """What this iteration's verdicts say of the flagger; ``settled`` are samples that people had judged before."""
     scored = account.scored
     decisions = [Decision(**{**d, "cites": tuple(d["cites"])}) for d in account.review.get("decisions", [])]
     if scored is None or not decisions:
         return Audit()
-    flagged = {i.sample_id for i in scored.issues if i.kind == "label"}
+    flagged = {i.sample_id for i in scored.issues if i.kind in LABEL_KINDS}
+    done = set(settled) & set(scored.quality)
     figures = auditing.estimate_audit(
-        queue, {d.sample_id: d for d in decisions}, len(scored.quality) - len(flagged), len(flagged)
+        queue,
+        {d.sample_id: d for d in decisions},
+        len(scored.quality) - len(flagged),
+        len(flagged),
+        settled_unflagged=len(done - flagged),
+        settled_flagged=len(done & flagged),
     )
     return Audit(
         flagger_precision=figures.flagger_precision,
@@ -285,7 +298,7 @@ def sample_table(account: Account, verdicts: Sequence[Verdict]) -> pd.DataFrame:
                 "prediction": label, "confidence": confidence,
                 "label_quality": scored.quality.get(sample.id, float("nan")) if scored else float("nan"),
                 "issue": label_issue is not None, "issue_kinds": ",".join(sorted({i.kind for i in found})),
-                "reason": " ".join(i.reason for i in found),
+                "reason": "; ".join(i.reason for i in found),
                 "suggested": classes.name(label_issue.suggested) if label_issue else "",
                 "verdict": "; ".join(said.get(sample.id, [])), "changed": _differs(account, sample), "fold": fold,
                 "slices": slices_of.get(sample.id, []),

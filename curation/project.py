@@ -627,6 +627,7 @@ class _Reporting:
             seed=self._settings.seed,
             earlier=earlier,
             queue=project.ledger.queue(account.number),
+            settled={v.sample_id for v in project.ledger.verdicts() if v.iteration < account.number},
             links={},
             still_wrong=project.still_wrong(account.after),
         )
@@ -708,7 +709,7 @@ def _flag_table(
         now = labels[stored.id]
         issue = about_label.get(stored.id)
         conflict = next((i for i in others.get(stored.id, []) if i.kind == "label_conflict"), None)
-        reason = " ".join(i.reason for i in (issue, *others.get(stored.id, [])) if i is not None)
+        reason = "; ".join(i.reason for i in (issue, *others.get(stored.id, [])) if i is not None)
         for path in stored.paths:
             rows.append(
                 (path.path, classes.name(now.class_id), float(quality[stored.id]),

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from augment.choose import MOST_COPIES, paired_gain, plan, trial, weakest
+from augment.choose import MOST_COPIES, judge, paired_gain, plan, trial, weakest
 from augment.recipes import Recipe, Step
 from curation.config import SliceSettings
 from curation.errors import ConfigError, RecordError
-from curation.records import Condition, Slice
+from curation.records import Condition, Estimate, Slice
 
 DARK = Condition("brightness", "<", 0.2)
 
@@ -174,6 +174,23 @@ class TestTrial:
         result = trial(features, noise, sources, labels, inside, folds)
         assert not result.kept
         assert result.words.startswith("Not kept")
+
+    @pytest.mark.parametrize(
+        ("gain", "low", "rest", "baseline", "verdict"),
+        [
+            (0.10, 0.02, 0.00, 0.05, "Kept"),
+            (0.10, 0.02, -0.01, 0.05, "Kept"),
+            (0.10, 0.02, -0.011, 0.05, "Not kept, it harms the other images"),
+            (0.10, 0.00, 0.00, 0.05, "Not kept, no gain on the slice shown"),
+            (0.10, 0.02, 0.00, 0.10, "Not kept, showing the slice's images more often does as much"),
+        ],
+    )
+    def test_verdict_follows_from_the_figures(
+        self, gain: float, low: float, rest: float, baseline: float, verdict: str
+    ) -> None:
+        result = judge(Estimate(gain, (low, 0.2)), Estimate(rest), Estimate(baseline), 0.01)
+        assert result.words.startswith(f"{verdict}: accuracy +10.0 points")
+        assert result.kept == (verdict == "Kept")
 
     def test_recipe_that_harms_the_rest_is_not_kept(self) -> None:
         """The copies help the slice, but as many others teach the wrong class elsewhere."""

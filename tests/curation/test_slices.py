@@ -82,6 +82,24 @@ class TestFinding:
         errors = rng.random(1500) < np.where(table["brightness"] < 0.1, 0.5, 0.06)
         assert len(search(table, errors, labels)) == 1
 
+    def test_a_second_condition_is_named_only_where_it_matters(self) -> None:
+        """Some second condition always fits the errors at hand a little better."""
+        names = set()
+        for seed in range(12):
+            rng = np.random.default_rng(100 + seed)
+            table, labels = table_of(600, rng)
+            table["lot"] = rng.choice(["a", "b", "c", "d", "e"], 600)
+            errors = rng.random(600) < np.where(table["lot"] == "b", 0.35, 0.06)
+            names |= {s.name for s in search(table, errors, labels)}
+        assert names == {"lot = b"}
+
+    def test_slices_are_found_where_most_rows_are_wrong(self) -> None:
+        rng = np.random.default_rng(10)
+        table, labels = table_of(1500, rng)
+        errors = rng.random(1500) < np.where(table["camera"] == 3, 0.9, 0.6)
+        (found,) = search(table, errors, labels)
+        assert found.name == "camera = 3"
+
     def test_three_conditions_are_found_where_they_are_allowed(self) -> None:
         rng = np.random.default_rng(4)
         table, labels = table_of(3000, rng)

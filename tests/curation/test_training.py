@@ -9,6 +9,7 @@ import pytest
 import torch
 from tests_stand_ins import content_id, draw
 
+from curation import training
 from curation.backbone import Backbone, load_backbone
 from curation.config import TrainingSettings
 from curation.errors import DataError, TrainingError
@@ -105,8 +106,14 @@ def test_a_saved_model_predicts_the_same_and_needs_its_backbone(store, pictures,
         load_fine_tuned(tmp_path / "model.safetensors", other)
 
 
-def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(store, pictures, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
+    store: FeatureStore,
+    pictures: tuple[list[Sample], np.ndarray],  # type: ignore[type-arg]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     samples, labels = pictures
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     whole = fine_tune(store, samples, labels, CLASSES, settings=SETTINGS, seed=0)
 
     def stop(what: str, done: int, total: int) -> None:

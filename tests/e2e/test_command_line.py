@@ -54,7 +54,7 @@ def test_status_says_what_the_iteration_did_and_was_worth(project: Path) -> None
     iteration = found["iterations"][0]
     low, high = iteration["holdout"]["accuracy_ci"]
     assert (found["project"], iteration["number"], iteration["state"]) == ("left & right", 1, "done")
-    assert iteration["labels_reviewed"] == 30
+    assert 8 <= iteration["labels_reviewed"] <= 30  # what is flagged, and controls; not more than the budget
     assert iteration["labels_changed"] >= 6
     assert 0 <= low <= iteration["holdout"]["accuracy"] <= high <= 1
     assert set(iteration["audit"]) >= {"labels_wrong", "labels_wrong_ci", "flagger_precision", "flagger_recall"}
