@@ -50,8 +50,8 @@ def summarize(
 ) -> IterationSummary:
     """Everything that the iteration has to say.
 
-    ``earlier`` are the rows of iterations before it, in order; ``queue`` its entries; ``settled`` the samples that people
-    had judged before it.
+    ``earlier`` are the rows of iterations before it, in order; ``queue`` its entries; ``settled`` the samples that
+    people had judged before it.
     """
     holdout = labeled_holdout(account.samples, account.after)
     truth = {s.id: account.after[s.id].class_id or "" for s in holdout}

@@ -87,9 +87,9 @@ class TestFinding:
         names = set()
         for seed in range(12):
             rng = np.random.default_rng(100 + seed)
-            table, labels = table_of(600, rng)
-            table["lot"] = rng.choice(["a", "b", "c", "d", "e"], 600)
-            errors = rng.random(600) < np.where(table["lot"] == "b", 0.35, 0.06)
+            table, labels = table_of(900, rng, properties=12)
+            table["lot"] = rng.choice(["a", "b", "c", "d"], 900)
+            errors = rng.random(900) < np.where(table["lot"] == "b", 0.16, 0.04)
             names |= {s.name for s in search(table, errors, labels)}
         assert names == {"lot = b"}
 
