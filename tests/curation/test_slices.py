@@ -89,7 +89,7 @@ class TestFinding:
             rng = np.random.default_rng(100 + seed)
             table, labels = table_of(900, rng, properties=12)
             table["lot"] = rng.choice(["a", "b", "c", "d"], 900)
-            errors = rng.random(900) < np.where(table["lot"] == "b", 0.16, 0.04)
+            errors = rng.random(900) < np.where(table["lot"] == "b", 0.25, 0.05)
             names |= {s.name for s in search(table, errors, labels)}
         assert names == {"lot = b"}
 

@@ -42,13 +42,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_the_demo_says_what_it_did_to_the_labels_and_shows_each_iteration(demo: tuple[Path, str]) -> None:
     folder, said = demo
-    assert "On purpose, 12 of the 120 train labels are flipped" in said
+    assert "On purpose, 12 of the 121 train labels are flipped" in said
     status = json.loads(subprocess.run([*CURATE, "status", str(folder), "--json"], capture_output=True).stdout)
     assert [i["state"] for i in status["iterations"]] == ["done", "done"]
     assert [i["labels_reviewed"] for i in status["iterations"]] == [20, 20]
     wrong = [status["baseline"]["still_wrong"], *(i["still_wrong"] for i in status["iterations"])]
     assert wrong[0] == 12
-    assert wrong[2] < wrong[1] < wrong[0]
+    assert wrong[2] <= wrong[1] <= wrong[0] - 4
     assert all(i["holdout"]["balanced_accuracy_ci"] for i in status["iterations"])
     assert "curate review" in said
     assert "curate label" in said
