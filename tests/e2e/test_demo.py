@@ -85,7 +85,11 @@ def test_a_second_run_is_quick_and_changes_nothing(demo: tuple[Path, str]) -> No
 def test_ctrl_c_stops_everything_that_the_demo_started(tmp_path: Path) -> None:
     folder = tmp_path / "stopped"
     with subprocess.Popen(
-        [*CURATE, "demo", str(folder), *REDUCED], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*CURATE, "demo", str(folder), *REDUCED],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     ) as running:
         assert running.stdout is not None
         for line in running.stdout:
