@@ -83,13 +83,13 @@ class TestFinding:
         assert len(search(table, errors, labels)) == 1
 
     def test_a_second_condition_is_named_only_where_it_matters(self) -> None:
-        """Some second condition always fits the errors at hand a little better."""
+        """Some second condition always fits the errors at hand a little better; in these draws enough to win, unpriced."""
         names = set()
-        for seed in range(12):
-            rng = np.random.default_rng(100 + seed)
+        for seed in (101, 119, 128, 151):
+            rng = np.random.default_rng(seed)
             table, labels = table_of(900, rng, properties=12)
             table["lot"] = rng.choice(["a", "b", "c", "d"], 900)
-            errors = rng.random(900) < np.where(table["lot"] == "b", 0.25, 0.05)
+            errors = rng.random(900) < np.where(table["lot"] == "b", 0.16, 0.04)
             names |= {s.name for s in search(table, errors, labels)}
         assert names == {"lot = b"}
 
