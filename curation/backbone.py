@@ -170,8 +170,8 @@ def load_backbone(
     model, origin, packaged = _load(name, weights)
     model.eval()
     config = {"mean": _HALF, "std": _HALF} if packaged else _data_config(model)
-    digest = _digest(model, config)
     model.reset_classifier(0)
+    digest = _digest(model, config)
     division = divide(model)
     if division is not None and not _agrees(model, division, size):
         division = None
@@ -248,10 +248,11 @@ def load_weights(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], so
     Raises WeightsError naming tensors that are missing, unexpected or of another shape.
     """
     wanted = model.state_dict()
-    head = {k for k in wanted if k.split(".")[0] in ("classifier", "head", "fc")}
+    named = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
+    prefixes = tuple(f"{name}." for name in ([named] if isinstance(named, str) else named))
     same = {k: v for k, v in tensors.items() if k in wanted and v.shape == wanted[k].shape}
-    missing = [k for k in wanted if k not in same and k not in head]
-    unexpected = [k for k in tensors if k not in same and k not in head]
+    missing = [k for k in wanted if k not in same and not k.startswith(prefixes)]
+    unexpected = [k for k in tensors if k not in same and not k.startswith(prefixes)]
     if missing or unexpected:
         raise WeightsError(
             f"{source} does not fit the backbone: {len(missing)} tensors missing or of another shape{_first(missing)}, "
