@@ -16,6 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -99,13 +100,12 @@ class LabelStudioAnnotator:
             _check_file(entry, files)
         done = 0
         with self._faults("sending tasks"):
-            known = self._projects()
             for stream in STREAMS:
                 wanted = served_order([e for e in entries if stream_of(e) == stream])
-                project = self._ready(stream, known.get(stream)) if wanted else known.get(stream)
+                project = _patiently(partial(self._open, stream, bool(wanted)))
                 if project is None:
                     continue
-                self._withdraw(project, {e.key for e in wanted}, stream)
+                _patiently(partial(self._withdraw, project, {e.key for e in wanted}, stream))
                 for chunk in _chunks(wanted, _CHUNK):
                     self._send_chunk(project, stream, chunk, files)
                     done += len(chunk)
@@ -156,6 +156,11 @@ class LabelStudioAnnotator:
 
     # --- the two Label Studio projects
 
+    def _open(self, stream: Stream, needed: bool) -> Any:
+        """The stream's project, made ready where tasks are to come; ``None`` where it has none and needs none."""
+        known = self._projects().get(stream)
+        return self._ready(stream, known) if needed else known
+
     def _ready(self, stream: Stream, project: Any) -> Any:
         """The stream's project, made where there is none, with the screen for the classes as they are now."""
         settings: dict[str, Any] = {
@@ -203,7 +208,7 @@ class LabelStudioAnnotator:
     def _send_chunk(self, project: Any, stream: Stream, chunk: Sequence[QueueEntry], files: Mapping[str, Path]) -> None:
         """Import what is missing of a chunk, and look again after whatever happened until all of it is there."""
         for attempt in range(_TRIES):
-            present = self._present(project, [e.key for e in chunk])
+            present = _patiently(lambda: self._present(project, [e.key for e in chunk]))
             missing = [e for e in chunk if e.key not in present]
             if not missing:
                 return
@@ -439,6 +444,18 @@ def _check_file(entry: QueueEntry, files: Mapping[str, Path]) -> None:
     if file is None or not file.is_file():
         where = f"image {file}" if file else f"the image of sample '{entry.sample_id}'"
         raise DataError(f"{where} is missing, so nobody can be asked about it; put it back or run `curate init` again")
+
+
+def _patiently(work: Callable[[], _T]) -> _T:
+    """Do what may be done twice, up to three times where a connection is lost or the server fails for a moment."""
+    for _ in range(_TRIES - 1):
+        try:
+            return work()
+        except (httpx.HTTPError, ApiError) as fault:
+            if not _may_pass(fault):
+                raise
+        time.sleep(_SETTLE_SECONDS)
+    return work()
 
 
 def _may_pass(fault: Exception) -> bool:
