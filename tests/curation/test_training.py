@@ -1,4 +1,4 @@
-"""Features are computed once, and fine-tuning learns, repeats itself, and goes on where it stopped."""
+"""Fine-tuning learns, repeats itself, and goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from curation import training
 from curation.backbone import Backbone, load_backbone
 from curation.config import TrainingSettings
 from curation.errors import DataError, TrainingError
-from curation.features import FeatureStore, RowFile
+from curation.features import FeatureStore
 from curation.images import PixelCache
 from curation.records import Augmentation, Sample
 from curation.training import fine_tune, load_fine_tuned, validation_rows
@@ -43,37 +43,6 @@ def store(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Featu
 
 def invert(image: np.ndarray, seed: int) -> np.ndarray:  # type: ignore[type-arg]
     return np.asarray(255 - image, dtype=np.uint8)
-
-
-def test_features_are_computed_once_and_kept_in_order(store, pictures) -> None:  # type: ignore[no-untyped-def]
-    samples, _ = pictures
-    told: list[tuple[str, int, int]] = []
-    first = store.features(samples, lambda *given: told.append(given))
-    assert first.shape == (60, 1280)
-    assert told
-    told.clear()
-    again = store.features(samples[::-1], lambda *given: told.append(given))
-    assert np.array_equal(again[::-1], first)
-    assert not told
-
-
-def test_features_and_activations_are_of_the_same_pass(store, pictures) -> None:  # type: ignore[no-untyped-def]
-    samples, _ = pictures
-    activations = torch.from_numpy(store.activations(samples[:4])).float()
-    with torch.inference_mode():
-        assert np.allclose(store.backbone.tail(activations).numpy(), store.features(samples[:4]), atol=0.02)
-
-
-def test_rows_that_were_torn_off_by_a_crash_are_computed_again(tmp_path: Path) -> None:
-    file = RowFile(tmp_path / "rows.f32", (3,), np.float32)
-    file.append(["a", "b"], np.arange(6).reshape(2, 3))
-    with (tmp_path / "rows.f32").open("ab") as out:
-        out.write(b"torn")
-    file.append(["c"], np.full((1, 3), 9))
-    assert file.rows(["c", "a"]).tolist() == [[9, 9, 9], [0, 1, 2]]
-    with (tmp_path / "rows.f32").open("r+b") as out:
-        out.truncate(5)
-    assert file.index() == {}
 
 
 def test_fine_tuning_learns_and_predicts_images_it_has_not_seen(store, pictures) -> None:  # type: ignore[no-untyped-def]
@@ -140,6 +109,108 @@ def test_augmented_copies_change_what_is_learnt(store, pictures) -> None:  # typ
     plain = fine_tune(store, samples, labels, CLASSES, settings=SETTINGS, seed=0)
     augmented = fine_tune(store, samples, labels, CLASSES, settings=SETTINGS, seed=0, augmentations=[extra])
     assert not np.array_equal(plain.predict(samples).probabilities, augmented.predict(samples).probabilities)
+
+
+def test_the_head_that_training_begins_with_has_not_seen_the_validation_rows(
+    store: FeatureStore,
+    pictures: tuple[list[Sample], np.ndarray],  # type: ignore[type-arg]
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They choose the epoch and set the temperature, so that their own labels must not decide either."""
+    samples, labels = pictures
+    held = validation_rows(labels, seed=0)
+    assert held.sum() == 6
+    lied = np.where(held, 1 - labels, labels)
+    weights = []
+    begin = training._begin_head
+
+    def watched(head: torch.nn.Linear, *given: object) -> None:
+        begin(head, *given)  # type: ignore[arg-type]
+        weights.append(head.weight.detach().clone())
+
+    monkeypatch.setattr(training, "_begin_head", watched)
+    monkeypatch.setattr(training, "validation_rows", lambda *_: held)
+    for given in (labels, lied):
+        fit = fine_tune(store, samples, given, CLASSES, settings=TrainingSettings(epochs=1), seed=0)
+        assert len(fit.history) == 1
+    assert torch.equal(weights[0], weights[1])
+
+
+def test_the_whole_network_learns_from_images_repeats_itself_and_comes_back_from_its_file(
+    store: FeatureStore,
+    pictures: tuple[list[Sample], np.ndarray],  # type: ignore[type-arg]
+    tmp_path: Path,
+) -> None:
+    samples, labels = pictures
+    extra = Augmentation("invert", tuple(s.id for s in samples[:4]), 1, invert)
+    models = [
+        fine_tune(
+            store, samples[:40], labels[:40], CLASSES, settings=SETTINGS, seed=0, augmentations=[extra], whole=True
+        )
+        for _ in range(2)
+    ]
+    stem = models[0].network.model.conv_stem.weight
+    assert not torch.equal(stem, store.backbone.model.conv_stem.weight), "the first layer learns too"
+    predicted = models[0].predict(samples[40:]).probabilities
+    assert (predicted.argmax(axis=1) == labels[40:]).mean() >= 0.9
+    assert np.array_equal(predicted, models[1].predict(samples[40:]).probabilities)
+    models[0].save(tmp_path / "whole.safetensors")
+    loaded = load_fine_tuned(tmp_path / "whole.safetensors", store)
+    assert np.allclose(loaded.predict(samples[40:]).probabilities, predicted, atol=1e-6)
+    assert "all of tf_efficientnet_lite0" in models[0].words
+
+
+def test_earlier_layers_of_a_whole_network_learn_at_lower_rates(store: FeatureStore) -> None:
+    network = training._fresh(store, 2, True)
+    rate = {id(p): group["lr"] for group in network.rates(TrainingSettings(tail_rate=1.0)) for p in group["params"]}
+    assert set(rate) == {id(p) for p in (*network.model.parameters(), *network.head.parameters())}
+    stem, last = rate[id(network.model.conv_stem.weight)], rate[id(network.model.conv_head.weight)]
+    assert 0 < stem < 0.1 * last <= 0.1
+
+
+def test_a_batch_that_memory_does_not_hold_is_taken_in_parts_to_the_same_end(
+    store: FeatureStore,
+    pictures: tuple[list[Sample], np.ndarray],  # type: ignore[type-arg]
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    samples, labels = pictures
+    ample = fine_tune(store, samples, labels, CLASSES, settings=SETTINGS, seed=0)
+    logits, room = training._Network.logits, [5]
+
+    def in_little_memory(network: training._Network, batch: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled() and len(batch) > room[0]:
+            raise torch.OutOfMemoryError("no memory")
+        return logits(network, batch)
+
+    monkeypatch.setattr(training._Network, "logits", in_little_memory)
+    scarce = fine_tune(store, samples, labels, CLASSES, settings=SETTINGS, seed=0)
+    assert "in parts of 4 for want of memory" in scarce.words
+    assert "want of memory" not in ample.words
+    assert np.allclose(scarce.predict(samples).probabilities, ample.predict(samples).probabilities, atol=1e-3)
+    room[0] = 0
+    with pytest.raises(TrainingError, match="does not hold one image"):
+        fine_tune(store, samples, labels, CLASSES, settings=SETTINGS, seed=0)
+
+
+def test_varied_images_are_mirrored_or_cropped_and_stay_in_range() -> None:
+    ramp = torch.linspace(0, 1, 16).expand(64, 3, 16, 16)
+    varied = training._vary(ramp, torch.Generator().manual_seed(0))
+    slopes = varied[:, 0, 8, 12] - varied[:, 0, 8, 4]
+    assert 16 < int((slopes < 0).sum()) < 48, "about half are mirrored"
+    assert float(varied.min()) >= 0
+    assert float(varied.max()) <= 1
+    assert float(slopes.abs().min()) < 0.5 < float(slopes.abs().max()) + 0.05
+
+
+def test_the_average_follows_the_weights_at_first_and_holds_on_later() -> None:
+    assert training._averaging(0) == pytest.approx(0.1)
+    assert training._averaging(10_000) == training.AVERAGING
+
+
+def test_a_file_that_is_no_model_is_refused(store: FeatureStore, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(DataError, match="is no fine-tuned model"):
+        load_fine_tuned(tmp_path / "model.safetensors", store)
 
 
 def test_validation_rows_leave_something_of_every_class() -> None:

@@ -1,0 +1,118 @@
+"""Features and activations are computed once, survive a crash, and belong to one backbone and size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests_stand_ins import content_id, draw
+
+from curation import features
+from curation.backbone import Backbone, load_backbone
+from curation.features import FeatureStore, RowFile
+from curation.images import PixelCache
+from curation.records import Sample
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return load_backbone(size=64)
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    folder = tmp_path_factory.mktemp("pictures")
+    return [Sample(content_id(folder / p), p, folder / p, "train") for p in draw(folder, 40)]
+
+
+def make(backbone: Backbone, folder: Path) -> FeatureStore:
+    return FeatureStore(backbone, PixelCache(folder / "pixels", backbone.size), folder / "features")
+
+
+def test_features_are_computed_once_and_kept_in_order(
+    backbone: Backbone, samples: list[Sample], tmp_path: Path
+) -> None:
+    told: list[tuple[str, int, int]] = []
+    first = make(backbone, tmp_path).features(samples, lambda *given: told.append(given))
+    assert first.shape == (40, 1280)
+    assert first.dtype == np.float32
+    assert told[-1] == ("computing features", 40, 40)
+    told.clear()
+    again = make(backbone, tmp_path).features(samples[::-1], lambda *given: told.append(given))
+    assert np.array_equal(again[::-1], first)
+    assert not told
+
+
+def test_features_and_activations_are_of_the_same_pass(
+    backbone: Backbone, samples: list[Sample], tmp_path: Path
+) -> None:
+    store = make(backbone, tmp_path)
+    found = store.activations(samples[:4])
+    assert found.dtype == np.float16
+    with torch.inference_mode():
+        tail = backbone.tail(torch.from_numpy(found).float().to(backbone.device)).cpu().numpy()
+    assert np.allclose(tail, store.features(samples[:4]), atol=0.02)
+
+
+def test_images_of_no_sample_are_encoded_alike(backbone: Backbone, samples: list[Sample], tmp_path: Path) -> None:
+    store = make(backbone, tmp_path)
+    pooled, maps = store.encode(np.array(store.pixels.pixels(samples)))
+    assert np.allclose(pooled, store.features(samples), atol=1e-3)
+    assert np.allclose(maps, store.activations(samples), atol=0.02)
+    assert [part.shape for part in store.encode(np.zeros((0, 64, 64, 3), np.uint8))] == [(0, 1280), (0, 192, 2, 2)]
+
+
+def test_a_stopped_computation_goes_on_where_it_stopped(
+    backbone: Backbone, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "KEPT_EVERY", 16)
+    monkeypatch.setattr(features, "BATCH", {"cpu": 8, "cuda": 8})
+
+    def stop(what: str, done: int, total: int) -> None:
+        if done == 24:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make(backbone, tmp_path).features(samples, stop)
+    told: list[int] = []
+    resumed = make(backbone, tmp_path).features(samples, lambda what, done, total: told.append(total))
+    assert set(told) == {24}, "the 16 that were kept are not computed again"
+    assert np.allclose(resumed, make(backbone, tmp_path / "other").features(samples), atol=1e-4)
+
+
+def test_another_backbone_or_size_shares_nothing(backbone: Backbone, samples: list[Sample], tmp_path: Path) -> None:
+    small = make(backbone, tmp_path).features(samples[:2])
+    other = FeatureStore(load_backbone(size=96), PixelCache(tmp_path / "pixels", 96), tmp_path / "features")
+    assert not np.allclose(other.features(samples[:2]), small, atol=1e-3)
+
+
+def test_one_picture_given_twice_is_one_row(backbone: Backbone, samples: list[Sample], tmp_path: Path) -> None:
+    store = make(backbone, tmp_path)
+    found = store.features([samples[0], samples[1], samples[0]])
+    assert np.array_equal(found[0], found[2])
+    assert len(RowFile(next((tmp_path / "features").rglob("features.f32")), (1280,), np.float32).index()) == 2
+
+
+def test_rows_that_were_torn_off_by_a_crash_are_computed_again(tmp_path: Path) -> None:
+    file = RowFile(tmp_path / "rows.f32", (3,), np.float32)
+    file.append(["a", "b"], np.arange(6).reshape(2, 3))
+    with (tmp_path / "rows.f32").open("ab") as out:
+        out.write(b"torn")
+    file.append(["c"], np.full((1, 3), 9))
+    assert file.rows(["c", "a"]).tolist() == [[9, 9, 9], [0, 1, 2]]
+    with (tmp_path / "rows.f32").open("r+b") as out:
+        out.truncate(5)
+    assert file.index() == {}
+
+
+def test_what_another_process_has_added_meanwhile_is_not_added_twice(tmp_path: Path) -> None:
+    ours, theirs = (RowFile(tmp_path / "rows.f32", (1,), np.float32) for _ in range(2))
+    theirs.append(["b"], np.array([[2.0]]))
+    ours.append(["a", "b"], np.array([[1.0], [2.0]]))
+    rows: Any = ours.rows(["a", "b"]).ravel().tolist()
+    assert rows == [1.0, 2.0]
+    assert len(ours.index()) == 2
+    assert (tmp_path / "rows.f32").stat().st_size == 8
