@@ -43,11 +43,13 @@ $(VENV)/.uv:
 $(VENV)/.demo-installed: $(VENV)/.uv $(MADE_FROM)
 	@echo "Installing into $(VENV) (several GB the first time) ..."
 	$(INSTALL) -e '.[server,demo]'
+	$(BIN)/python -m labeling.server
 	@touch $@
 
 $(VENV)/.test-installed: $(VENV)/.uv $(MADE_FROM)
 	@echo "Installing into $(VENV) (several GB the first time) ..."
 	$(INSTALL) -e '.[server,demo,dev]'
+	$(BIN)/python -m labeling.server
 	@touch $@ $(VENV)/.demo-installed
 
 # Browser tests need Chromium: installed where we are root, asked for where we are not.

@@ -6,6 +6,7 @@ Every command of ``curate`` is a thin call of a method here; they take and retur
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 import uuid
 from collections import Counter
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from curation import dataset
 from curation.config import Settings, read_settings, settings_to_toml
-from curation.errors import ConfigError, DataError, ProjectError
+from curation.errors import ConfigError, DatabaseError, DataError, ProjectError
 from curation.ledger import Ledger, NewPath, NewSample, StoredSample
 from curation.loop import Account, Annotator, Loop, Parts, labeled_holdout, trainable
 from curation.records import Augmentation, Classes, CurrentLabel, LabelEvent, Progress, Sample, Slice
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
     from labeling.server import LabelStudioServer
     from reports.app import ReviewApp
+    from reports.fiftyone_store import FiftyOneReporter
+    from reports.summary import IterationSummary
 
 Say = Callable[[str], None]
 SMALL_SIDE = 112
@@ -67,6 +70,7 @@ class Project:
         self.ledger = Ledger(self.settings.ledger) if self.settings.ledger else Ledger.in_file(self.paths.ledger)
         self.progress = progress
         self.say = say
+        self.recording = _Recording(say)
         self._answer_key: dict[str, str] | None = None
 
     # --- making and adding
@@ -300,6 +304,7 @@ class Project:
                 self.label_studio().stop()
             raise
         finally:
+            self.recording.finish()
             if self.settings.report.fiftyone and self.paths.fiftyone.exists():
                 self.fiftyone().stop()
 
@@ -530,17 +535,18 @@ class Project:
         from reports.app import ReviewApp
 
         reporter = self.fiftyone()
-        recorded = [n for n in range(self._current() + 1) if finished(self.paths.iteration(n), "report") is not None]
-        if rebuild:
-            goal = {"seed": self.settings.seed, "budget": self.settings.review.budget}
-            loop = self._loop(goal)
-            for number in recorded:
-                _Reporting(self, loop.settings, "", fiftyone=True).record(loop.account(number))
-        if not recorded:
+        done = [n for n in range(self._current() + 1) if finished(self.paths.iteration(n), "report") is not None]
+        if not done:
             raise ProjectError("there is no iteration to review yet; run `curate run`")
+        missing = done if rebuild else sorted(set(done) - reporter.recorded())
+        if missing:
+            loop = self._loop({"seed": self.settings.seed, "budget": self.settings.review.budget})
+            for number in missing:
+                _Reporting(self, loop.settings, "", fiftyone=True).record(loop.account(number))
+                self.recording.finish(check=True)
         return ReviewApp(self.paths.fiftyone, reporter.open_dataset_name(), port=port, address=address)
 
-    def fiftyone(self) -> Any:
+    def fiftyone(self) -> FiftyOneReporter:
         """What records iterations in the project's FiftyOne dataset."""
         from reports.fiftyone_store import FiftyOneReporter
 
@@ -604,6 +610,43 @@ class _FineTuner:
         )  # fmt: skip
 
 
+class _Recording:
+    """Records iterations in FiftyOne while the program goes on, one after the other.
+
+    FiftyOne's dataset can be made again at any time, so that a fault there ends no run: it is said, and
+    `curate review` records what is missing.
+    """
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._thread: threading.Thread | None = None
+        self._fault: DatabaseError | None = None
+
+    def start(self, recorder: FiftyOneReporter, summary: IterationSummary, table: pd.DataFrame) -> None:
+        """Begin to record an iteration, when the one before is through."""
+        self.finish()
+
+        def record() -> None:
+            try:
+                recorder.record(summary, table)
+            except DatabaseError as error:
+                self._fault = error
+
+        self._thread = threading.Thread(target=record, name="record in FiftyOne")
+        self._thread.start()
+
+    def finish(self, *, check: bool = False) -> None:
+        """Wait for what is under way; a fault is said, or raised where ``check``."""
+        if self._thread is None:
+            return
+        self._thread.join()
+        self._thread, fault, self._fault = None, self._fault, None
+        if fault and check:
+            raise fault
+        if fault:
+            self._say(f"{fault} (the run goes on)")
+
+
 class _Reporting:
     """Writes ``metrics.json``, the HTML report and the FiftyOne dataset of an iteration."""
 
@@ -636,8 +679,9 @@ class _Reporting:
         told = {"report": str(page)}
         if self._fiftyone:
             project.say("Recording the iteration in FiftyOne.")
-            table = sample_table(account, project.ledger.verdicts())
-            told |= {"dataset": str(project.fiftyone().record(summary, table).get("dataset", ""))}
+            recorder = project.fiftyone()
+            project.recording.start(recorder, summary, sample_table(account, project.ledger.verdicts()))
+            told |= {"dataset": recorder.open_dataset_name()}
         return told
 
 

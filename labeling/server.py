@@ -7,6 +7,8 @@ in to Label Studio can read all of it.
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import itertools
 import json
 import os
@@ -16,8 +18,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,7 +30,7 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 
 from curation.errors import LabelStudioError
-from curation.runs import write_json
+from curation.runs import write_json, write_whole
 from labeling.web import faults_as_ours, plain_client, post_form, post_json, sign_in, token_client
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ URL_VARIABLE = "LABEL_STUDIO_URL"
 KEY_VARIABLE = "LABEL_STUDIO_API_KEY"
 COMMAND_VARIABLE = "LABEL_STUDIO_COMMAND"
 OWNER = "curator@example.com"
+DATABASE = "label_studio.sqlite3"
 _HELP = f"install `curation-toolkit[server]`, or set {URL_VARIABLE} and {KEY_VARIABLE}"
 _ADDRESS = "127.0.0.1"
 #: How long each way of stopping is given before the next, in seconds.
@@ -89,6 +93,51 @@ def find_label_studio(environ: Mapping[str, str] | None = None) -> str:
     return shlex.quote(str(script))
 
 
+def prepare_database(*, say: Callable[[str], None] = print) -> Path | None:
+    """Make an empty Label Studio database for this installation, so that first starts take 12 s in place of 45 s.
+
+    It lies within the installation and is named by Label Studio's version. Returns where, or ``None`` where there is
+    no Label Studio beside this Python or no right to write there. Raises LabelStudioError where making it fails.
+    """
+    from filelock import FileLock
+
+    kept = _prepared_file()
+    package = importlib.util.find_spec("label_studio")
+    if kept is None or package is None or package.origin is None:
+        return None
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(kept.with_suffix(".lock")), tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+            if kept.is_file():
+                return kept
+            say("Preparing Label Studio's database (under a minute, once) ...")
+            nobody = {"email": OWNER, "password": "", "token": "", "secret_key": secrets.token_urlsafe(50)}
+            data = Path(folder, "server")
+            data.mkdir()
+            made = subprocess.run(
+                [sys.executable, str(Path(package.origin).parent / "manage.py"), "migrate", "--no-color", "-v", "0"],
+                env=server_environment(os.environ, Path(folder), nobody),
+                cwd=data,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+            )
+            if made.returncode:
+                raise LabelStudioError(f"Label Studio's database can't be prepared: {log_gist(made.stderr)}")
+            (data / DATABASE).replace(kept)
+    except PermissionError:
+        return None
+    return kept
+
+
+def _prepared_file() -> Path | None:
+    try:
+        version = importlib.metadata.version("label-studio")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return Path(sys.prefix) / "share" / "curation-toolkit" / f"label-studio-{version}.sqlite3"
+
+
 @dataclass(frozen=True)
 class _Process:
     """A server process of ours: ``created`` is its birth time (seconds), which tells it from a later one's id."""
@@ -118,7 +167,7 @@ class LabelStudioServer:
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self, *, wait: bool = True, timeout: float = 240) -> Connection:
-        """Use ours if it runs, else start it: about 40 s the first time, 10 s later.
+        """Use ours if it runs, else start it: 10 s, or 45 s where it makes its own database (``prepare_database``).
 
         With ``wait=False`` it comes back at once, and ``wait_ready`` tells when it answers. Raises LabelStudioError
         where Label Studio is missing, or does not come up within ``timeout`` seconds.
@@ -210,6 +259,9 @@ class LabelStudioServer:
         for folder in (data, self.images):
             folder.mkdir(exist_ok=True, mode=0o700)
         kept = self._secrets()
+        prepared = None if os.environ.get(COMMAND_VARIABLE, "").strip() else _prepared_file()
+        if prepared and prepared.is_file() and not (data / DATABASE).exists():
+            write_whole(data / DATABASE, prepared.read_bytes(), private=True)
         port = self.port or _free_port(int(kept.get("port") or 0))
         if not _is_free(port):
             raise LabelStudioError(f"port {port} is taken; choose another for Label Studio, or none for a free one")
@@ -395,3 +447,7 @@ def _end(process: psutil.Process) -> None:
         alive = psutil.wait_procs(alive, timeout=patience)[1]
         if not alive:
             return
+
+
+if __name__ == "__main__":
+    prepare_database()

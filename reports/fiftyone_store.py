@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation.errors import DatabaseError, RecordError
+from curation.runs import write_json
 from reports.mongo import Mongo
 from reports.summary import IterationSummary, estimate_words, interval_words, percent, worst_pair
 
@@ -79,12 +80,27 @@ class FiftyOneReporter:
         _check(table)
         started = time.monotonic()
         uri = self.mongo.start()
+        self._note(self.recorded() - {summary.number})
         with tempfile.TemporaryDirectory(prefix="curation-fiftyone-") as folder:
             table.reset_index(drop=True).to_parquet(Path(folder, "table.parquet"))
             Path(folder, "facts.json").write_text(json.dumps(iteration_facts(summary)), encoding="utf-8")
             _write_apart(uri, self._dataset, Path(folder))
             result: dict[str, Any] = json.loads(Path(folder, "result.json").read_text(encoding="utf-8"))
+        self._note(self.recorded() | {summary.number})
         return {"dataset": self._dataset, "uri": uri, **result, "seconds": time.monotonic() - started}
+
+    def recorded(self) -> frozenset[int]:
+        """Which iterations this database holds whole; one whose writing was cut short is not among them."""
+        file = self.mongo.notes_file()
+        try:
+            return frozenset(json.loads(file.read_text(encoding="utf-8"))[self._dataset]) if file else frozenset()
+        except (OSError, ValueError, KeyError, TypeError):
+            return frozenset()  # what is not known to be there is written again
+
+    def _note(self, numbers: Iterable[int]) -> None:
+        file = self.mongo.notes_file()
+        if file:
+            write_json(file, {self._dataset: sorted(numbers)})
 
     def stop(self) -> None:
         """End the project's database, where it is ours."""
@@ -128,7 +144,7 @@ def _write_apart(uri: str, dataset: str, folder: Path) -> None:
         gist = error_gist(answer.stderr)
         raise DatabaseError(
             f"FiftyOne did not take the iteration into dataset '{dataset}': {gist}; "
-            "record it again with `curate review --rebuild`, or set report.fiftyone = false in curation.toml"
+            "`curate review` records what is missing; or set report.fiftyone = false in curation.toml"
         )
 
 

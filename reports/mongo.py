@@ -114,6 +114,16 @@ class Mongo:
             found = self._find() or self._launch()
         return found.uri
 
+    def _folder(self, binary: Path) -> Path:
+        return self.home / f"mongo-{mongod_version(binary).rpartition('.')[0]}"
+
+    def notes_file(self) -> Path | None:
+        """Where to note what this very database holds; ``None`` where ours holds nothing yet."""
+        if not self.is_ours:
+            return self.home / "foreign-notes.json"
+        folder = self._folder(find_mongod(self._environ))
+        return self.home / f"{folder.name}-notes.json" if folder.exists() else None
+
     def running(self) -> str | None:
         """The address where the database answers, or ``None`` where it is not running."""
         if not self.is_ours:
@@ -177,7 +187,7 @@ class Mongo:
 
     def _launch(self) -> _Running:
         binary = find_mongod(self._environ)
-        folder = self.home / f"mongo-{mongod_version(binary).rpartition('.')[0]}"
+        folder = self._folder(binary)
         folder.mkdir(mode=0o700, exist_ok=True)
         for _ in range(_START_TRIES):  # another program may take the free port before mongod does
             found = self._try_launch(binary, folder)

@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 from tests_stand_ins import draw
 
+from curation import Project
+
 pytestmark = pytest.mark.e2e
 
 
@@ -96,6 +98,18 @@ def test_the_report_is_one_file_that_names_the_project_escaped(project: Path) ->
     text = page.read_text(encoding="utf-8")
     assert "left &amp; right" in text
     assert 'src="http' not in text
+
+
+def test_what_is_missing_in_fiftyone_is_recorded_when_somebody_reviews(project: Path) -> None:
+    opened = Project(project)
+    for notes in opened.paths.fiftyone.glob("*notes.json"):
+        notes.unlink()  # as where the run was killed while it recorded
+    assert opened.fiftyone().recorded() == frozenset()
+    try:
+        opened.review_app()
+        assert opened.fiftyone().recorded() == {0, 1}
+    finally:
+        opened.stop_services()
 
 
 def test_more_images_come_in_and_the_holdout_stays(project: Path, tmp_path: Path) -> None:

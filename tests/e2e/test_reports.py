@@ -232,9 +232,16 @@ def test_database_that_is_gone_is_told_in_one_sentence(
     files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FIFTYONE_DATABASE_URI", "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=300")
-    with pytest.raises(DatabaseError, match=r"FiftyOne did not take the iteration .*curate review --rebuild") as caught:
+    with pytest.raises(DatabaseError, match=r"FiftyOne did not take the iteration .*curate review") as caught:
         FiftyOneReporter(tmp_path, "p", "0123").record(make_summary(files, 1), make_table(files, 1))
     assert "\n" not in str(caught.value)
+    assert FiftyOneReporter(tmp_path, "p", "0123").recorded() == frozenset()
+
+
+def test_it_is_known_which_iterations_the_database_holds(reporter: FiftyOneReporter, tmp_path: Path) -> None:
+    assert reporter.recorded() == {0, 1}
+    assert FiftyOneReporter(reporter.mongo.home, "another project", "0123").recorded() == frozenset()
+    assert FiftyOneReporter(tmp_path, PROJECT, "fedcba9876543210").recorded() == frozenset()
 
 
 def test_two_projects_do_not_see_each_other(reporter: FiftyOneReporter, tmp_path: Path) -> None:

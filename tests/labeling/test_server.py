@@ -20,6 +20,7 @@ from labeling.server import (
     find_label_studio,
     log_gist,
     port_of_ours,
+    prepare_database,
     server_environment,
 )
 
@@ -155,6 +156,48 @@ def test_a_second_start_finds_the_first_even_without_its_notes(monkeypatch: pyte
         assert json.loads(server.state_file.read_text())["pid"] == pid
     finally:
         server.stop()
+
+
+def test_a_first_start_begins_with_the_prepared_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    prepared = tmp_path / "prepared.sqlite3"
+    prepared.write_bytes(b"tables")
+    script = stand_in(tmp_path, "import time\ntime.sleep(60)")
+    monkeypatch.setattr("labeling.server._prepared_file", lambda: prepared)
+    monkeypatch.setattr("labeling.server.find_label_studio", lambda: script)
+    server = LabelStudioServer(tmp_path / "home")
+    database = tmp_path / "home" / "server" / "label_studio.sqlite3"
+    for content in (b"tables", b"in use"):
+        try:
+            server.start(wait=False)
+            assert database.read_bytes() == content, "a database that is there is never replaced"
+        finally:
+            server.stop()
+        database.write_bytes(b"in use")
+    assert stat.S_IMODE(database.stat().st_mode) == 0o600
+
+
+def test_a_label_studio_of_the_users_own_gets_no_prepared_database(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    prepared = tmp_path / "prepared.sqlite3"
+    prepared.write_bytes(b"tables of another version")
+    monkeypatch.setattr("labeling.server._prepared_file", lambda: prepared)
+    monkeypatch.setenv("LABEL_STUDIO_COMMAND", stand_in(tmp_path, "import time\ntime.sleep(60)"))
+    server = LabelStudioServer(tmp_path / "home")
+    try:
+        server.start(wait=False)
+        assert not (tmp_path / "home" / "server" / "label_studio.sqlite3").exists()
+    finally:
+        server.stop()
+
+
+def test_where_no_label_studio_is_installed_nothing_is_prepared(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("labeling.server._prepared_file", lambda: tmp_path / "share" / "prepared.sqlite3")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    assert prepare_database() is None
+    assert not (tmp_path / "share").exists()
 
 
 def test_notes_of_another_process_with_the_same_number_are_not_believed(tmp_path: Path) -> None:
