@@ -195,7 +195,7 @@ def what_is_weak(summary: IterationSummary) -> str:
     said = []
     open_slices = [card.slice for card in summary.slices if card.slice.status != "fixed"]
     if open_slices:
-        weak = max(open_slices, key=lambda found: found.error_rate)
+        weak = open_slices[0]  # they come weakest first; the same that the advice and the table name
         said.append(
             f"{weak.name}: {percent(weak.error_rate)} wrong ({interval_words(weak.ci)}), "
             f"elsewhere {percent(weak.rest_error_rate)}."
