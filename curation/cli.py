@@ -194,11 +194,16 @@ def run(
 @curate.command()
 @DIRECTORY
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="CSV file to write.")
-def flag(directory: Path, out: Path) -> None:
+@click.option(
+    "--predictions",
+    type=click.Path(path_type=Path),
+    help="Judge by your own model: a CSV or Parquet file with 'path' and a column a class, predicted out of sample.",
+)
+def flag(directory: Path, out: Path, predictions: Path | None) -> None:
     """Judge every label by predictions that have not seen it; write them worst first."""
     from curation.runs import write_whole
 
-    table = _open(directory).flag()
+    table = _open(directory).flag(predictions)
     write_whole(out, table.to_csv(index=False))
     click.echo(f"{len(table):,} labeled files, {int((table['issue'] == 'true').sum()):,} to look at: {out}")
 

@@ -99,7 +99,7 @@ def rows_of_table(labels: Path, images: Path, *, label_column: str = "label") ->
     _check_folder(images)
     if not labels.exists():
         raise DataError(f"{labels} does not exist; give the table of labels with --labels FILE")
-    header, records = _read_table(labels)
+    header, records = read_table(labels)
     if "path" not in header:
         raise DataError(f"{labels} has no column 'path'; it has {', '.join(header) or 'none'}: rename the right one")
     if label_column not in header:
@@ -204,7 +204,11 @@ def _image_files(folder: Path) -> list[Path]:
     return found
 
 
-def _read_table(file: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
+def read_table(file: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
+    """Header and rows of a CSV (UTF-8) or Parquet table, each row with its number in the file.
+
+    Raises DataError naming file and row for what can't be read.
+    """
     if file.suffix.lower() in (".parquet", ".pq"):
         import pyarrow as pa
         import pyarrow.parquet as pq

@@ -262,8 +262,9 @@ class Loop:
         properties: pd.DataFrame,
         *,
         find_slices: bool,
+        predictions: Predictions | None = None,
     ) -> Scored:
-        """Judge the labels of ``rows`` by predictions that have not seen them."""
+        """Judge the labels of ``rows`` by predictions that have not seen them: ours, or those given."""
         from curation import issues as issue_finding
         from curation import scoring, slices
 
@@ -271,13 +272,14 @@ class Loop:
         given = [_class_of(labels, s) for s in rows]
         columns = np.array([classes.index(c) for c in given], dtype=np.int64)
         features = self.parts.encoder.features(rows, self.parts.progress)
-        groups = joint_groups(rows, scoring.group_near_duplicates(features))
-        out = scoring.score_out_of_sample(
-            features, columns, len(classes), groups=groups, seed=self.settings.seed, folds=self.settings.detection.folds
-        )
         ids = tuple(s.id for s in rows)
-        predictions = Predictions(ids, classes.ids, out.probabilities, out.folds)
-        quality = dict(zip(ids, scoring.label_quality(out.probabilities, columns).tolist(), strict=True))
+        if predictions is None:
+            groups = joint_groups(rows, scoring.group_near_duplicates(features))
+            seed, folds = self.settings.seed, self.settings.detection.folds
+            out = scoring.score_out_of_sample(features, columns, len(classes), groups=groups, seed=seed, folds=folds)
+            predictions = Predictions(ids, classes.ids, out.probabilities, out.folds)
+        predictions = predictions.take(ids)
+        quality = dict(zip(ids, scoring.label_quality(predictions.probabilities, columns).tolist(), strict=True))
         found = issue_finding.all_issues(
             rows, given, predictions, classes, features, properties, settings=self.settings.detection
         )

@@ -493,17 +493,21 @@ class Project:
         write_json(folder / "recipe.json", recipe.to_dict())
         return replace(weak, recipe=recipe.name), augmentation
 
-    def flag(self) -> pd.DataFrame:
+    def flag(self, predictions: str | Path | None = None) -> pd.DataFrame:
         """Every labeled file, worst first.
 
         Columns ``path, label, label_quality, suggested_label, issue, reason``; one row a path as it was given, train
         and holdout. ``label_quality`` in [0, 1]; ties by path. Each label is judged by predictions that have not seen
-        it; those of train rows come from train rows alone.
+        it; those of train rows come from train rows alone. With ``predictions``, a CSV or Parquet file with ``path``
+        and a column of probabilities a class, labels are judged by those, which the user declares out of sample; files
+        without a row there are left out. Raises DataError for such a file that can't be used.
         """
         goal = {"seed": self.settings.seed, "budget": self.settings.review.budget}
         loop = self._loop(goal)
         labels = self.ledger.labels()
         train, holdout = trainable(loop.samples, labels), labeled_holdout(loop.samples, labels)
+        if predictions is not None:
+            return self._flag_by(loop, Path(predictions), [*train, *holdout], labels)
         properties = loop.parts.measure([*train, *holdout], self.progress)
         scored = loop.score(train, labels, properties, find_slices=False)
         quality, issues = dict(scored.quality), list(scored.issues)
@@ -514,6 +518,24 @@ class Project:
             quality |= {s: q for s, q in both.quality.items() if s in held}
             issues += [i for i in both.issues if i.sample_id in held]
         return _flag_table(self.ledger.samples(), labels, quality, issues, self.classes)
+
+    def _flag_by(
+        self, loop: Loop, file: Path, rows: Sequence[Sample], labels: Mapping[str, CurrentLabel]
+    ) -> pd.DataFrame:
+        from curation.predictions import read_predictions
+
+        wanted = {s.id for s in rows}
+        paths = {s.id: [p.path for p in s.paths] for s in self.ledger.samples() if s.id in wanted}
+        theirs = read_predictions(file, self.classes, paths)
+        known = set(theirs.sample_ids)
+        judged = [s for s in rows if s.id in known]
+        if len(judged) < len(rows):
+            self.say(
+                f"{len(rows) - len(judged):,} of {len(rows):,} labeled images have no row in {file} and are left out."
+            )
+        properties = loop.parts.measure(judged, self.progress)
+        scored = loop.score(judged, labels, properties, find_slices=False, predictions=theirs)
+        return _flag_table(self.ledger.samples(), labels, scored.quality, scored.issues, self.classes)
 
     # --- reports
 

@@ -20,7 +20,8 @@ ORDER = [
     ["curation.errors"],
     ["curation.records"],
     ["curation.config"],
-    ["curation.ledger", "curation.runs", "curation.tables", "curation.images", "curation.dataset"],
+    ["curation.ledger", "curation.runs", "curation.tables", "curation.images", "curation.dataset",
+     "curation.predictions"],
     [
         "curation.backbone", "curation.features", "curation.training", "curation.heads", "curation.scoring",
         "curation.issues", "curation.slices", "curation.queue", "curation.audit", "curation.gain",

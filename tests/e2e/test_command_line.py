@@ -73,6 +73,27 @@ def test_flag_lists_every_labeled_file_worst_first(project: Path, tmp_path: Path
     assert set(table["issue"]) <= {"true", "false"}
 
 
+def test_flag_judges_by_the_predictions_of_another_model(project: Path, tmp_path: Path) -> None:
+    curate("export", project, "--out", tmp_path / "labels.csv")
+    labels = pd.read_csv(tmp_path / "labels.csv")
+    given = labels[labels["label"].notna()].head(60)
+    names = sorted(given["label"].unique())
+    rows = [
+        (path, *(0.98 if (name == label) != (number < 3) else 0.02 for name in names))
+        for number, (path, label) in enumerate(zip(given["path"], given["label"], strict=True))
+    ]
+    pd.DataFrame(rows, columns=["path", *names]).to_csv(tmp_path / "mine.csv", index=False)
+    said = curate("flag", project, "--out", tmp_path / "flags.csv", "--predictions", tmp_path / "mine.csv")
+    flags = pd.read_csv(tmp_path / "flags.csv")
+    assert len(flags) == 60
+    assert set(flags["path"][:3]) == set(given["path"][:3]), "those that the other model contradicts come first"
+    assert flags["issue"].tolist()[:3] == [True] * 3
+    assert "labeled images have no row in" in said.stderr
+    (tmp_path / "mine.csv").write_text("path,left\na.png,1\n")
+    refused = curate("flag", project, "--out", tmp_path / "x", "--predictions", tmp_path / "mine.csv", code=2)
+    assert "no column 'right'" in refused.stderr
+
+
 def test_history_tells_who_changed_what_and_undo_takes_it_back(project: Path) -> None:
     events = json.loads(curate("history", project, "--json").stdout)
     changed = next(e for e in events if e["what"] == "decision")
