@@ -60,14 +60,20 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class DetectionSettings:
-    """How label issues are found: ``folds`` of the cross-validation, and whether other issue kinds are looked for."""
+    """How label issues are found: ``folds`` of the cross-validation, and whether other issue kinds are looked for.
+
+    ``views`` is ``many`` (labels are judged by features at several sizes, with mirror images) or ``one`` (at the
+    backbone's size alone, about a quarter of the time).
+    """
 
     folds: int = 5
+    views: str = "many"
     image_quality: bool = True
     duplicates: bool = True
 
     def __post_init__(self) -> None:
         _require(2 <= self.folds <= 50, "detection.folds", self.folds, "2 to 50")
+        _require(self.views in ("many", "one"), "detection.views", self.views, "'many' or 'one'")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from curation.config import BackboneSettings, ReviewSettings, Settings, SliceSettings
+from curation.config import BackboneSettings, DetectionSettings, ReviewSettings, Settings, SliceSettings
 from curation.errors import ConfigError
 from curation.project import Project
 from curation.records import Progress
@@ -165,6 +165,7 @@ def _make(
         answer_key="answer_key.csv",
         backbone=BackboneSettings(size=size or 0),
         review=ReviewSettings(budget=budget, opinions=len(PEOPLE)),
+        detection=DetectionSettings(views="one"),  # for the demo's time
         slices=SliceSettings(ignore=("grade",)),  # the label was made from it
     )
     Project.create(directory, images, directory / "labels.csv", settings=settings, progress=progress, say=say)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,67 @@ class FeatureStore:
             ids = [s.id for s in chunk]
             self._features.append(ids, np.concatenate(features))
             activation_file.append(ids, np.concatenate(activations))
+
+
+#: Sides of the views that labels are judged by, as shares of the first; multiples of 32 pixels.
+VIEWS = (1.0, 5 / 7, 1 / 2)
+_SMALLEST_VIEW = 224
+
+
+class ViewFeatures:
+    """Features to judge labels by: of each image at several sizes, at each the mean with its mirror image.
+
+    Small images are looked at enlarged as well: convolutional features pretrained at 224 px say more of an object that
+    fills their field of view. Costs 3.7 forward passes at the first size, once. Sizes that the network does
+    not take (most transformers are made for one) are left out.
+    """
+
+    def __init__(self, backbone: Backbone, folder: Path) -> None:
+        self._folder = folder
+        largest = max(backbone.size, _SMALLEST_VIEW)
+        sides = dict.fromkeys(max(32, round(largest * share / 32) * 32) for share in VIEWS)
+        self.backbones = [view for side in sides if (view := _at(backbone, side)) is not None] or [backbone]
+
+    def features(self, samples: Sequence[Sample], progress: Progress | None = None) -> Features:
+        """Pooled features of shape (samples, views * feature_size), float32, in the order of ``samples``."""
+        return np.concatenate([self._of(view, samples, progress) for view in self.backbones], axis=1)
+
+    def _of(self, view: Backbone, samples: Sequence[Sample], progress: Progress | None) -> Features:
+        folder = self._folder / f"{view.identity}-{view.size}"
+        file = RowFile(folder / "with-mirror.f32", (view.feature_size,), np.float32)
+        known = file.index()
+        missing = list({s.id: s for s in samples if s.id not in known}.values())
+        images = PixelCache(folder, view.size)
+        batch, done = BATCH[view.device.type] // 2, 0
+        for chunk in _chunks(missing, KEPT_EVERY):
+            pixels = images.decode(chunk)
+            parts = []
+            for start in range(0, len(chunk), batch):
+                some = pixels[start : start + batch]
+                both = _pooled(view, np.concatenate([some, some[:, :, ::-1]]))
+                parts.append((both[: len(some)] + both[len(some) :]) / 2)
+                done += len(some)
+                if progress:
+                    progress(f"computing features at {view.size} px", done, len(missing))
+            file.append([s.id for s in chunk], np.concatenate(parts))
+        return file.rows([s.id for s in samples])
+
+
+def _at(backbone: Backbone, side: int) -> Backbone | None:
+    """The same network for images of another side, or ``None`` where it does not take them."""
+    view = replace(backbone, size=side)
+    try:
+        _pooled(view, np.zeros((1, side, side, 3), dtype=np.uint8))
+    except (AssertionError, RuntimeError, ValueError):
+        return None
+    return view
+
+
+def _pooled(backbone: Backbone, images: npt.NDArray[np.uint8]) -> Features:
+    import torch
+
+    with torch.inference_mode():
+        return np.asarray(backbone.model(backbone.normalise(images)).float().cpu().numpy())
 
 
 def _chunks(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:

@@ -157,6 +157,7 @@ class Parts:
     plan_recipe: Callable[[Slice, pd.DataFrame, Sequence[str], Sequence[str], Path], tuple[Slice, Augmentation]]
     reporters: Sequence[Reporter]
     progress: Progress | None = None
+    judge: Encoder | None = None  #: features that labels are judged by, where not those of ``encoder``
 
 
 Outcome = Literal["done", "waiting"]
@@ -276,7 +277,8 @@ class Loop:
         if predictions is None:
             groups = joint_groups(rows, scoring.group_near_duplicates(features))
             seed, folds = self.settings.seed, self.settings.detection.folds
-            out = scoring.score_out_of_sample(features, columns, len(classes), groups=groups, seed=seed, folds=folds)
+            judged = self.parts.judge.features(rows, self.parts.progress) if self.parts.judge else features
+            out = scoring.score_out_of_sample(judged, columns, len(classes), groups=groups, seed=seed, folds=folds)
             predictions = Predictions(ids, classes.ids, out.probabilities, out.folds)
         predictions = predictions.take(ids)
         quality = dict(zip(ids, scoring.label_quality(predictions.probabilities, columns).tolist(), strict=True))

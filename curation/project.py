@@ -449,7 +449,7 @@ class Project:
 
     def _parts(self, settings: Settings) -> Parts:
         from curation.backbone import load_backbone
-        from curation.features import FeatureStore
+        from curation.features import FeatureStore, ViewFeatures
         from curation.heads import HeadTrainer
         from curation.images import PixelCache, measure_properties
 
@@ -461,6 +461,7 @@ class Project:
         store = FeatureStore(backbone, pixels, self.paths.cache / "features")
         return Parts(
             encoder=store,
+            judge=ViewFeatures(backbone, self.paths.cache / "views") if settings.detection.views == "many" else None,
             trainer=HeadTrainer(store, pixels) if settings.training.method == "head" else _FineTuner(store, settings),
             measure=lambda samples, progress: measure_properties(
                 samples, self.paths.cache / "properties.parquet", progress

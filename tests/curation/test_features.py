@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tests_stand_ins import content_id, draw
 
 from curation import features
 from curation.backbone import Backbone, load_backbone
-from curation.features import FeatureStore, RowFile
+from curation.features import FeatureStore, RowFile, ViewFeatures
 from curation.images import PixelCache
 from curation.records import Sample
 
@@ -94,6 +95,36 @@ def test_one_picture_given_twice_is_one_row(backbone: Backbone, samples: list[Sa
     found = store.features([samples[0], samples[1], samples[0]])
     assert np.array_equal(found[0], found[2])
     assert len(RowFile(next((tmp_path / "features").rglob("features.f32")), (1280,), np.float32).index()) == 2
+
+
+def test_views_are_means_with_the_mirror_image_at_every_size_and_kept(
+    backbone: Backbone, samples: list[Sample], tmp_path: Path
+) -> None:
+    some = samples[:3]
+    views = ViewFeatures(backbone, tmp_path)
+    assert [view.size for view in views.backbones] == [224, 160, 128]
+    found = views.features(some)
+    assert found.shape == (3, 3 * backbone.feature_size)
+    store = FeatureStore(views.backbones[1], PixelCache(tmp_path / "pixels", 160), tmp_path / "plain")
+    images = np.array(store.pixels.pixels(some))
+    expected = (store.encode(images)[0] + store.encode(images[:, :, ::-1])[0]) / 2
+    assert np.allclose(found[:, 1280:2560], expected, atol=1e-3)
+    told: list[int] = []
+    again = ViewFeatures(backbone, tmp_path).features(some[::-1], lambda what, done, total: told.append(done))
+    assert np.array_equal(again[::-1], found)
+    assert told == []
+
+
+def test_a_network_made_for_one_size_has_one_view(backbone: Backbone, samples: list[Sample], tmp_path: Path) -> None:
+    class OneSize(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            assert images.shape[-1] == 64, "input size must be 64"
+            return images.mean(dim=3).flatten(1)
+
+    rigid = replace(backbone, model=OneSize(), feature_size=192, identity="rigid")
+    views = ViewFeatures(rigid, tmp_path)
+    assert [view.size for view in views.backbones] == [64]
+    assert views.features(samples[:2]).shape == (2, 192)
 
 
 def test_rows_that_were_torn_off_by_a_crash_are_computed_again(tmp_path: Path) -> None:
