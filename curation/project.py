@@ -6,11 +6,11 @@ Every command of ``curate`` is a thin call of a method here; they take and retur
 from __future__ import annotations
 
 import secrets
-import threading
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -304,9 +304,11 @@ class Project:
                 self.label_studio().stop()
             raise
         finally:
-            self.recording.finish()
-            if self.settings.report.fiftyone and self.paths.fiftyone.exists():
-                self.fiftyone().stop()
+            try:
+                self.recording.finish()
+            finally:
+                if self.settings.report.fiftyone and self.paths.fiftyone.exists():
+                    self.fiftyone().stop()
 
     def sync(self) -> dict[str, Any]:
         """Take the answers that have come into the ledger, without going on; returns counts."""
@@ -642,32 +644,24 @@ class _Recording:
 
     def __init__(self, say: Say) -> None:
         self._say = say
-        self._thread: threading.Thread | None = None
-        self._fault: DatabaseError | None = None
+        self._under_way: Future[Any] | None = None
 
     def start(self, recorder: FiftyOneReporter, summary: IterationSummary, table: pd.DataFrame) -> None:
         """Begin to record an iteration, when the one before is through."""
         self.finish()
-
-        def record() -> None:
-            try:
-                recorder.record(summary, table)
-            except DatabaseError as error:
-                self._fault = error
-
-        self._thread = threading.Thread(target=record, name="record in FiftyOne")
-        self._thread.start()
+        self._under_way = ThreadPoolExecutor(1).submit(recorder.record, summary, table)
 
     def finish(self, *, check: bool = False) -> None:
-        """Wait for what is under way; a fault is said, or raised where ``check``."""
-        if self._thread is None:
+        """Wait for what is under way; a database's fault is said, or raised where ``check``; any other is raised."""
+        under_way, self._under_way = self._under_way, None
+        if under_way is None:
             return
-        self._thread.join()
-        self._thread, fault, self._fault = None, self._fault, None
-        if fault and check:
-            raise fault
-        if fault:
-            self._say(f"{fault} (the run goes on)")
+        try:
+            under_way.result()
+        except DatabaseError as error:
+            if check:
+                raise
+            self._say(f"{error} (the run goes on)")
 
 
 class _Reporting:

@@ -53,3 +53,14 @@ def test_a_fault_is_said_once_or_raised_where_somebody_wants_to_look() -> None:
     with pytest.raises(DatabaseError, match="the disk is full"):
         recording.finish(check=True)
     recording.finish(check=True)
+
+
+def test_a_fault_that_is_not_the_databases_is_never_swallowed() -> None:
+    class Broken:
+        def record(self, _summary: Any, _table: Any) -> None:
+            raise KeyError("a column that is missing")
+
+    recording: Any = _Recording(print)
+    recording.start(Broken(), 0, None)
+    with pytest.raises(KeyError, match="a column that is missing"):
+        recording.finish()

@@ -70,3 +70,8 @@ def test_what_is_weak_names_slice_and_pair_and_skips_fixed_slices(summary: Itera
     assert what_is_weak(summary).startswith(f"{SLICE}: 40.0 % wrong (25.0 to 58.0 %), elsewhere 10.0 %.")
     fixed = tuple(replace(card, slice=replace(card.slice, status="fixed")) for card in summary.slices)
     assert "No group of images stands out" in what_is_weak(replace(summary, slices=fixed))
+
+
+def test_what_is_weak_names_the_first_open_slice_as_the_table_and_the_advice_do(summary: IterationSummary) -> None:
+    small = replace(summary.slices[0], slice=replace(summary.slices[0].slice, name="a few images", error_rate=0.9))
+    assert what_is_weak(replace(summary, slices=(*summary.slices, small))).startswith(f"{SLICE}: 40.0 % wrong")
