@@ -11,7 +11,9 @@ MADE_FROM := pyproject.toml constraints.txt overrides.txt
 demo: $(VENV)/.demo-installed
 	$(BIN)/curate demo
 
+# `sync`: a disk that still writes the installation keeps every database of the tests waiting.
 test: $(VENV)/.test-installed browser lint
+	@sync
 	$(BIN)/python -m pytest -m "not gpu and not slow"
 
 test-all: $(VENV)/.test-installed browser lint

@@ -43,6 +43,8 @@ OWNER = "curator@example.com"
 DATABASE = "label_studio.sqlite3"
 _HELP = f"install `curation-toolkit[server]`, or set {URL_VARIABLE} and {KEY_VARIABLE}"
 _ADDRESS = "127.0.0.1"
+#: Our changes to Label Studio's settings; only where its Python is ours, and so finds this package.
+_SETTINGS = {"DJANGO_SETTINGS_MODULE": "labeling.label_studio_settings"}
 #: How long each way of stopping is given before the next, in seconds.
 _PATIENCE = ((signal.SIGINT, 10.0), (signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0))
 #: Settings that would turn our server into somebody else's, were they inherited. Label Studio reads each of its
@@ -259,7 +261,8 @@ class LabelStudioServer:
         for folder in (data, self.images):
             folder.mkdir(exist_ok=True, mode=0o700)
         kept = self._secrets()
-        prepared = None if os.environ.get(COMMAND_VARIABLE, "").strip() else _prepared_file()
+        is_beside = not os.environ.get(COMMAND_VARIABLE, "").strip()
+        prepared = _prepared_file() if is_beside else None
         if prepared and prepared.is_file() and not (data / DATABASE).exists():
             write_whole(data / DATABASE, prepared.read_bytes(), private=True)
         port = self.port or _free_port(int(kept.get("port") or 0))
@@ -272,7 +275,7 @@ class LabelStudioServer:
                     [*command, "start", "--no-browser", "--internal-host", _ADDRESS,
                      "--port", str(port), "--data-dir", str(data)],
                     cwd=data,
-                    env=server_environment(os.environ, self.home, kept),
+                    env=server_environment(os.environ, self.home, kept) | (_SETTINGS if is_beside else {}),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

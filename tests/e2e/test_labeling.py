@@ -8,11 +8,13 @@ import re
 import signal
 import socket
 import socketserver
+import sqlite3
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +25,14 @@ import pytest
 from curation.errors import DataError, LabelStudioError
 from curation.records import AMBIGUOUS, BAD_IMAGE, Classes, Mode, QueueEntry
 from labeling.client import LabelStudioAnnotator, LabelStudioPerson
-from labeling.server import Connection, LabelStudioServer, add_person, connection_from_environment, person_token
+from labeling.server import (
+    DATABASE,
+    Connection,
+    LabelStudioServer,
+    add_person,
+    connection_from_environment,
+    person_token,
+)
 from labeling.tasks import choice_result
 from labeling.web import plain_client, post_form, sign_in, token_client
 from tests.contracts.test_annotators import CLASSES, AnnotatorPromises, Asking, draw, entry
@@ -322,6 +331,23 @@ def test_a_server_that_is_gone_is_told(tmp_path: Path) -> None:
         gone.collect(batch_of(1))
 
 
+# --- a database that is busy
+
+
+def test_somebody_else_who_writes_for_long_refuses_nobody(
+    label_studio: LabelStudioServer, connection: Connection, tokens: dict[str, str]
+) -> None:
+    """A slow disk, made by a transaction that is open for longer than the 5 s that SQLite waits by itself."""
+    with closing(sqlite3.connect(label_studio.home / "server" / DATABASE, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with ThreadPoolExecutor(3) as pool:
+            new = [pool.submit(add_person, connection, f"{n}-{uuid.uuid4().hex}@example.com", PASSWORD) for n in "xyz"]
+            time.sleep(8)
+            assert not any(person.done() for person in new)
+            other.execute("ROLLBACK")
+        assert [person.result() for person in new] == [None] * 3
+
+
 # --- a connection that breaks
 
 
@@ -338,7 +364,7 @@ class _Breaking(socketserver.StreamRequestHandler):
         length = re.search(rb"(?i)content-length: (\d+)", head)
         body = self.rfile.read(int(length[1])) if length else b""
         head = re.sub(rb"(?i)connection: [^\r]*", b"Connection: close", head)
-        with socket.create_connection(self.server.target, timeout=60) as upstream:  # type: ignore[attr-defined]
+        with socket.create_connection(self.server.target, timeout=300) as upstream:  # type: ignore[attr-defined]
             upstream.sendall(head + body)
             answer = b"".join(iter(lambda: upstream.recv(65536), b""))
         if b"/import?" in head.split(b"\r\n")[0] or b"/import " in head.split(b"\r\n")[0]:
