@@ -10,7 +10,6 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from curation import dataset
 from curation.config import Settings, read_settings, settings_to_toml
-from curation.errors import ConfigError, DatabaseError, DataError, ProjectError
+from curation.errors import ConfigError, DataError, ProjectError
 from curation.ledger import Ledger, NewPath, NewSample, StoredSample
-from curation.loop import Account, Annotator, Loop, Parts, labeled_holdout, trainable
+from curation.loop import Annotator, Loop, Parts, labeled_holdout, trainable
 from curation.records import Augmentation, Classes, CurrentLabel, LabelEvent, Progress, Sample, Slice
+from curation.reporting import Recording, Reporting, Say
 from curation.runs import ProjectPaths, finished, project_lock, read_json, write_json, write_whole
 
 if TYPE_CHECKING:
@@ -32,9 +32,7 @@ if TYPE_CHECKING:
     from labeling.server import LabelStudioServer
     from reports.app import ReviewApp
     from reports.fiftyone_store import FiftyOneReporter
-    from reports.summary import IterationSummary
 
-Say = Callable[[str], None]
 SMALL_SIDE = 112
 
 
@@ -70,7 +68,7 @@ class Project:
         self.ledger = Ledger(self.settings.ledger) if self.settings.ledger else Ledger.in_file(self.paths.ledger)
         self.progress = progress
         self.say = say
-        self.recording = _Recording(say)
+        self.recording = Recording(say)
         self._answer_key: dict[str, str] | None = None
 
     # --- making and adding
@@ -440,10 +438,11 @@ class Project:
             self.say(f"  {stream}: {address}")
         self.say("`curate label` shows how to sign in; `curate run` goes on when the answers are there.")
 
-    def _loop(self, goal: Mapping[str, Any]) -> Loop:
-        settings = replace(
-            self.settings, seed=goal["seed"], review=replace(self.settings.review, budget=goal["budget"])
-        )
+    def _loop(self, goal: Mapping[str, Any] | None = None) -> Loop:
+        """The loop with the settings of a run's goal, by default with the project's own."""
+        settings = self.settings
+        if goal:
+            settings = replace(settings, seed=goal["seed"], review=replace(settings.review, budget=goal["budget"]))
         return Loop(
             self.paths, settings, self.ledger, self.samples(), self._parts(settings),
             secret=self.paths.secret.read_text(encoding="utf-8").strip(),
@@ -469,7 +468,7 @@ class Project:
                 samples, self.paths.cache / "properties.parquet", progress
             ),
             plan_recipe=lambda *given: self._plan_recipe(settings, *given),
-            reporters=[_Reporting(self, settings, backbone.describe())],
+            reporters=[self._reporting(settings, backbone.describe(), fiftyone=settings.report.fiftyone)],
             progress=self.progress,
         )
 
@@ -505,8 +504,7 @@ class Project:
         and a column of probabilities a class, labels are judged by those, which the user declares out of sample; files
         without a row there are left out. Raises DataError for such a file that can't be used.
         """
-        goal = {"seed": self.settings.seed, "budget": self.settings.review.budget}
-        loop = self._loop(goal)
+        loop = self._loop()
         labels = self.ledger.labels()
         train, holdout = trainable(loop.samples, labels), labeled_holdout(loop.samples, labels)
         if predictions is not None:
@@ -550,10 +548,12 @@ class Project:
         chosen = done[-1] if number is None else number
         if chosen not in done:
             raise ProjectError(f"iteration {chosen} has no results yet; there are {done}")
-        goal = {"seed": self.settings.seed, "budget": self.settings.review.budget}
-        loop = self._loop(goal)
-        reporting = _Reporting(self, loop.settings, "", fiftyone=False)
-        return Path(reporting.record(loop.account(chosen))["report"])
+        reporting = self._reporting(self.settings, self.settings.backbone.name, fiftyone=False)
+        return Path(reporting.record(self._loop().account(chosen))["report"])
+
+    def _reporting(self, settings: Settings, backbone: str, *, fiftyone: bool) -> Reporting:
+        recorder = self.fiftyone() if fiftyone else None
+        return Reporting(self.paths, settings, self.ledger, backbone, self.still_wrong, self.recording, recorder)
 
     def review_app(self, *, port: int | None = None, address: str = "127.0.0.1", rebuild: bool = False) -> ReviewApp:
         """The FiftyOne App on this project's dataset, not yet started; ``rebuild`` records all iterations again."""
@@ -565,9 +565,10 @@ class Project:
             raise ProjectError("there is no iteration to review yet; run `curate run`")
         missing = done if rebuild else sorted(set(done) - reporter.recorded())
         if missing:
-            loop = self._loop({"seed": self.settings.seed, "budget": self.settings.review.budget})
+            loop = self._loop()
+            reporting = self._reporting(self.settings, self.settings.backbone.name, fiftyone=True)
             for number in missing:
-                _Reporting(self, loop.settings, "", fiftyone=True).record(loop.account(number))
+                reporting.record(loop.account(number))
                 self.recording.finish(check=True)
         return ReviewApp(self.paths.fiftyone, reporter.open_dataset_name(), port=port, address=address)
 
@@ -633,73 +634,6 @@ class _FineTuner:
             self._store, samples, labels, class_ids, settings=self._settings.training, seed=seed,
             augmentations=augmentations, checkpoint=checkpoint, progress=progress,
         )  # fmt: skip
-
-
-class _Recording:
-    """Records iterations in FiftyOne while the program goes on, one after the other.
-
-    FiftyOne's dataset can be made again at any time, so that a fault there ends no run: it is said, and
-    `curate review` records what is missing.
-    """
-
-    def __init__(self, say: Say) -> None:
-        self._say = say
-        self._under_way: Future[Any] | None = None
-
-    def start(self, recorder: FiftyOneReporter, summary: IterationSummary, table: pd.DataFrame) -> None:
-        """Begin to record an iteration, when the one before is through."""
-        self.finish()
-        self._under_way = ThreadPoolExecutor(1).submit(recorder.record, summary, table)
-
-    def finish(self, *, check: bool = False) -> None:
-        """Wait for what is under way; a database's fault is said, or raised where ``check``; any other is raised."""
-        under_way, self._under_way = self._under_way, None
-        if under_way is None:
-            return
-        try:
-            under_way.result()
-        except DatabaseError as error:
-            if check:
-                raise
-            self._say(f"{error} (the run goes on)")
-
-
-class _Reporting:
-    """Writes ``metrics.json``, the HTML report and the FiftyOne dataset of an iteration."""
-
-    def __init__(self, project: Project, settings: Settings, backbone: str, *, fiftyone: bool | None = None) -> None:
-        self._project = project
-        self._settings = settings
-        self._backbone = backbone
-        self._fiftyone = settings.report.fiftyone if fiftyone is None else fiftyone
-
-    def record(self, account: Account) -> dict[str, str]:
-        from curation.account import metrics_json, row_from_json, sample_table, summarize
-        from reports.page import HtmlReporter
-
-        project = self._project
-        folder = project.paths.iteration
-        earlier = [row_from_json(read_json(folder(n) / "metrics.json")) for n in range(account.number)]
-        summary = summarize(
-            account,
-            project=project.settings.name,
-            backbone=self._backbone or self._settings.backbone.name,
-            seed=self._settings.seed,
-            earlier=earlier,
-            queue=project.ledger.queue(account.number),
-            settled={v.sample_id for v in project.ledger.verdicts() if v.iteration < account.number},
-            links={},
-            still_wrong=project.still_wrong(account.after),
-        )
-        write_json(account.folder / "metrics.json", metrics_json(summary))
-        page = HtmlReporter().write(summary, account.folder / "report")
-        told = {"report": str(page)}
-        if self._fiftyone:
-            project.say("Recording the iteration in FiftyOne.")
-            recorder = project.fiftyone()
-            project.recording.start(recorder, summary, sample_table(account, project.ledger.verdicts()))
-            told |= {"dataset": recorder.open_dataset_name()}
-        return told
 
 
 def _rows(images: Path, labels: str | Path | None, label_column: str) -> list[dataset.Row]:

@@ -27,7 +27,7 @@ ORDER = [
         "curation.issues", "curation.slices", "curation.queue", "curation.audit", "curation.gain",
     ],
     ["labeling", "augment", "reports"],
-    ["curation.loop", "curation.account", "curation.project", "curation.doctor", "curation.demo"],
+    ["curation.loop", "curation.account", "curation.reporting", "curation.project", "curation.doctor", "curation.demo"],
     ["curation.cli", "reports.fiftyone_plugin"],
 ]  # fmt: skip
 

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from curation.errors import DatabaseError
-from curation.project import _Recording
+from curation.reporting import Recording
+
+BEGUN = "Recording the iteration in FiftyOne."
 
 
 class Recorder:
@@ -28,7 +30,7 @@ class Recorder:
 
 def test_the_run_goes_on_while_an_iteration_is_recorded_and_the_next_one_waits_for_it() -> None:
     recorder, said = Recorder(), list[str]()
-    recording: Any = _Recording(said.append)
+    recording: Any = Recording(said.append)
     recording.start(recorder, 0, None)
     second = threading.Thread(target=recording.start, args=(recorder, 1, None))
     second.start()
@@ -38,17 +40,17 @@ def test_the_run_goes_on_while_an_iteration_is_recorded_and_the_next_one_waits_f
     second.join(10)
     recording.finish()
     assert recorder.begun == [0, 1]
-    assert said == []
+    assert said == [BEGUN, BEGUN]
 
 
 def test_a_fault_is_said_once_or_raised_where_somebody_wants_to_look() -> None:
     recorder, said = Recorder("the disk is full"), list[str]()
     recorder.leave.set()
-    recording: Any = _Recording(said.append)
+    recording: Any = Recording(said.append)
     recording.start(recorder, 0, None)
     recording.finish()
     recording.finish()
-    assert said == ["the disk is full (the run goes on)"]
+    assert said == [BEGUN, "the disk is full (the run goes on)"]
     recording.start(recorder, 0, None)
     with pytest.raises(DatabaseError, match="the disk is full"):
         recording.finish(check=True)
@@ -60,7 +62,7 @@ def test_a_fault_that_is_not_the_databases_is_never_swallowed() -> None:
         def record(self, _summary: Any, _table: Any) -> None:
             raise KeyError("a column that is missing")
 
-    recording: Any = _Recording(print)
+    recording: Any = Recording(print)
     recording.start(Broken(), 0, None)
     with pytest.raises(KeyError, match="a column that is missing"):
         recording.finish()

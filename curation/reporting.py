@@ -1,0 +1,93 @@
+"""What an iteration leaves for people: its figures, its HTML report, and its place in the FiftyOne dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from curation.account import metrics_json, row_from_json, sample_table, summarize
+from curation.config import Settings
+from curation.errors import DatabaseError
+from curation.ledger import Ledger
+from curation.loop import Account
+from curation.records import CurrentLabel
+from curation.runs import ProjectPaths, read_json, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from reports.fiftyone_store import FiftyOneReporter
+    from reports.summary import IterationSummary
+
+Say = Callable[[str], None]
+
+
+class Recording:
+    """Records iterations in FiftyOne while the program goes on, one after the other.
+
+    FiftyOne's dataset can be made again at any time, so that a fault there ends no run: it is said, and
+    `curate review` records what is missing.
+    """
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._under_way: Future[Any] | None = None
+
+    def start(self, recorder: FiftyOneReporter, summary: IterationSummary, table: pd.DataFrame) -> None:
+        """Begin to record an iteration, when the one before is through."""
+        self.finish()
+        self._say("Recording the iteration in FiftyOne.")
+        self._under_way = ThreadPoolExecutor(1).submit(recorder.record, summary, table)
+
+    def finish(self, *, check: bool = False) -> None:
+        """Wait for what is under way; a database's fault is said, or raised where ``check``; any other is raised."""
+        under_way, self._under_way = self._under_way, None
+        if under_way is None:
+            return
+        try:
+            under_way.result()
+        except DatabaseError as error:
+            if check:
+                raise
+            self._say(f"{error} (the run goes on)")
+
+
+@dataclass(frozen=True, eq=False)
+class Reporting:
+    """Writes ``metrics.json`` and the HTML report of an iteration, and begins to record it in FiftyOne, where wanted.
+
+    ``backbone`` describes it in words; ``still_wrong`` counts labels that differ from an answer key, if there is one.
+    """
+
+    paths: ProjectPaths
+    settings: Settings
+    ledger: Ledger
+    backbone: str
+    still_wrong: Callable[[Mapping[str, CurrentLabel]], int | None]
+    recording: Recording
+    fiftyone: FiftyOneReporter | None
+
+    def record(self, account: Account) -> dict[str, str]:
+        """Do so, in place of what was there of the same iteration; returns what to tell the user of it."""
+        from reports.page import HtmlReporter
+
+        folder = self.paths.iteration
+        summary = summarize(
+            account,
+            project=self.settings.name,
+            backbone=self.backbone,
+            seed=self.settings.seed,
+            earlier=[row_from_json(read_json(folder(n) / "metrics.json")) for n in range(account.number)],
+            queue=self.ledger.queue(account.number),
+            settled={v.sample_id for v in self.ledger.verdicts() if v.iteration < account.number},
+            links={},
+            still_wrong=self.still_wrong(account.after),
+        )
+        write_json(account.folder / "metrics.json", metrics_json(summary))
+        told = {"report": str(HtmlReporter().write(summary, account.folder / "report"))}
+        if self.fiftyone:
+            self.recording.start(self.fiftyone, summary, sample_table(account, self.ledger.verdicts()))
+            told["dataset"] = self.fiftyone.open_dataset_name()
+        return told
