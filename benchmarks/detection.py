@@ -36,7 +36,8 @@ import numpy.typing as npt
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a checkout that is not installed
 
 from curation.issues import doubtful_labels
-from curation.scoring import Method, group_near_duplicates, label_quality, nearest_neighbours, score_out_of_sample
+from curation.neighbours import group_near_duplicates, nearest_neighbours
+from curation.scoring import Method, label_quality, score_out_of_sample
 
 Features = npt.NDArray[np.float32]
 Columns = npt.NDArray[np.int64]

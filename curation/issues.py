@@ -15,18 +15,9 @@ import numpy.typing as npt
 from curation.config import DetectionSettings
 from curation.errors import RecordError
 from curation.images import quality_issues
+from curation.neighbours import join_groups, near_duplicate_pairs, unit_directions
 from curation.records import Classes, Issue, Predictions, Sample
-from curation.scoring import (
-    Features,
-    Floats,
-    Integers,
-    apply_temperature,
-    join_groups,
-    label_quality,
-    near_duplicate_pairs,
-    temperature,
-    unit_directions,
-)
+from curation.scoring import Features, Floats, Integers, apply_temperature, label_quality, temperature
 
 if TYPE_CHECKING:
     import pandas as pd

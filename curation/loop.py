@@ -268,6 +268,7 @@ class Loop:
         """Judge the labels of ``rows`` by predictions that have not seen them: ours, or those given."""
         from curation import issues as issue_finding
         from curation import scoring, slices
+        from curation.neighbours import group_near_duplicates
 
         classes = self.ledger.classes()
         given = [_class_of(labels, s) for s in rows]
@@ -275,7 +276,7 @@ class Loop:
         features = self.parts.encoder.features(rows, self.parts.progress)
         ids = tuple(s.id for s in rows)
         if predictions is None:
-            groups = joint_groups(rows, scoring.group_near_duplicates(features))
+            groups = joint_groups(rows, group_near_duplicates(features))
             seed, folds = self.settings.seed, self.settings.detection.folds
             judged = self.parts.judge.features(rows, self.parts.progress) if self.parts.judge else features
             out = scoring.score_out_of_sample(judged, columns, len(classes), groups=groups, seed=seed, folds=folds)

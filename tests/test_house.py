@@ -23,7 +23,8 @@ ORDER = [
     ["curation.ledger", "curation.runs", "curation.tables", "curation.images", "curation.dataset",
      "curation.predictions"],
     [
-        "curation.backbone", "curation.features", "curation.training", "curation.heads", "curation.scoring",
+        "curation.backbone", "curation.features", "curation.training", "curation.heads",
+        "curation.neighbours", "curation.scoring",
         "curation.issues", "curation.slices", "curation.queue", "curation.audit", "curation.gain",
     ],
     ["labeling", "augment", "reports"],

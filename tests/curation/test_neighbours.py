@@ -1,0 +1,63 @@
+"""Nearest neighbours, near-duplicates and their groups."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from curation.neighbours import group_near_duplicates, join_groups, near_duplicate_pairs, nearest_neighbours
+
+
+def cloud(count: int) -> np.ndarray:
+    """Features around three centres."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(3, 12)) * 2
+    return (centres[np.arange(count) % 3] + 2 * rng.normal(size=(count, 12))).astype(np.float32)
+
+
+def test_copies_with_a_little_noise_share_a_group() -> None:
+    features = cloud(100)
+    rng = np.random.default_rng(0)
+    copies = features[:5] + 0.02 * rng.normal(size=(5, 12)).astype(np.float32)
+    groups = group_near_duplicates(np.concatenate([features, copies]))
+    assert (groups[:5] == groups[100:]).all()
+    assert len(set(groups[:100].tolist())) == 100
+
+
+def test_a_set_of_alike_images_is_not_one_group() -> None:
+    """Cells of one panel differ little from one another: what is usual in the set decides, not a fixed cosine."""
+    rng = np.random.default_rng(0)
+    cells = rng.normal(size=(1, 64)) * 10 + np.concatenate([np.zeros((60, 64)), 16 + np.zeros((60, 64))])
+    features = (cells + rng.normal(size=(120, 64))).astype(np.float32)
+    assert np.median(nearest_neighbours(features, 1)[1]) > 0.98
+    assert len(set(group_near_duplicates(features).tolist())) == 120
+
+
+def test_groups_join_over_several_steps() -> None:
+    assert join_groups(6, [(0, 1), (4, 5), (1, 4)]).tolist() == [0, 0, 1, 2, 0, 0]
+
+
+def test_pairs_are_found_across_blocks() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(2100, 16)).astype(np.float32)
+    features[2050] = features[3] * 1.0001
+    assert [(left, right) for left, right, _ in near_duplicate_pairs(features, 0.9999)] == [(3, 2050)]
+
+
+def test_constant_features_are_no_duplicates_of_one_another() -> None:
+    assert len(set(group_near_duplicates(np.ones((10, 4), dtype=np.float32)).tolist())) == 10
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_tiny_sets_are_fine(count: int) -> None:
+    assert group_near_duplicates(np.eye(2, dtype=np.float32)[:count]).shape == (count,)
+
+
+def test_neighbours_are_those_of_a_full_search() -> None:
+    features = cloud(50)
+    rows, cosines = nearest_neighbours(features, 4, block=7)
+    unit = features - features.mean(axis=0)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    similar = unit @ unit.T - 9 * np.eye(50)
+    assert (rows == np.argsort(-similar, axis=1)[:, :4]).all()
+    np.testing.assert_allclose(cosines, -np.sort(-similar, axis=1)[:, :4], atol=1e-5)
