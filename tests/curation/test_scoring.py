@@ -5,14 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
 
 from curation import scoring
 from curation.errors import InputError, RecordError
 from curation.scoring import (
+    LeaveOutKernel,
     apply_temperature,
+    corrected_labels,
     fold_numbers,
     label_quality,
-    leave_out_kernel,
     leave_out_logistic,
     log_loss,
     scale,
@@ -164,16 +166,17 @@ class TestClosedForms:
         features, truth = blobs(60)
         labels, inputs = flipped(truth, 3, 0.2), scale(features)
         groups = alone(60) // 3
-        basis, eigenvalues = scoring._kernel_basis(inputs, 0)
-        kernel = (basis * eigenvalues) @ basis.T
+        rooted = scoring._rooted_kernel(inputs, 0).astype(np.float64)
+        kernel = rooted @ rooted.T
         targets = np.eye(3)[labels] - 1 / 3
         expected = np.zeros((60, 3))
-        _, noise = leave_out_kernel(inputs, labels, 3, groups, seed=0)
+        regression = LeaveOutKernel(inputs, 3, groups, 0)
+        noise = regression.choose(labels)
         for group in range(20):
             held = groups == group
             own = kernel[np.ix_(~held, ~held)]
             expected[held] = kernel[np.ix_(held, ~held)] @ np.linalg.solve(own + noise * np.eye(57), targets[~held])
-        found, _ = leave_out_kernel(inputs, labels, 3, groups, seed=0)
+        found = regression.probabilities(labels, labels)
         np.testing.assert_allclose(found, apply_temperature(expected, temperature(expected, labels)), atol=2e-3)
 
     @pytest.mark.parametrize("classes", [2, 3])
@@ -196,10 +199,46 @@ class TestClosedForms:
     def test_kernel_on_landmarks_comes_near_the_exact_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
         features, truth = blobs(400, spread=2)
         labels, inputs = flipped(truth, 3, 0.1), scale(features)
-        exact, _ = leave_out_kernel(inputs, labels, 3, alone(400), seed=0)
+        exact = LeaveOutKernel(inputs, 3, alone(400), 0).probabilities(labels, labels)
         monkeypatch.setattr(scoring, "LANDMARKS", 200)
-        near, _ = leave_out_kernel(inputs, labels, 3, alone(400), seed=0)
+        near = LeaveOutKernel(inputs, 3, alone(400), 0).probabilities(labels, labels)
         assert abs(near - exact).mean() < 0.03
+
+
+class TestSecondRound:
+    def test_the_surest_errors_are_corrected_and_no_class_is_corrected_away(self) -> None:
+        labels = np.array([0, 0, 0, 0, 1, 2, 2])
+        sure = np.array([[0.01, 0.99, 0], [0.02, 0.98, 0], [0.03, 0.97, 0], [0.4, 0.6, 0], [0.99, 0.01, 0],
+                         [0.9, 0.1, 0], [0.95, 0.05, 0]])  # fmt: skip
+        assert corrected_labels(sure, labels).tolist() == [1, 1, 0, 0, 1, 0, 2]
+
+    def test_much_noise_is_ranked_better_than_by_one_round(self) -> None:
+        """Means over draws: a third of the labels are of one other class, so that a linear fit learns them."""
+        gained = []
+        for seed in range(5):
+            features, truth = blobs(300, 3, seed=seed, spread=3)
+            rng = np.random.default_rng(seed)
+            labels = np.where(rng.random(300) < 0.33, (truth + 1) % 3, truth)
+            of = {m: score_out_of_sample(features, labels, 3, groups=alone(300), seed=0, method=m) for m in METHODS}
+            both = (of["loo"].probabilities + of["kernel"].probabilities) / 2
+            gained.append(precision(of["auto"].probabilities, labels, truth) - precision(both, labels, truth))
+        assert np.mean(gained) > 0
+
+    def test_the_valley_is_found_from_either_side(self) -> None:
+        tried: list[float] = []
+
+        def loss(value: float) -> float:
+            tried.append(value)
+            return abs(value - 5)
+
+        assert [scoring._least(range(9), loss), len(set(tried))] == [5, len(tried)]
+        assert [scoring._least([v], loss) for v in (3, 7)] == [3, 7]
+        assert scoring._least((0, 1, 2, 3), loss) == 3
+        assert scoring._least((5, 6, 7, 8), loss) == 5
+
+
+def precision(probabilities: np.ndarray, labels: np.ndarray, truth: np.ndarray) -> float:
+    return float(average_precision_score(labels != truth, -label_quality(probabilities, labels)))
 
 
 class TestFolds:
