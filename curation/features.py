@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -148,29 +149,37 @@ class FeatureStore:
 #: Sides of the views that labels are judged by, as shares of the first; multiples of 32 pixels.
 VIEWS = (1.0, 5 / 7, 1 / 2)
 _SMALLEST_VIEW = 224
+_STAGES = 2
 
 
 class ViewFeatures:
     """Features to judge labels by: of each image at several sizes, at each the mean with its mirror image.
 
     Small images are looked at enlarged as well: convolutional features pretrained at 224 px say more of an object that
-    fills their field of view. Costs 3.7 forward passes at the first size, once. Sizes that the network does
-    not take (most transformers are made for one) are left out.
+    fills their field of view. Beside the pooled features stand the means of the last two stages that the network tells
+    (timm's ``forward_intermediates``), which know more of textures and cost nothing more. Costs 3.7 forward passes at
+    the first size, once. Sizes that the network does not take (most transformers are made for one) are left out.
     """
 
     def __init__(self, backbone: Backbone, folder: Path) -> None:
+        self._backbone = backbone
         self._folder = folder
-        largest = max(backbone.size, _SMALLEST_VIEW)
+
+    @cached_property
+    def views(self) -> list[tuple[Backbone, int]]:
+        """The network at every size that it takes, largest first, and how many features it gives there."""
+        largest = max(self._backbone.size, _SMALLEST_VIEW)
         sides = dict.fromkeys(max(32, round(largest * share / 32) * 32) for share in VIEWS)
-        self.backbones = [view for side in sides if (view := _at(backbone, side)) is not None] or [backbone]
+        found = [(view, width) for side in sides if (width := _width(view := replace(self._backbone, size=side)))]
+        return found or [(self._backbone, _width(self._backbone))]
 
     def features(self, samples: Sequence[Sample], progress: Progress | None = None) -> Features:
-        """Pooled features of shape (samples, views * feature_size), float32, in the order of ``samples``."""
-        return np.concatenate([self._of(view, samples, progress) for view in self.backbones], axis=1)
+        """Features of shape (samples, sum of the views' widths), float32, in the order of ``samples``."""
+        return np.concatenate([self._of(view, width, samples, progress) for view, width in self.views], axis=1)
 
-    def _of(self, view: Backbone, samples: Sequence[Sample], progress: Progress | None) -> Features:
+    def _of(self, view: Backbone, width: int, samples: Sequence[Sample], progress: Progress | None) -> Features:
         folder = self._folder / f"{view.identity}-{view.size}"
-        file = RowFile(folder / "with-mirror.f32", (view.feature_size,), np.float32)
+        file = RowFile(folder / "stages-with-mirror.f32", (width,), np.float32)
         known = file.index()
         missing = list({s.id: s for s in samples if s.id not in known}.values())
         images = PixelCache(folder, view.size)
@@ -180,7 +189,7 @@ class ViewFeatures:
             parts = []
             for start in range(0, len(chunk), batch):
                 some = pixels[start : start + batch]
-                both = _pooled(view, np.concatenate([some, some[:, :, ::-1]]))
+                both = _stages(view, np.concatenate([some, some[:, :, ::-1]]))
                 parts.append((both[: len(some)] + both[len(some) :]) / 2)
                 done += len(some)
                 if progress:
@@ -189,21 +198,27 @@ class ViewFeatures:
         return file.rows([s.id for s in samples])
 
 
-def _at(backbone: Backbone, side: int) -> Backbone | None:
-    """The same network for images of another side, or ``None`` where it does not take them."""
-    view = replace(backbone, size=side)
+def _width(view: Backbone) -> int:
+    """How many features the network gives for images of this size; 0 where it does not take them."""
     try:
-        _pooled(view, np.zeros((1, side, side, 3), dtype=np.uint8))
+        return _stages(view, np.zeros((1, view.size, view.size, 3), dtype=np.uint8)).shape[1]
     except (AssertionError, RuntimeError, ValueError):
-        return None
-    return view
+        return 0
 
 
-def _pooled(backbone: Backbone, images: npt.NDArray[np.uint8]) -> Features:
+def _stages(view: Backbone, images: npt.NDArray[np.uint8]) -> Features:
+    """Pooled features, then the spatial means of the last two stages, where the network tells them; (n, width)."""
     import torch
 
+    model = view.model
     with torch.inference_mode():
-        return np.asarray(backbone.model(backbone.normalise(images)).float().cpu().numpy())
+        inputs = view.normalise(images)
+        if hasattr(model, "forward_intermediates") and hasattr(model, "forward_head"):
+            last, stages = model.forward_intermediates(inputs, indices=_STAGES, output_fmt="NCHW")
+            pooled = [model.forward_head(last, pre_logits=True), *(stage.mean(dim=(2, 3)) for stage in stages)]
+        else:
+            pooled = [model(inputs)]
+        return np.asarray(torch.cat([part.float() for part in pooled], dim=1).cpu().numpy())
 
 
 def _chunks(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:

@@ -102,13 +102,18 @@ def test_views_are_means_with_the_mirror_image_at_every_size_and_kept(
 ) -> None:
     some = samples[:3]
     views = ViewFeatures(backbone, tmp_path)
-    assert [view.size for view in views.backbones] == [224, 160, 128]
+    assert [(view.size, width) for view, width in views.views] == [(side, 1712) for side in (224, 160, 128)]
     found = views.features(some)
-    assert found.shape == (3, 3 * backbone.feature_size)
-    store = FeatureStore(views.backbones[1], PixelCache(tmp_path / "pixels", 160), tmp_path / "plain")
+    assert found.shape == (3, 3 * 1712)
+    store = FeatureStore(views.views[1][0], PixelCache(tmp_path / "pixels", 160), tmp_path / "plain")
     images = np.array(store.pixels.pixels(some))
     expected = (store.encode(images)[0] + store.encode(images[:, :, ::-1])[0]) / 2
-    assert np.allclose(found[:, 1280:2560], expected, atol=1e-3)
+    assert np.allclose(found[:, 1712 : 1712 + 1280], expected, atol=1e-3)
+    inputs = torch.cat([views.views[1][0].normalise(batch) for batch in (images, images[:, :, ::-1])])
+    with torch.inference_mode():  # 112 and 320 channels: the fourth and the last stage before the head
+        stages = backbone.model.forward_intermediates(inputs, indices=2, intermediates_only=True)
+    beside = np.concatenate([stage.mean(dim=(2, 3)).numpy().reshape(2, 3, -1).mean(axis=0) for stage in stages], axis=1)
+    assert np.allclose(found[:, 1712 + 1280 : 2 * 1712], beside, atol=1e-3)
     told: list[int] = []
     again = ViewFeatures(backbone, tmp_path).features(some[::-1], lambda what, done, total: told.append(done))
     assert np.array_equal(again[::-1], found)
@@ -123,7 +128,7 @@ def test_a_network_made_for_one_size_has_one_view(backbone: Backbone, samples: l
 
     rigid = replace(backbone, model=OneSize(), feature_size=192, identity="rigid")
     views = ViewFeatures(rigid, tmp_path)
-    assert [view.size for view in views.backbones] == [64]
+    assert [(view.size, width) for view, width in views.views] == [(64, 192)]
     assert views.features(samples[:2]).shape == (2, 192)
 
 
