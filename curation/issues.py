@@ -17,7 +17,7 @@ from curation.errors import RecordError
 from curation.images import quality_issues
 from curation.neighbours import join_groups, near_duplicate_pairs, unit_directions
 from curation.records import Classes, Issue, Predictions, Sample
-from curation.scoring import Features, Floats, Integers, apply_temperature, label_quality, temperature
+from curation.scoring import Features, Floats, Integers, apply_temperature, label_quality, log_loss, temperature
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +26,10 @@ Mask = npt.NDArray[np.bool_]
 
 #: Kinds that say something about a label, and so go to people for review.
 LABEL_KINDS = ("label", "label_conflict")
+#: How much of the largest expected F1 is given for fewer flags (docs/log.md).
+FLAT = 0.002
+#: Predictions know nothing of labels where their log loss is above this share of what the shares of classes have.
+_KNOWS_NOTHING = 0.995
 #: How many neighbours a reason counts, and how many of each class are shown beside an image.
 NEIGHBOURS, SHOWN = 10, 3
 #: Sets with fewer images than this have no outliers: there is no telling what is usual.
@@ -120,6 +124,7 @@ def doubtful_labels(probabilities: Floats, labels: Integers) -> Mask:
     probably each label is wrong (Bayes), and so how many errors the worst k labels hold, for every k. A label that the
     model finds the most probable is never flagged. Neither rule does alone: cleanlab's own count misses four in ten of
     the errors where the model is accurate, and "predicted is not given" flags three times too many where it is not.
+    Nothing is flagged where the predictions know no more of the labels than how many there are of each class.
     """
     predicted = probabilities.argmax(axis=1)
     doubted: Mask = predicted != labels
@@ -127,6 +132,10 @@ def doubtful_labels(probabilities: Floats, labels: Integers) -> Mask:
         return doubted
     logits = np.log(np.maximum(probabilities, 1e-12))
     calibrated = apply_temperature(logits, temperature(logits, labels))
+    shares = np.log(_shares_without(labels, probabilities.shape[1]))
+    known = log_loss(apply_temperature(shares, temperature(shares, labels)), labels)
+    if log_loss(calibrated, labels) > _KNOWS_NOTHING * known:
+        return np.zeros(len(labels), dtype=bool)
     wrong = wrong_probability(calibrated, labels)
     order = np.argsort(label_quality(probabilities, labels), kind="stable")
     flagged = np.zeros(len(labels), dtype=bool)
@@ -134,14 +143,23 @@ def doubtful_labels(probabilities: Floats, labels: Integers) -> Mask:
     return flagged & doubted
 
 
+def _shares_without(labels: Integers, n_classes: int) -> Floats:
+    """How common each class is among the other samples, shape (samples, classes), none quite impossible."""
+    counts = np.bincount(labels, minlength=n_classes) - np.eye(n_classes)[labels] + 1 / n_classes
+    return np.asarray(counts / counts.sum(axis=1, keepdims=True))
+
+
 def best_count(wrong: Floats, errors: float) -> int:
-    """How many of the first labels to flag so that the expected F1 is largest; ``errors`` are expected in all.
+    """How many of the first labels to flag: the fewest whose expected F1 is within ``FLAT`` of the largest.
+
+    ``wrong`` is how probably each label is wrong, worst first, ``errors`` how many are expected in all. The maximum is
+    flat: many more flags hardly change F1, but where no label is wrong at all each of them is somebody's lost time.
 
     >>> best_count(np.array([0.9, 0.8, 0.1, 0.1]), 1.9)
     2
     """
     found = 2 * np.cumsum(wrong) / (np.arange(1, len(wrong) + 1) + errors)
-    return int(found.argmax()) + 1
+    return int(np.flatnonzero(found >= (1 - FLAT) * found.max())[0]) + 1
 
 
 def wrong_probability(probabilities: Floats, labels: Integers) -> Floats:

@@ -167,9 +167,67 @@ class TestFlagging:
         labels[0] = 2
         assert np.flatnonzero(doubtful_labels(probabilities, labels)).tolist() == [0]
 
-    def test_the_count_is_where_expected_f1_is_largest(self) -> None:
+    def test_the_count_is_the_fewest_where_expected_f1_is_as_good_as_largest(self) -> None:
         # F1 after k: 2 * sum / (k + 2): 1.8/3, 3.4/4, 4.0/5, 4.0/6
         assert best_count(np.array([0.9, 0.8, 0.3, 0.0]), 2.0) == 2
+        # 1.6/2 after one, 2.401/3 after two: a second flag gains next to nothing, and is not raised
+        assert best_count(np.array([0.8, 0.4005, 0.0]), 1.0) == 1
+
+
+class TestDegenerate:
+    """What is odd about a set must not stop the others from being judged; few false alarms where nothing is wrong."""
+
+    @pytest.mark.parametrize("classes", [2, 3, 10])
+    def test_where_no_label_is_wrong_few_are_flagged(self, classes: int) -> None:
+        features, truth = crowd(400, classes)
+        assert flags(features, truth, classes).mean() <= 0.05
+
+    @pytest.mark.parametrize("classes", [5, 10])
+    def test_six_labels_in_ten_may_be_wrong(self, classes: int) -> None:
+        rng = np.random.default_rng(1)
+        features, truth = crowd(900, classes)
+        wrong = rng.random(900) < 0.6
+        labels = np.where(wrong, (truth + rng.integers(1, classes, 900)) % classes, truth)
+        flagged = flags(features, labels, classes)
+        assert 2 * (flagged & wrong).sum() / (flagged.sum() + wrong.sum()) > (0.8 if classes == 5 else 0.9)
+
+    @pytest.mark.parametrize("count", [1, 2, 3])
+    def test_a_class_of_one_to_three_samples_is_judged_and_the_others_are_not_disturbed(self, count: int) -> None:
+        features, truth = crowd(203, 3)
+        few = np.flatnonzero(truth == 2)[:count]
+        rows = np.sort(np.concatenate([np.flatnonzero(truth != 2), few]))
+        flagged = flags(features[rows], truth[rows], 3)
+        assert flagged[~np.isin(rows, few)].mean() <= 0.05
+
+    @pytest.mark.parametrize("labels", [(0, 1, 2, 3, 4), (0, 0, 1, 1, 1), (0, 1, 1, 1, 1), (0, 0, 0, 1, 2)])
+    def test_five_samples_are_judged(self, labels: tuple[int, ...]) -> None:
+        features, _ = crowd(5, 5)
+        assert flags(features, np.array(labels), 5).shape == (5,)
+
+    def test_features_that_are_all_the_same_say_nothing(self) -> None:
+        assert not flags(np.ones((90, 8), dtype=np.float32), np.arange(90) % 3, 3).any()
+
+    def test_a_thousand_classes_are_judged_in_seconds(self) -> None:
+        rng = np.random.default_rng(0)
+        truth = np.arange(3000) % 1000
+        features = (rng.normal(size=(1000, 64))[truth] * 2 + rng.normal(size=(3000, 64))).astype(np.float32)
+        labels = truth.copy()
+        labels[:60] = (truth[:60] + 500) % 1000
+        flagged = flags(features, labels, 1000)
+        assert flagged[:60].mean() > 0.6
+        assert flagged[60:].mean() < 0.05
+
+
+def crowd(count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features around one centre a class, overlapping a little, and their labels."""
+    rng = np.random.default_rng(0)
+    truth = np.arange(count) % classes
+    return (rng.normal(size=(classes, 32))[truth] + rng.normal(size=(count, 32))).astype(np.float32), truth
+
+
+def flags(features: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    out = score_out_of_sample(features, labels, classes, groups=np.arange(len(labels)), seed=0)
+    return doubtful_labels(out.probabilities, labels)
 
 
 class TestReasons:
