@@ -286,6 +286,33 @@ def _conflict(
     )
 
 
+# --- leaks
+
+
+def find_leaks(samples: Sequence[Sample], features: Features, *, threshold: float | None = None) -> list[Issue]:
+    """Holdout images that look the same as one of train (kind ``leak``), most alike first.
+
+    ``features`` has shape (samples, dimensions), in the order of ``samples``. What the model has all but seen is told
+    correctly too easily, so figures on the holdout are better than they would be on new images.
+    """
+    twins: dict[int, list[tuple[float, int]]] = {}
+    for left, right, cosine in near_duplicate_pairs(features, threshold):
+        for held, other in ((left, right), (right, left)):
+            if (samples[held].split, samples[other].split) == ("holdout", "train"):
+                twins.setdefault(held, []).append((-cosine, other))
+    issues = [
+        Issue(
+            samples[row].id,
+            "leak",
+            float(np.clip(1 + min(found)[0], 0, 1)),
+            f"holdout image, looks the same as {samples[min(found)[1]].path} of train",
+            related=tuple(samples[other].id for _, other in sorted(found)),
+        )
+        for row, found in twins.items()
+    ]
+    return sorted(issues, key=lambda i: (i.score, i.sample_id))
+
+
 # --- outliers
 
 

@@ -232,6 +232,7 @@ class Loop:
         rows = trainable(self.samples, labels)
         properties = self.parts.measure(self.samples, self.parts.progress)
         scored = self.score(rows, labels, properties, find_slices=True)
+        leaks = self.leaks(rows, labeled_holdout(self.samples, labels))
         slices = self._remember(number, scored.slices)
         entries = build_batch(
             scored.quality,
@@ -250,10 +251,10 @@ class Loop:
         )
         write_frame(folder / "predictions.parquet", predictions_to_frame(scored.predictions))
         write_frame(folder / "quality.parquet", _quality_frame(scored.quality))
-        write_frame(folder / "issues.parquet", issues_to_frame(scored.issues))
+        write_frame(folder / "issues.parquet", issues_to_frame([*scored.issues, *leaks]))
         write_frame(folder / "slices.parquet", slices_to_frame(slices))
         self.ledger.add_queue(entries)
-        kinds = Counter(i.kind for i in scored.issues)
+        kinds = Counter(i.kind for i in [*scored.issues, *leaks])
         return {"labeled": len(rows), "issues": dict(kinds), "queued": len(entries)}
 
     def score(
@@ -294,6 +295,15 @@ class Loop:
                 settings=self.settings.slices, classes=classes, labels=given,
             )  # fmt: skip
         return Scored(predictions, quality, tuple(found), tuple(weak))
+
+    def leaks(self, train: Sequence[Sample], holdout: Sequence[Sample]) -> list[Issue]:
+        """Holdout images that are all but in train, where duplicates are looked for at all."""
+        from curation.issues import find_leaks
+
+        if not holdout or not self.settings.detection.duplicates:
+            return []
+        both = [*train, *holdout]
+        return find_leaks(both, self.parts.encoder.features(both, self.parts.progress))
 
     def _asked(self) -> dict[str, int]:
         opinions = Counter({v.sample_id: 0 for v in self.ledger.verdicts()})

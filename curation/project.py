@@ -518,6 +518,7 @@ class Project:
             held = {s.id for s in holdout}
             quality |= {s: q for s, q in both.quality.items() if s in held}
             issues += [i for i in both.issues if i.sample_id in held]
+            issues += loop.leaks(train, holdout)
         return _flag_table(self.ledger.samples(), labels, quality, issues, self.classes)
 
     def _flag_by(

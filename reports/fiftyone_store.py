@@ -52,7 +52,7 @@ _PLACES = (
     "eval",
 )
 _CONFLICTS = ("label_conflict",)
-_DUPLICATES = ("exact_duplicate", "near_duplicate")
+_DUPLICATES = ("exact_duplicate", "near_duplicate", "leak")
 
 
 class FiftyOneReporter:

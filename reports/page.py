@@ -171,6 +171,7 @@ _KINDS = {
     "label_conflict": "pictures with two labels",
     "exact_duplicate": "exact duplicates",
     "near_duplicate": "near duplicates",
+    "leak": "holdout images that are in train too",
     "outlier": "outliers",
     "dark": "dark images",
     "light": "overexposed images",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from curation.issues import (
     far_out,
     find_duplicate_issues,
     find_label_issues,
+    find_leaks,
     find_outliers,
     label_reason,
     wrong_probability,
@@ -228,6 +230,19 @@ def crowd(count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
 def flags(features: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
     out = score_out_of_sample(features, labels, classes, groups=np.arange(len(labels)), seed=0)
     return doubtful_labels(out.probabilities, labels)
+
+
+class TestLeaks:
+    def test_a_holdout_image_that_is_in_train_too_is_told_and_nothing_else(self) -> None:
+        features, _ = crowd(60, 3)
+        samples = [replace(s, split="holdout" if row >= 40 else "train") for row, s in enumerate(samples_of(60))]
+        features[45] = features[7] * 1.0001
+        features[46] = features[47]  # twins within the holdout, and within train, are no leak
+        features[3] = features[4]
+        (leak,) = find_leaks(samples, features)
+        assert (leak.kind, leak.sample_id, leak.related) == ("leak", "s0045", ("s0007",))
+        assert leak.reason == "holdout image, looks the same as s0007.jpg of train"
+        assert 0 <= leak.score < 0.001
 
 
 class TestReasons:
