@@ -29,15 +29,6 @@ HEAD_STRENGTH = 0.003
 COPIED_PER_MEMBER = 2
 
 
-def weakest(slices: Sequence[Slice]) -> Slice | None:
-    """The open slice whose repair would remove most errors; ``None`` where no slice is open.
-
-    That is (error rate - error rate of the rest) x size, the earlier one on a tie.
-    """
-    still_open = [s for s in slices if s.status == "open"]
-    return max(still_open, key=lambda s: (s.error_rate - s.rest_error_rate) * s.size, default=None)
-
-
 def plan(
     weak: Slice,
     properties: pd.DataFrame,

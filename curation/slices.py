@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
+from curation.audit import wilson_interval
 from curation.config import SliceSettings
 from curation.errors import RecordError
 from curation.images import PROPERTIES, QUALITY_ONLY
-from curation.records import Classes, Condition, Interval, Slice
+from curation.records import Classes, Condition, Slice
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -300,7 +301,7 @@ def _slice_of(
         size=size,
         errors=errors,
         error_rate=errors / size,
-        ci=wilson(errors, size),
+        ci=wilson_interval(errors, size),
         rest_error_rate=float(wrong[~mask].mean()),
         p_value=p_value,
         weakness=weakness_of(conditions),
@@ -446,23 +447,7 @@ def _confirmed(found: Slice, mask: Mask, wrong: Mask) -> Slice:
     size, errors = int(mask.sum()), int(wrong[mask].sum())
     if not size:
         return replace(found, holdout_size=0, holdout_error_rate=None, holdout_ci=None)
-    return replace(found, holdout_size=size, holdout_error_rate=errors / size, holdout_ci=wilson(errors, size))
-
-
-def wilson(count: int, size: int) -> Interval:
-    """The 95 % interval of a share, ``count`` of ``size`` (Wilson 1927); (0, 1) where ``size`` is 0.
-
-    >>> tuple(round(bound, 3) for bound in wilson(2, 10))
-    (0.057, 0.51)
-    """
-    if size == 0:
-        return (0.0, 1.0)
-    z = 1.959963984540054
-    share = count / size
-    middle = (share + z * z / (2 * size)) / (1 + z * z / size)
-    half = z / (1 + z * z / size) * float(np.sqrt(share * (1 - share) / size + z * z / (4 * size * size)))
-    low, high = max(0.0, middle - half), min(1.0, middle + half)
-    return (0.0 if count == 0 else low, 1.0 if count == size else high)
+    return replace(found, holdout_size=size, holdout_error_rate=errors / size, holdout_ci=wilson_interval(errors, size))
 
 
 # --- saying

@@ -7,6 +7,7 @@ in to Label Studio can read all of it.
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import importlib.util
 import itertools
@@ -127,7 +128,9 @@ def prepare_database(*, say: Callable[[str], None] = print) -> Path | None:
             if made.returncode:
                 raise LabelStudioError(f"Label Studio's database can't be prepared: {log_gist(made.stderr)}")
             (data / DATABASE).replace(kept)
-    except PermissionError:
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
         return None
     return kept
 

@@ -25,7 +25,7 @@ ORDER = [
     [
         "curation.backbone", "curation.features", "curation.training", "curation.heads",
         "curation.neighbours", "curation.scoring",
-        "curation.issues", "curation.slices", "curation.queue", "curation.audit", "curation.gain",
+        "curation.issues", "curation.audit", "curation.slices", "curation.queue", "curation.gain",
     ],
     ["labeling", "augment", "reports"],
     ["curation.loop", "curation.account", "curation.reporting", "curation.project", "curation.doctor", "curation.demo"],

@@ -1,4 +1,4 @@
-"""The weakest slice is chosen, copies are made of the right images, and a recipe is kept only where it helps."""
+"""Copies are made of the right images, and a recipe is kept only where it helps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from augment.choose import MOST_COPIES, judge, paired_gain, plan, trial, weakest
+from augment.choose import MOST_COPIES, judge, paired_gain, plan, trial
 from augment.recipes import Recipe, Step
 from curation.config import SliceSettings
 from curation.errors import ConfigError, RecordError
@@ -36,20 +36,6 @@ def a_set(count: int = 200) -> tuple[pd.DataFrame, list[str], list[str]]:
         index=ids,
     )
     return table, ids, [f"c{1 + n % 2}" for n in range(count)]
-
-
-class TestWeakest:
-    def test_most_repairable_errors_come_first(self) -> None:
-        small = replace(a_slice(["a"] * 20), name="small", error_rate=0.9)
-        large = replace(a_slice(["a"] * 300), name="large", error_rate=0.3)
-        assert weakest([small, large]) == large
-
-    def test_only_open_slices_count(self) -> None:
-        done = replace(a_slice(["a"] * 300), status="fixed")
-        left = a_slice(["a"] * 20)
-        assert weakest([done, left]) == left
-        assert weakest([done]) is None
-        assert weakest([]) is None
 
 
 class TestPlan:

@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given as drawn
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from curation.audit import AuditFigures, estimate_audit, is_flagged, wilson_interval
 from curation.records import Decision, QueueEntry
@@ -29,9 +32,23 @@ def audited(
 
 
 class TestWilson:
-    def test_known_values(self) -> None:
-        low, high = wilson_interval(10, 100)
-        assert (low, high) == pytest.approx((0.0552, 0.1744), abs=1e-4)
+    def test_matches_published_values(self) -> None:
+        """Newcombe, Statistics in Medicine 17 (1998), table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29."""
+        published = {
+            (81, 263): (0.2553, 0.3662),
+            (15, 148): (0.0624, 0.1605),
+            (0, 20): (0, 0.1611),
+            (1, 29): (0.0061, 0.1718),
+        }
+        for (count, size), interval in published.items():
+            assert wilson_interval(count, size) == pytest.approx(interval, abs=5e-5)
+
+    @drawn(st.integers(0, 500), st.integers(1, 500))
+    @hypothesis_settings(max_examples=50, deadline=None)
+    def test_holds_the_share(self, count: int, size: int) -> None:
+        count = min(count, size)
+        low, high = wilson_interval(count, size)
+        assert 0 <= low <= count / size <= high <= 1
 
     @pytest.mark.parametrize(("successes", "total"), [(0, 0), (0, 5), (5, 5), (1, 2)])
     def test_bounds_stay_between_zero_and_one(self, successes: int, total: int) -> None:

@@ -7,14 +7,12 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 
+from curation.audit import wilson_interval
 from curation.config import SliceSettings
 from curation.errors import RecordError
 from curation.records import Classes, Condition, Slice
-from curation.slices import confirm_slices, find_slices, members, standing_out, weakness_of, wilson, words
+from curation.slices import confirm_slices, find_slices, members, standing_out, weakness_of, words
 
 CLASSES = Classes(("c1", "c2"), ("functional", "defective"))
 
@@ -53,7 +51,7 @@ class TestFinding:
         assert found.errors == errors[planted].sum()
         assert found.error_rate == errors[planted].mean()
         assert found.rest_error_rate == errors[~planted].mean()
-        assert found.ci == wilson(int(errors[planted].sum()), int(planted.sum()))
+        assert found.ci == wilson_interval(int(errors[planted].sum()), int(planted.sum()))
         assert found.p_value <= 0.05
 
     def test_numeric_slice_is_cut_near_where_it_was_planted(self) -> None:
@@ -203,7 +201,7 @@ class TestMembersAndHoldout:
         errors = np.array([True, True, False, False, True, True, True, True])
         before = a_slice(Condition("wafer", "=", "poly"))
         (after,) = confirm_slices([before], table, errors, ["c1"] * 8, CLASSES)
-        assert (after.holdout_size, after.holdout_error_rate, after.holdout_ci) == (4, 0.5, wilson(2, 4))
+        assert (after.holdout_size, after.holdout_error_rate, after.holdout_ci) == (4, 0.5, wilson_interval(2, 4))
         assert (after.error_rate, after.size, after.ci) == (before.error_rate, before.size, before.ci)
 
     def test_slice_without_holdout_member_has_no_rate(self) -> None:
@@ -239,24 +237,6 @@ class TestWords:
 
 
 class TestFigures:
-    def test_wilson_matches_published_values(self) -> None:
-        """Newcombe, Statistics in Medicine 17 (1998), table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29."""
-        published = {
-            (81, 263): (0.2553, 0.3662),
-            (15, 148): (0.0624, 0.1605),
-            (0, 20): (0, 0.1611),
-            (1, 29): (0.0061, 0.1718),
-        }
-        for (count, size), interval in published.items():
-            assert wilson(count, size) == pytest.approx(interval, abs=5e-5)
-
-    @given(st.integers(0, 500), st.integers(1, 500))
-    @hypothesis_settings(max_examples=50, deadline=None)
-    def test_wilson_holds_the_share(self, count: int, size: int) -> None:
-        count = min(count, size)
-        low, high = wilson(count, size)
-        assert 0 <= low <= count / size <= high <= 1
-
     def test_standing_out_grows_with_the_surplus_and_is_signed(self) -> None:
         surplus = np.array([-3.0, 0.0, 1.0, 5.0])
         scores = standing_out(surplus, np.full(4, 2.0))
