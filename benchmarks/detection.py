@@ -38,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a c
 from curation.issues import doubtful_labels
 from curation.neighbours import group_near_duplicates, nearest_neighbours
 from curation.scoring import Method, label_quality, score_out_of_sample
+from curation.streaming import score_streaming
 
 Features = npt.NDArray[np.float32]
 Columns = npt.NDArray[np.int64]
@@ -108,6 +109,17 @@ def ours(case: Case, seed: int, method: Method = "auto", features: Features | No
     quality = label_quality(out.probabilities, case.given)
     return Verdict(
         quality, _other_than_given(out.probabilities, case.given), doubtful_labels(out.probabilities, case.given)
+    )
+
+
+def ours_streaming(case: Case, seed: int) -> Verdict:
+    """The way for features that do not fit into memory."""
+    groups = group_near_duplicates(case.features)
+    probabilities = score_streaming(case.features, case.given, len(case.names), groups=groups, seed=seed).probabilities
+    return Verdict(
+        label_quality(probabilities, case.given),
+        _other_than_given(probabilities, case.given),
+        doubtful_labels(probabilities, case.given),
     )
 
 
@@ -263,6 +275,7 @@ def run_case(case: Case, seed: int, fiftyone: bool) -> tuple[list[Figures], dict
         enter(FLAG, *measured(lambda: ours(case, seed, features=case.views)))
         worst = flag_rules(verdicts[FLAG].quality, wrong)["true count"]
         enter(f"{FLAG}, true count", replace(verdicts[FLAG], flagged=worst), (0.0, 0.0))
+    enter("ours, streaming", *measured(lambda: ours_streaming(case, seed)))
     enter("ours, logistic alone", *measured(lambda: ours(case, seed, "loo")))
     enter("ours, kernel alone", *measured(lambda: ours(case, seed, "kernel")))
     for rule, flagged in flag_rules(verdicts["ours"].quality, wrong).items():
@@ -398,12 +411,11 @@ def claims_of(
     whole = {c: FLAG if any((e["case"], e["contender"]) == (c, FLAG) for e in summary) else "ours" for c in cases}
     for c in cases:
         claim(f"{c}: average precision over the tuned recipe's better score", mine[c] / best[c], 1.0, gain=gains[c])
-        for name in dict.fromkeys(("ours", whole[c])):
-            claim(
-                f"{c}: F1 of flags over that of the true count, {name}",
-                of(c, name, "f1_of_flags") / of(c, f"{name}, true count", "f1_of_flags"),
-                0.97,
-            )
+        claim(
+            f"{c}: F1 of flags over that of the true count, {whole[c]}",
+            of(c, whole[c], "f1_of_flags") / of(c, f"{whole[c]}, true count", "f1_of_flags"),
+            0.97,
+        )
         seconds = of(c, "ours", "seconds") / of(c, "tuned recipe", "seconds")
         claim(f"{c}: seconds over the tuned recipe's", seconds, 0.2, at_least=False)
         right = of(c, whole[c], "suggestions_right_worst")
@@ -459,7 +471,7 @@ def elpv_cases(rows: int | None, cache: Path, seed: int) -> list[Case]:
     cells = cells[:rows]
     names = ("defective", "functional")
     truth = np.array([names.index(c.truth) for c in cells], dtype=np.int64)
-    features, views = features_of([folder / c.path for c in cells], cache, size=224)
+    features, views = features_of([folder / c.path for c in cells], cache)
     rng = np.random.default_rng(seed)
     count = round(FLIPPED * len(truth))
     rival = nearest_rival(features, truth)

@@ -268,7 +268,7 @@ class Loop:
     ) -> Scored:
         """Judge the labels of ``rows`` by predictions that have not seen them: ours, or those given."""
         from curation import issues as issue_finding
-        from curation import scoring, slices
+        from curation import scoring, slices, streaming
         from curation.neighbours import group_near_duplicates
 
         classes = self.ledger.classes()
@@ -280,7 +280,12 @@ class Loop:
             groups = joint_groups(rows, group_near_duplicates(features))
             seed, folds = self.settings.seed, self.settings.detection.folds
             judged = self.parts.judge.features(rows, self.parts.progress) if self.parts.judge else features
-            out = scoring.score_out_of_sample(judged, columns, len(classes), groups=groups, seed=seed, folds=folds)
+            if len(rows) > streaming.FROM:
+                out = streaming.score_streaming(
+                    judged, columns, len(classes), groups=groups, seed=seed, progress=self.parts.progress
+                )
+            else:
+                out = scoring.score_out_of_sample(judged, columns, len(classes), groups=groups, seed=seed, folds=folds)
             predictions = Predictions(ids, classes.ids, out.probabilities, out.folds)
         predictions = predictions.take(ids)
         quality = dict(zip(ids, scoring.label_quality(predictions.probabilities, columns).tolist(), strict=True))

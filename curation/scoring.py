@@ -44,8 +44,8 @@ _LARGEST_STEP = 32
 DOUBT = 0.15
 #: The first round's share in the probabilities: it knows better how many labels are wrong, the second which ones.
 FIRST_ROUND = 0.3
-#: The noise of the kernel regression is chosen by the left-out error of so many samples.
-_PROBED = 2000
+#: Strength and noise are chosen by the left-out error of so many groups.
+_PROBED = 1000
 _WORDS = {
     "auto": "mean of leave-one-out logistic and kernel regression, on labels corrected by a first round",
     "folds": "logistic regression in folds",
@@ -108,7 +108,7 @@ def score_out_of_sample(
         numbers[~steps] = in_folds[~steps]
         reduced = principal_components(scaled, _components(len(labels), n_classes), seed)
         logistic = LeaveOutLogistic(reduced, n_classes, groups, in_folds, steps)
-        settings["strength"] = logistic.choose(labels)
+        settings["strength"] = logistic.choose(labels, seed)
         parts.append(logistic)
     if method in ("auto", "kernel"):
         kernel = LeaveOutKernel(scaled, n_classes, groups, seed)
@@ -192,7 +192,7 @@ def principal_components(inputs: Features, count: int, seed: int) -> Features:
     """
     if inputs.shape[1] <= count:
         return inputs
-    if min(inputs.shape) > 4 * count:
+    if min(inputs.shape) > 8 * count:
         from sklearn.utils.extmath import randomized_svd  # only where labels are scored
 
         left, values, _ = randomized_svd(inputs, count, n_iter=3, random_state=seed)
@@ -246,6 +246,13 @@ def _members(groups: Integers, chosen: npt.NDArray[np.bool_]) -> Iterator[Intege
         yield rows[first[:, None] + np.arange(size)]
 
 
+def probed(groups: Integers, seed: int) -> npt.NDArray[np.bool_]:
+    """Which samples settings are chosen by, shape (samples,): those of ``_PROBED`` groups, drawn without labels."""
+    chosen = np.zeros(int(groups.max()) + 1, dtype=bool)
+    chosen[np.random.default_rng(seed).permutation(len(chosen))[:_PROBED]] = True
+    return np.asarray(chosen[groups])
+
+
 # --- logistic regression
 
 
@@ -266,38 +273,34 @@ class LeaveOutLogistic:
         self._in_folds = in_folds
         self._steps = steps
         self._strength = STRENGTHS[2]
-        self._chosen: tuple[Integers, Floats] | None = None
 
-    def choose(self, labels: Integers) -> float:
+    def choose(self, labels: Integers, seed: int) -> float:
         """Choose the strength of least log loss on samples left out, and return it."""
-        found: dict[float, Floats] = {}
+        probe = probed(self._groups, seed) | ~self._steps
 
         def loss(strength: float) -> float:
-            found[strength] = self._left_out(labels, strength)
-            return log_loss(found[strength], labels)
+            return log_loss(self._left_out(labels, strength, probe)[probe], labels[probe])
 
-        self._strength = _least(STRENGTHS, loss)
-        self._chosen = (labels, found[self._strength])
+        self._strength = least(STRENGTHS, loss)
         return self._strength
 
     def probabilities(self, learned: Integers, given: Integers) -> Floats:
         """Probabilities (samples, classes) of samples left out; ``given`` is not looked at."""
-        if self._chosen and np.array_equal(learned, self._chosen[0]):
-            return self._chosen[1]
-        return self._left_out(learned, self._strength)
+        return self._left_out(learned, self._strength, np.ones(len(learned), dtype=bool))
 
-    def _left_out(self, labels: Integers, strength: float) -> Floats:
+    def _left_out(self, labels: Integers, strength: float, wanted: npt.NDArray[np.bool_]) -> Floats:
         probabilities = np.zeros((len(labels), self._n_classes))
-        steps, given = self._steps, (self._inputs, labels, self._n_classes)
+        steps, given = self._steps & wanted, (self._inputs, labels, self._n_classes)
         if steps.any():
             by_step = leave_out_logistic(*given, self._groups, strength=strength, chosen=steps)
             probabilities[steps] = by_step[steps]
-        if not steps.all():
-            probabilities[~steps] = _folds_logistic(*given, self._in_folds, strength, ~steps)[~steps]
+        rest = wanted & ~self._steps
+        if rest.any():
+            probabilities[rest] = _folds_logistic(*given, self._in_folds, strength, rest)[rest]
         return probabilities
 
 
-def _least(among: Sequence[float], loss: Callable[[float], float]) -> float:
+def least(among: Sequence[float], loss: Callable[[float], float]) -> float:
     """Which of these gives the least loss, going down from the middle: the loss has one valley."""
     found = {len(among) // 2: loss(among[len(among) // 2])}
     while True:
@@ -368,16 +371,17 @@ def leave_out_logistic(
     penalty = np.full(design.shape[1], 1 / strength)
     penalty[-1] = 1e-3  # the intercept is next to free
     everyone = np.ones(len(labels), dtype=bool)
-    members = list(_members(groups, everyone if chosen is None else chosen))
+    members = [(rows, design[rows]) for rows in _members(groups, everyone if chosen is None else chosen)]
     two = n_classes == 2  # both columns then move by the same step, in opposite directions
     for column in range(1 if two else n_classes):
         p = fitted[:, column]
         curvature = np.maximum(p * (1 - p), 1e-6)
         hessian = (design * curvature[:, None].astype(np.float32)).T @ design + np.diag(penalty)
-        step = design @ np.linalg.inv(hessian).astype(np.float32)
+        inverse = np.linalg.inv(hessian).astype(np.float32)
         residual = p - (labels == column)
-        for rows in members:
-            moved = _step(design[rows], step[rows], curvature[rows], residual[rows])
+        for rows, inputs_left_out in members:
+            step = (inputs_left_out.reshape(-1, len(inverse)) @ inverse).reshape(inputs_left_out.shape)
+            moved = _step(inputs_left_out, step, curvature[rows], residual[rows])
             logits[rows, column] += moved / (2 if two else 1)
             if two:
                 logits[rows, 1] -= moved / 2
@@ -413,8 +417,7 @@ class LeaveOutKernel:
         self._rooted = _rooted_kernel(inputs, seed)
         self._gram = (self._rooted.T @ self._rooted).astype(np.float64)
         self._hat: tuple[float, Features] | None = None
-        probed = np.random.default_rng(seed).permutation(int(groups.max()) + 1)[:_PROBED]
-        self._probe = np.flatnonzero(np.isin(groups, probed))
+        self._probe = np.flatnonzero(probed(groups, seed))
 
     def choose(self, labels: Integers) -> float:
         """Choose the noise of least squared error on samples left out, and return it."""
@@ -423,10 +426,10 @@ class LeaveOutKernel:
 
         def loss(noise: float) -> float:
             half, right = self._solved(noise, targets, self._rooted[probe])
-            values = _leave_out_ridge(half, half @ right, targets[probe], self._groups[probe])
+            values = leave_out_ridge(half, half @ right, targets[probe], self._groups[probe])
             return float(((values - targets[probe]) ** 2).mean())
 
-        self._noise = _least(NOISES, loss)
+        self._noise = least(NOISES, loss)
         return self._noise
 
     def probabilities(self, learned: Integers, given: Integers) -> Floats:
@@ -440,7 +443,7 @@ class LeaveOutKernel:
         if self._hat is None or self._hat[0] != self._noise:
             self._hat = (self._noise, self._solved(self._noise, targets, self._rooted)[0])
         half = self._hat[1]
-        return _leave_out_ridge(half, half @ (half.T @ targets), targets, self._groups)
+        return leave_out_ridge(half, half @ (half.T @ targets), targets, self._groups)
 
     def _targets(self, labels: Integers) -> Features:
         return (np.eye(self._n_classes, dtype=np.float32)[labels] - 1 / self._n_classes).astype(np.float32)
@@ -461,19 +464,20 @@ def _rooted_kernel(inputs: Features, seed: int) -> Features:
 
     rng = np.random.default_rng(seed)
     landmarks = np.sort(rng.permutation(len(inputs))[:LANDMARKS])
-    distances = _squared_distances(inputs, inputs[landmarks])
+    distances = squared_distances(inputs, inputs[landmarks])
     kernel = np.exp(-distances / max(float(np.median(distances)), 1e-6))
     lower = np.linalg.cholesky(kernel[landmarks].astype(np.float64) + 1e-4 * np.eye(len(landmarks)))
     rooted = solve_triangular(lower, kernel.T, lower=True, check_finite=False, overwrite_b=True).T
     return np.ascontiguousarray(rooted, dtype=np.float32)
 
 
-def _squared_distances(left: Features, right: Features) -> Features:
+def squared_distances(left: Features, right: Features) -> Features:
+    """Squared distances of rows of two arrays, shape (rows of left, rows of right), float32."""
     squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None, :] - 2 * left @ right.T
     return np.asarray(np.maximum(squares, 0), dtype=np.float32)
 
 
-def _leave_out_ridge(half: Features, fitted: Features, targets: Features, groups: Integers) -> Floats:
+def leave_out_ridge(half: Features, fitted: Features, targets: Features, groups: Integers) -> Floats:
     """Left-out predictions (rows, classes) from B with H = B B', fitted values, targets and groups of whole rows."""
     values = np.zeros(targets.shape)
     leverages = np.einsum("sm,sm->s", half, half).astype(np.float64)

@@ -24,7 +24,7 @@ ORDER = [
      "curation.predictions"],
     [
         "curation.backbone", "curation.features", "curation.training", "curation.heads",
-        "curation.neighbours", "curation.scoring",
+        "curation.neighbours", "curation.scoring", "curation.streaming",
         "curation.issues", "curation.audit", "curation.slices", "curation.queue", "curation.gain",
     ],
     ["labeling", "augment", "reports"],

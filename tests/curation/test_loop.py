@@ -12,11 +12,12 @@ import pytest
 from tests_stand_ins import PixelFeatures, TruthfulPeople, content_id, draw
 
 from augment.choose import plan
+from curation import streaming
 from curation.config import ReviewSettings, Settings
 from curation.heads import HeadTrainer
 from curation.images import measure_properties
 from curation.ledger import Ledger, NewPath, NewSample
-from curation.loop import Account, Loop, Parts, joint_groups
+from curation.loop import Account, Loop, Parts, joint_groups, trainable
 from curation.records import Decision, Sample
 from curation.runs import ProjectPaths, finished
 
@@ -207,6 +208,27 @@ def test_an_excluded_image_is_not_trained_on(done: House, tmp_path: Path) -> Non
     house.ledger.decide([Decision(house.samples[1].id, "exclude", None, 1.0, (), "bad image")], who="eve", iteration=0)
     house.loop.baseline()
     assert (finished(house.paths.iteration(0), "train") or {})["trained_on"] == 79
+
+
+def test_many_labels_are_judged_a_block_at_a_time_and_as_well(done: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = done.ledger.labels(as_of=0)
+    rows = trainable(done.loop.samples, labels)
+    properties = done.loop.parts.measure(rows, None)
+    wrong = {s.id for s in rows if labels[s.id].class_id != done.truth[s.id]}
+    in_memory = done.loop.score(rows, labels, properties, find_slices=False)
+    monkeypatch.setattr(streaming, "FROM", 10)
+    in_blocks = done.loop.score(rows, labels, properties, find_slices=False)
+    assert not np.array_equal(in_blocks.predictions.probabilities, in_memory.predictions.probabilities)
+    for scored in (in_memory, in_blocks):
+        worst = sorted(scored.quality, key=scored.quality.__getitem__)[: len(wrong)]
+        assert len(wrong & set(worst)) >= len(wrong) - 1 > 0
+
+
+def test_a_holdout_image_that_is_in_train_too_is_among_the_issues(done: House) -> None:
+    train, held = ([s for s in done.samples if s.split == split] for split in ("train", "holdout"))
+    assert done.loop.leaks(train, held) == []
+    (leak,) = done.loop.leaks(train, [*held, replace(train[3], id="twin", split="holdout")])
+    assert (leak.kind, leak.sample_id, leak.related) == ("leak", "twin", (train[3].id,))
 
 
 def test_groups_join_users_groups_and_near_duplicates() -> None:

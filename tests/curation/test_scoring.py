@@ -231,10 +231,10 @@ class TestSecondRound:
             tried.append(value)
             return abs(value - 5)
 
-        assert [scoring._least(range(9), loss), len(set(tried))] == [5, len(tried)]
-        assert [scoring._least([v], loss) for v in (3, 7)] == [3, 7]
-        assert scoring._least((0, 1, 2, 3), loss) == 3
-        assert scoring._least((5, 6, 7, 8), loss) == 5
+        assert [scoring.least(range(9), loss), len(set(tried))] == [5, len(tried)]
+        assert [scoring.least([v], loss) for v in (3, 7)] == [3, 7]
+        assert scoring.least((0, 1, 2, 3), loss) == 3
+        assert scoring.least((5, 6, 7, 8), loss) == 5
 
 
 def precision(probabilities: np.ndarray, labels: np.ndarray, truth: np.ndarray) -> float:

@@ -1,0 +1,83 @@
+"""Judging labels with features on disk: the same answers as in memory, whatever the blocks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score
+
+from curation import scoring, streaming
+from curation.errors import RecordError
+from curation.scoring import LeaveOutKernel, label_quality, scale
+from curation.streaming import score_streaming
+
+
+def crowd(count: int = 900, classes: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features, labels of which 15 % are wrong, and the true ones."""
+    rng = np.random.default_rng(0)
+    truth = np.arange(count) % classes
+    features = rng.normal(size=(classes, 16))[truth] * 1.5 + rng.normal(size=(count, 16))
+    labels = np.where(rng.random(count) < 0.15, (truth + 1) % classes, truth)
+    return features.astype(np.float32), labels.astype(np.int64), truth
+
+
+def test_the_first_round_is_that_of_the_kernel_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every sample a landmark both are exact."""
+    features, labels, _ = crowd(300)
+    groups = np.arange(300, dtype=np.int64) // 2
+    kernel = streaming._StreamedKernel(features, labels, 3, groups, 0, None)
+    noise = kernel.choose()
+    found = kernel.probabilities(labels, 1)
+    memory = LeaveOutKernel(scale(features), 3, groups, 0)
+    memory._noise = noise
+    assert np.allclose(found, memory.probabilities(labels, labels), atol=5e-3)
+
+
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels, _ = crowd()
+    groups = np.random.default_rng(0).integers(300, size=900)
+    whole = score_streaming(features, labels, 3, groups=groups, seed=0).probabilities
+    monkeypatch.setattr(streaming, "BLOCK", 64)
+    told: list[tuple[str, int, int]] = []
+    parts = score_streaming(
+        features, labels, 3, groups=groups, seed=0, progress=lambda *given: told.append(given)
+    ).probabilities
+    assert np.allclose(whole, parts, atol=2e-3)
+    assert np.allclose(parts.sum(axis=1), 1)
+    assert {(done, total) for _, done, total in told} >= {(900, 900)}
+
+
+def test_half_precision_on_disk_ranks_like_the_ensemble_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "LANDMARKS", 300)
+    features, labels, truth = crowd(3000)
+    stored = np.memmap(tmp_path / "features.f16", dtype=np.float16, mode="w+", shape=features.shape)
+    stored[:] = features
+    out = score_streaming(stored, labels, 3, seed=0)
+    of = scoring.score_out_of_sample(features, labels, 3, groups=np.arange(3000), seed=0)
+    streamed, memory = (
+        average_precision_score(labels != truth, -label_quality(o.probabilities, labels)) for o in (out, of)
+    )
+    assert streamed > memory - 0.01
+    assert out.settings["landmarks"] == 300
+
+
+def test_a_twin_does_not_give_the_label_away() -> None:
+    rng = np.random.default_rng(0)
+    features = np.repeat(rng.normal(size=(150, 16)), 2, axis=0).astype(np.float32)
+    labels = np.repeat(rng.integers(2, size=150), 2)
+    own = np.arange(300), labels
+    apart = score_streaming(features, labels, 2, seed=0).probabilities[own].mean()
+    together = score_streaming(features, labels, 2, groups=np.arange(300) // 2, seed=0).probabilities[own].mean()
+    assert apart > 0.6
+    assert together < 0.53
+
+
+def test_a_number_that_is_not_finite_is_refused_with_its_row() -> None:
+    features, labels, _ = crowd(90)
+    features[17, 3] = np.nan
+    with pytest.raises(RecordError, match="row 17 "):
+        score_streaming(features, labels, 3, seed=0)
