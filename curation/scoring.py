@@ -188,11 +188,16 @@ def scale(features: Features) -> Features:
 def principal_components(inputs: Features, count: int, seed: int) -> Features:
     """The ``count`` directions of largest variance, uncentred; ``inputs`` itself where it has no more; float32.
 
-    Wide inputs are divided by a randomised decomposition (Halko, Martinsson and Tropp, SIAM Review 2011).
+    Exactly, by whichever side is short; where both are long and the inputs wide, by a randomised decomposition (Halko,
+    Martinsson and Tropp, SIAM Review 2011). Fewer than ``count`` where there are fewer samples.
     """
     if inputs.shape[1] <= count:
         return inputs
-    if min(inputs.shape) > 8 * count:
+    if len(inputs) <= 4 * count:
+        values, vectors = np.linalg.eigh((inputs @ inputs.T).astype(np.float64))
+        roots = np.sqrt(np.maximum(values[-count:], 0))
+        return np.asarray(vectors[:, -count:] * roots, dtype=np.float32)
+    if inputs.shape[1] > 8 * count:
         from sklearn.utils.extmath import randomized_svd  # only where labels are scored
 
         left, values, _ = randomized_svd(inputs, count, n_iter=3, random_state=seed)

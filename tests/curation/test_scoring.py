@@ -17,6 +17,7 @@ from curation.scoring import (
     label_quality,
     leave_out_logistic,
     log_loss,
+    principal_components,
     scale,
     score_out_of_sample,
     softmax,
@@ -239,6 +240,24 @@ class TestSecondRound:
 
 def precision(probabilities: np.ndarray, labels: np.ndarray, truth: np.ndarray) -> float:
     return float(average_precision_score(labels != truth, -label_quality(probabilities, labels)))
+
+
+class TestPrincipalComponents:
+    @pytest.mark.parametrize("shape", [(30, 200), (90, 200), (300, 70), (300, 200)])
+    def test_products_of_samples_stay_as_near_as_so_few_directions_allow(self, shape: tuple[int, int]) -> None:
+        """Short, wide and long inputs go three ways; the best approximation of this rank is that of the SVD."""
+        rng = np.random.default_rng(0)
+        inputs = (rng.normal(size=shape) * 0.9 ** np.arange(shape[1])).astype(np.float32)
+        reduced = principal_components(inputs, 20, seed=0)
+        left, values, _ = np.linalg.svd(inputs, full_matrices=False)
+        best = (left[:, :20] * values[:20] ** 2) @ left[:, :20].T
+        assert reduced.shape == (shape[0], 20)
+        assert reduced.dtype == np.float32
+        np.testing.assert_allclose(reduced @ reduced.T, best, atol=0.01 * best.max())
+
+    def test_few_dimensions_stay_as_they_are(self) -> None:
+        inputs = np.eye(5, dtype=np.float32)
+        assert principal_components(inputs, 20, seed=0) is inputs
 
 
 class TestFolds:
