@@ -1,7 +1,7 @@
-"""Out-of-sample class probabilities for more samples than fit into memory: three passes over features on disk.
+"""Out-of-sample class probabilities for more samples than fit into memory: four passes over features on disk.
 
 Kernel ridge regression on fixed landmarks, every group left out exactly, in two rounds as in ``scoring.py``. Features
-are read a block at a time, so that time grows linearly with samples and memory hardly at all.
+are read a block at a time, so that time grows linearly with samples; of memory only the probabilities grow.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def score_streaming(
 
     ``features`` has shape (samples, dimensions) in any floating type, for instance a memory-mapped file in half
     precision; ``labels`` (samples,), columns below ``n_classes``; ``groups`` (samples,), by default each sample alone
-    (fastest where numbered in the order of samples). Everything else as for ``score_out_of_sample``; arrays are not
-    checked for numbers that are not finite until they are read, which raises RecordError.
+    (fastest where numbered in the order of samples). Arrays are not checked beforehand as
+    ``score_out_of_sample`` does; RecordError where features are read that are not finite numbers.
     """
     began = time.perf_counter()
     alone = np.arange(len(labels), dtype=np.int64)
