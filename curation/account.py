@@ -207,7 +207,8 @@ def _changed(account: Account) -> tuple[Card, ...]:
     scored = account.scored
     if scored is None:
         return ()
-    reasons = {d["sample_id"]: (str(d["why"]), d["class_id"]) for d in account.review.get("decisions", [])}
+    decisions = [*account.review.get("decisions", []), *account.review.get("reviewers_decisions", [])]
+    reasons = {d["sample_id"]: (str(d["why"]), d["class_id"]) for d in decisions}
     changed = [s for s in account.samples if _differs(account, s)]
     return tuple(_card(account, scored, s, reasons) for s in changed[:CHANGED_SHOWN])
 

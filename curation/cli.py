@@ -342,17 +342,19 @@ def report(directory: Path, iteration: int | None) -> None:
 @click.argument("path", required=False)
 @AS_JSON
 def history(directory: Path, path: str | None, as_json: bool) -> None:
-    """Every label event and verdict, of one image (PATH) or of all."""
+    """Every label event, verdict and remark, of one image (PATH) or of all."""
     table = _open(directory).history(path)
     if as_json:
         _print_json(json.loads(table.to_json(orient="records", date_format="iso")))
         return
     for row in table.to_dict(orient="records"):
-        change = f"{row['old'] or 'no label'} -> {row['new'] or 'no label'}" if row["what"] != "verdict" else row["new"]
+        change = row["new"]
+        if row["id"].startswith("event"):
+            change = f"{row['old'] or 'no label'} -> {row['new'] or 'no label'}"
         when = f"{row['at']:%Y-%m-%d %H:%M:%S}"
         click.echo(
             f"{when}  {row['path']}  {row['what']}: {change}  "
-            f"by {row['who']}, {row['why']} (iteration {row['iteration']})"
+            f"by {row['who']}{', ' if row['why'] else ''}{row['why']} (iteration {row['iteration']})"
         )
 
 
@@ -364,6 +366,9 @@ def undo(directory: Path, path: str, who: str) -> None:
     """Take back the last change of an image's label; the history keeps both."""
     project = _open(directory)
     event = project.undo(path, who=who)
+    if event is None:
+        click.echo(f"{path}: the verdict is withdrawn; it had changed nothing.")
+        return
     now = "left out" if event.excluded else project.classes.name(event.new) or "no label"
     click.echo(f"{path}: '{project.classes.name(event.old)}' taken back, the label is '{now}' again.")
 
@@ -372,12 +377,15 @@ def undo(directory: Path, path: str, who: str) -> None:
 @DIRECTORY
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write: .csv or .parquet.")
 @click.option("--as-of", type=int, help="Labels as of the end of this iteration (0: as given).")
-def export(directory: Path, out: Path, as_of: int | None) -> None:
+@click.option("--release", help="Labels as this release froze them.")
+def export(directory: Path, out: Path, as_of: int | None, release: str | None) -> None:
     """Write the labels, one row a path: path, label, split, excluded, group, sample_id."""
     from curation.runs import write_whole
     from curation.tables import write_frame
 
-    table = _open(directory).labels(as_of=as_of)
+    if as_of is not None and release is not None:
+        raise InputError("--as-of and --release name two different states of the labels; give one of them")
+    table = _open(directory).labels(as_of=as_of, release=release)
     if out.suffix == ".parquet":
         write_frame(out, table)
     elif out.suffix == ".csv":
@@ -385,6 +393,31 @@ def export(directory: Path, out: Path, as_of: int | None) -> None:
     else:
         raise InputError(f"{out} must end in .csv or .parquet")
     click.echo(f"{len(table):,} rows: {out}")
+
+
+@curate.command()
+@DIRECTORY
+@click.argument("name", required=False)
+@click.option("--who", default=lambda: os.environ.get("USER", "user"), help="Who releases.")
+@click.option("--note", default="", help="What the release is for.")
+@AS_JSON
+def release(directory: Path, name: str | None, who: str, note: str, as_json: bool) -> None:
+    """Freeze the labels under NAME, for `curate export --release NAME`; without NAME list the releases."""
+    project = _open(directory)
+    if name is not None:
+        project.release(name, who=who, note=note)
+    table = project.releases()
+    chosen = table if name is None else table[table["name"] == name]
+    if as_json:
+        _print_json(json.loads(chosen.to_json(orient="records", date_format="iso")))
+        return
+    for row in chosen.to_dict(orient="records"):
+        click.echo(
+            f"{row['name']}  {row['at']:%Y-%m-%d %H:%M:%S}  {row['rows']:,} rows, by {row['who']}, "
+            f"SHA-256 {row['checksum']}" + (f"  ({row['note']})" if row["note"] else "")
+        )
+    if table.empty:
+        click.echo("No labels are released yet; `curate release DIR NAME` freezes them as they are.")
 
 
 @curate.command()

@@ -27,6 +27,8 @@ from curation.records import (
     LabelEvent,
     MetadataValue,
     QueueEntry,
+    Release,
+    Remark,
     Split,
     State,
     Verdict,
@@ -125,6 +127,32 @@ _iteration_events = sa.Table(
     sa.Column("at", sa.Text, nullable=False),
     sa.Column("message", sa.Text, nullable=False),
 )
+_remarks = sa.Table(
+    "remarks",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("sample_id", sa.Text, sa.ForeignKey("samples.id"), nullable=False, index=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("cause", sa.Text, nullable=False),
+    sa.Column("note", sa.Text, nullable=False),
+    sa.Column("who", sa.Text, nullable=False),
+    sa.Column("at", sa.Text, nullable=False),
+    sa.Column("iteration", sa.Integer, nullable=False),
+)
+_releases = sa.Table(
+    "releases",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("at", sa.Text, nullable=False),
+    sa.Column("who", sa.Text, nullable=False),
+    sa.Column("note", sa.Text, nullable=False),
+    sa.Column("label_event", sa.Integer, nullable=False),
+    sa.Column("class_event", sa.Integer, nullable=False),
+    sa.Column("path", sa.Integer, nullable=False),
+    sa.Column("rows", sa.Integer, nullable=False),
+    sa.Column("checksum", sa.Text, nullable=False),
+)
 
 
 @dataclass(frozen=True)
@@ -217,10 +245,13 @@ class Ledger:
         elif known != value:
             raise ProjectError(f"'{key}' of this project is already '{known}' and can't become '{value}'")
 
-    def classes(self) -> Classes:
-        """The classes in the order they were added, under their current names."""
+    def classes(self, *, up_to: int | None = None) -> Classes:
+        """The classes in the order they were added, under their names now, or as of a class event (``up_to``)."""
         names: dict[str, str] = {}
-        for row in self._read(sa.select(_class_events).order_by(_class_events.c.id)):
+        query = sa.select(_class_events).order_by(_class_events.c.id)
+        if up_to is not None:
+            query = query.where(_class_events.c.id <= up_to)
+        for row in self._read(query):
             names[row.class_id] = row.name
         return Classes(tuple(names), tuple(names.values()))
 
@@ -241,10 +272,16 @@ class Ledger:
 
     # --- samples
 
-    def samples(self) -> list[StoredSample]:
-        """All samples with their paths, in the order they were added."""
+    def samples(self, *, up_to: int | None = None) -> list[StoredSample]:
+        """All samples with their paths, in the order they were added; only paths up to a number, where given.
+
+        Samples whose paths all came later have none then.
+        """
         paths: dict[str, list[NewPath]] = {}
-        for row in self._read(sa.select(_paths).order_by(_paths.c.number)):
+        query = sa.select(_paths).order_by(_paths.c.number)
+        if up_to is not None:
+            query = query.where(_paths.c.number <= up_to)
+        for row in self._read(query):
             paths.setdefault(row.sample_id, []).append(
                 NewPath(row.sample_id, row.path, row.root, row.given, json.loads(row.metadata))
             )
@@ -302,11 +339,16 @@ class Ledger:
             query = query.where(_label_events.c.sample_id == sample_id)
         return [_event(row) for row in self._read(query)]
 
-    def labels(self, *, as_of: int | None = None) -> dict[str, CurrentLabel]:
-        """Each sample's label now, or as of the end of an iteration (0: as imported); those without any are absent."""
+    def labels(self, *, as_of: int | None = None, up_to: int | None = None) -> dict[str, CurrentLabel]:
+        """Each sample's label now, or as of the end of an iteration (0: as imported); those without any are absent.
+
+        ``up_to`` gives the labels as they were after that label event.
+        """
         last = sa.select(sa.func.max(_label_events.c.id))
         if as_of is not None:
             last = last.where(_label_events.c.iteration <= as_of)
+        if up_to is not None:
+            last = last.where(_label_events.c.id <= up_to)
         query = sa.select(_label_events).where(_label_events.c.id.in_(last.group_by(_label_events.c.sample_id)))
         return {
             row.sample_id: CurrentLabel(row.sample_id, row.new, bool(row.excluded), row.id)
@@ -425,6 +467,45 @@ class Ledger:
             _insert(connection, _verdicts, rows)
         return len(rows)
 
+    # --- what reviewers note, and releases
+
+    def remarks(self, sample_id: str | None = None) -> list[Remark]:
+        """What reviewers noted, in the order it was recorded, of one sample or of all."""
+        query = sa.select(_remarks).order_by(_remarks.c.id)
+        if sample_id is not None:
+            query = query.where(_remarks.c.sample_id == sample_id)
+        return [
+            Remark(r.sample_id, r.kind, r.cause, r.note, r.who, datetime.fromisoformat(r.at), r.iteration, r.id)
+            for r in self._read(query)
+        ]
+
+    def add_remarks(self, remarks: Sequence[Remark]) -> None:
+        """Record remarks, all or none."""
+        rows = [{k: v for k, v in r.__dict__.items() if k != "id"} | {"at": _stamp(r.at)} for r in remarks]
+        with self._write() as connection:
+            _insert(connection, _remarks, rows)
+
+    def releases(self) -> list[Release]:
+        """Every release, in the order they were made."""
+        columns = [c for c in _releases.c if c.name != "id"]
+        return [
+            Release(**{**row._mapping, "at": datetime.fromisoformat(row.at)})
+            for row in self._read(sa.select(*columns).order_by(_releases.c.id))
+        ]
+
+    def add_release(self, release: Release) -> None:
+        """Record a release; raises DataError where its name is taken."""
+        if any(known.name == release.name for known in self.releases()):
+            raise DataError(f"there is a release '{release.name}' already; give this one another name")
+        with self._write() as connection:
+            _insert(connection, _releases, [{**release.__dict__, "at": _stamp(release.at)}])
+
+    def heads(self) -> tuple[int, int, int]:
+        """The last label event, class event and path; 0 where there is none."""
+        columns = (_label_events.c.id, _class_events.c.id, _paths.c.number)
+        label, klass, path = (self._read(sa.select(sa.func.coalesce(sa.func.max(c), 0)))[0][0] for c in columns)
+        return int(label), int(klass), int(path)
+
     # --- iterations
 
     def iterations(self) -> list[Iteration]:
@@ -512,11 +593,22 @@ def _create(engine: sa.Engine) -> None:
                 f"the ledger has schema version {version}, this release reads {SCHEMA_VERSION}; "
                 "upgrade curation-toolkit"
             )
+        _make_tables(engine)
+        return
+    _make_tables(engine, first={"key": "schema", "value": str(SCHEMA_VERSION)})
+
+
+def _make_tables(engine: sa.Engine, first: Mapping[str, str] | None = None) -> None:
+    """Make the tables that are missing: all in a new ledger, those that came later in an older one."""
+    have = set(sa.inspect(engine).get_table_names())
+    missing = [table for table in _tables.sorted_tables if table.name not in have]
+    if not missing:
         return
     with engine.begin() as connection:
-        _tables.create_all(connection)
-        connection.execute(_about.insert().values(key="schema", value=str(SCHEMA_VERSION)))
-        for table in _tables.sorted_tables:
+        _tables.create_all(connection, tables=missing)
+        if first:
+            connection.execute(_about.insert().values(**first))
+        for table in missing:
             for statement in _append_only(engine.dialect.name, table.name):
                 connection.execute(sa.text(statement))
 

@@ -36,7 +36,8 @@ from curation.records import (
     State,
     Verdict,
 )
-from curation.runs import ProjectPaths, finished, stage
+from curation.reviews import by_labelers, decision_of, standing
+from curation.runs import ProjectPaths, decision_lock, finished, stage
 from curation.tables import (
     issues_from_frame,
     issues_to_frame,
@@ -234,6 +235,7 @@ class Loop:
         scored = self.score(rows, labels, properties, find_slices=True)
         leaks = self.leaks(rows, labeled_holdout(self.samples, labels))
         slices = self._remember(number, scored.slices)
+        by_hand = {r.sample_id for r in self.ledger.remarks() if r.kind == "sent" and r.iteration == number}
         entries = build_batch(
             scored.quality,
             scored.issues,
@@ -244,8 +246,8 @@ class Loop:
             iteration=number,
             project_id=self.ledger.about()["id"],
             seed=self.settings.seed,
-            asked=self._asked(),
-            contested=self._contested(labels),
+            asked=self._asked() | dict.fromkeys(by_hand, 1),
+            contested=[s for s in self._contested(labels) if s not in by_hand],
             secret=self.secret,
             pool=self._uncertain_pool(number, labels),
         )
@@ -319,8 +321,10 @@ class Loop:
         return dict(opinions) | {sample: len(who) for sample, who in people.items()}
 
     def _contested(self, labels: Mapping[str, CurrentLabel]) -> list[str]:
-        decisions = self._decisions(self.ledger.verdicts(), labels, None)
-        return [d.sample_id for d in decisions if d.outcome == "contested"]
+        verdicts = self.ledger.verdicts()
+        settled = standing(verdicts)
+        decisions = self._decisions(by_labelers(verdicts), labels, None)
+        return [d.sample_id for d in decisions if d.outcome == "contested" and d.sample_id not in settled]
 
     def _uncertain_pool(self, number: int, labels: Mapping[str, CurrentLabel]) -> list[tuple[str, float]]:
         """Unlabeled samples, those first of which the last model is least sure."""
@@ -342,9 +346,9 @@ class Loop:
 
     def _ask(self, number: int, annotator: Annotator, close_batch: bool) -> bool:
         """Send the batch, take what has come; true when the batch is complete or closed."""
-        entries = self.ledger.queue(number)
-        files = {e.sample_id: self.by_id[e.sample_id].file for e in entries}
-        if entries:
+        if self.ledger.queue(number):
+            entries = self.open_entries(number)
+            files = {e.sample_id: self.by_id[e.sample_id].file for e in entries}
             annotator.send(entries, files, self.parts.progress)
         self.ledger.set_state(number, "waiting")
         missing = self.collect(number, annotator)
@@ -359,23 +363,36 @@ class Loop:
         if not entries:
             return 0
         self.ledger.add_verdicts(annotator.collect(entries))
-        return annotator.waiting(entries)
+        return annotator.waiting(self.open_entries(number))
+
+    def open_entries(self, number: int) -> list[QueueEntry]:
+        """What is still to be asked: the iteration's queue without what a reviewer has settled."""
+        settled = standing(self.ledger.verdicts())
+        return [e for e in self.ledger.queue(number) if e.sample_id not in settled]
 
     def _decide(self, number: int) -> Mapping[str, Any]:
-        labels = self.ledger.labels()
         entries = self.ledger.queue(number)
         asked = {e.sample_id for e in entries}
-        verdicts = [v for v in self.ledger.verdicts() if v.sample_id in asked]
         predictions = self.predictions(number)
-        decisions = self._decisions(verdicts, labels, predictions)
-        self.ledger.decide(decisions, who="consensus", iteration=number)
+        with decision_lock(self.paths):
+            everything = self.ledger.verdicts()
+            settled = standing(everything)
+            labels = self.ledger.labels()
+            before = self.ledger.labels(as_of=number - 1)
+            # What labelers say is judged as if no reviewer had spoken, so that estimates don't rest on reviewers.
+            judged = labels | {s: before[s] for s in settled if s in before}
+            verdicts = [v for v in everything if v.sample_id in asked and v.mode != "review"]
+            decisions = self._decisions(verdicts, judged, predictions)
+            self.ledger.decide([d for d in decisions if d.sample_id not in settled], who="consensus", iteration=number)
+        reviewed = {s: v for s, v in settled.items() if v.iteration == number}
         # Counted from the ledger, not from this call: a run that was stopped half-way counts the same.
         events = [e for e in self.ledger.label_events() if e.iteration == number and e.kind == "decision"]
         opinions = [v for v in verdicts if v.iteration == number and v.answer not in (SKIPPED, WITHDRAWN)]
-        outcomes = Counter(d.outcome for d in decisions)
+        outcomes = Counter(d.outcome for d in decisions if d.sample_id not in settled)
         return {
             "asked": len(entries),
-            "reviewed": len({v.sample_id for v in opinions}),
+            "reviewed": len({v.sample_id for v in opinions} | set(reviewed)),
+            "by_reviewers": len(reviewed),
             "opinions": len(opinions),
             "seconds": sum(v.seconds or 0.0 for v in opinions),
             "changed": len([e for e in events if not e.excluded and e.old is not None]),
@@ -384,6 +401,7 @@ class Loop:
             "contested": outcomes["contested"],
             "ambiguous": outcomes["ambiguous"],
             "decisions": [asdict(d) for d in decisions],
+            "reviewers_decisions": [asdict(decision_of(v, before.get(s))) for s, v in reviewed.items()],
         }
 
     def _decisions(
@@ -402,7 +420,7 @@ class Loop:
     # --- training
 
     def _train(self, folder: Path, number: int) -> Mapping[str, Any]:
-        labels = self.ledger.labels()
+        labels = self.ledger.labels(as_of=number)  # reviewers may have gone on since, for the next iteration
         rows = trainable(self.samples, labels)
         classes = self.ledger.classes()
         if len({_class_of(labels, s) for s in rows}) < 2:

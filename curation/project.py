@@ -12,17 +12,38 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curation import dataset
+from curation import dataset, releases, reviews
 from curation.config import Settings, read_settings, settings_to_toml
-from curation.errors import ConfigError, DataError, ProjectError
+from curation.errors import ConfigError, DataError, ProjectError, ProjectLocked
 from curation.ledger import Ledger, NewPath, NewSample, StoredSample
 from curation.loop import Annotator, Loop, Parts, labeled_holdout, trainable
-from curation.records import Augmentation, Classes, CurrentLabel, LabelEvent, Progress, Sample, Slice
+from curation.records import (
+    SPECIAL_ANSWERS,
+    Augmentation,
+    Classes,
+    CurrentLabel,
+    LabelEvent,
+    Progress,
+    QueueEntry,
+    Release,
+    Remark,
+    Sample,
+    Slice,
+)
 from curation.reporting import Recording, Reporting, Say
-from curation.runs import ProjectPaths, finished, project_lock, read_json, write_json, write_whole
+from curation.runs import (
+    ProjectPaths,
+    decision_lock,
+    finished,
+    project_lock,
+    read_json,
+    write_json,
+    write_whole,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -149,19 +170,17 @@ class Project:
         """All samples in the order they came."""
         return [_sample(s) for s in self.ledger.samples()]
 
-    def labels(self, as_of: int | None = None) -> pd.DataFrame:
-        """Labels now, or as of the end of an iteration: ``path, label, split, excluded, sample_id``, one row a path."""
+    def labels(self, as_of: int | None = None, *, release: str | None = None) -> pd.DataFrame:
+        """Labels now, as of the end of an iteration, or as a release froze them, one row a path.
+
+        Columns ``path, label, split, excluded, group, sample_id``. Raises DataError for a release that is not there,
+        ProjectError for one that reads otherwise than when it was made.
+        """
         import pandas as pd
 
-        labels, classes = self.ledger.labels(as_of=as_of), self.classes
-        rows = []
-        for stored in self.ledger.samples():
-            now = labels.get(stored.id)
-            for path in stored.paths:
-                rows.append(
-                    (path.path, classes.name(now.class_id if now else None), stored.split,
-                     bool(now and now.excluded), stored.group or "", stored.id)
-                )  # fmt: skip
+        rows = releases.label_rows(self.ledger, as_of=as_of)
+        if release is not None:
+            rows = releases.released_rows(self.ledger, release)
         return pd.DataFrame(rows, columns=["path", "label", "split", "excluded", "group", "sample_id"])
 
     def find(self, path: str) -> Sample:
@@ -195,16 +214,163 @@ class Project:
              v.iteration, "", f"verdict {v.id}")
             for v in self.ledger.verdicts(every=True) if only in (None, v.sample_id)
         ]  # fmt: skip
+        rows += [
+            (r.at, paths.get(r.sample_id, ""), "remark" if r.kind == "error" else "sent", "", r.cause or "to labelers",
+             r.who, r.note, r.iteration, "", f"remark {r.id}")
+            for r in self.ledger.remarks(only)
+        ]  # fmt: skip
         columns = ["at", "path", "what", "old", "new", "who", "why", "iteration", "cites", "id"]
         rows.sort(key=lambda row: row[0])
         return pd.DataFrame(rows, columns=columns)
 
-    def undo(self, path: str, *, who: str = "user", why: str = "undone") -> LabelEvent:
-        """Take back the last change of an image's label; a new event, so nothing is lost."""
+    def undo(self, path: str, *, who: str = "user", why: str = "undone") -> LabelEvent | None:
+        """Take back what was last decided of an image; a new event, so nothing is lost.
+
+        A reviewer's verdict is withdrawn with the change that it made. Returns the new label event, ``None`` where a
+        verdict was withdrawn that had changed nothing. Raises ProjectError where there is nothing to take back.
+        """
         sample = self.find(path)
-        with project_lock(self.paths):
-            number = max((i.number for i in self.ledger.iterations()), default=0)
-            return self.ledger.undo(sample.id, who=who, iteration=number, why=why)
+        taken = self.take_back([sample.id], person=who, why=why)
+        if not taken.given:
+            raise ProjectError(f"sample {sample.id[:12]} has no change to undo: its label is as it was imported")
+        return self.ledger.label_events(sample.id)[-1] if taken.changed else None
+
+    # --- what reviewers do
+
+    def judge(
+        self, answers: Mapping[str, str] | Sequence[str], answer: str | None = None, *, person: str, note: str = ""
+    ) -> reviews.Judged:
+        """Give a reviewer's verdicts on samples, by id; they decide at once and outrank the consensus of labelers.
+
+        Either a mapping of sample ids to answers, or sample ids and one ``answer``: a class name, ``ambiguous`` or
+        ``bad image`` (leaves it out of training); without one, each label is said to be right. Images of the holdout
+        are left alone. Raises DataError for an unknown sample or answer, before anything is recorded.
+        """
+        classes, labels = self.classes, self.ledger.labels()
+        if not isinstance(answers, Mapping):
+            right = {s: classes.name(labels[s].class_id) for s in answers if s in labels}
+            if answer is None and len(right) < len(set(answers)):
+                raise DataError("an image without a label can't be said to be labeled right; name a class")
+            answers = right if answer is None else dict.fromkeys(answers, answer)
+        ids = {s: a if a in SPECIAL_ANSWERS else classes.id(a) for s, a in answers.items()}
+        splits = {s.id: s.split for s in self.ledger.samples()}
+        with decision_lock(self.paths):
+            return reviews.give_verdicts(
+                self.ledger, ids, splits, person=person, note=note, iteration=self._deciding_iteration()
+            )
+
+    def take_back(self, sample_ids: Sequence[str], *, person: str, why: str = "undone") -> reviews.Judged:
+        """Take back what was last decided of each sample: a reviewer's verdict and its change, else the last change."""
+        with decision_lock(self.paths):
+            return reviews.take_back(
+                self.ledger, sample_ids, person=person, iteration=self._deciding_iteration(), why=why
+            )
+
+    def remark(self, sample_ids: Sequence[str], cause: str, *, person: str, note: str = "") -> int:
+        """Note why the model errs on these samples, as of the last finished iteration; returns how many."""
+        if not cause.strip() and not note.strip():
+            raise DataError("a remark needs a cause or a note")
+        known = {s.id for s in self.ledger.samples()}
+        if missing := [s for s in sample_ids if s not in known]:
+            raise DataError(
+                f"no sample has the id '{missing[0]}'; record the project anew with `curate review --rebuild`"
+            )
+        done = max((i.number for i in self.ledger.iterations() if i.state == "done"), default=0)
+        ids, now = list(dict.fromkeys(sample_ids)), datetime.now(UTC)
+        self.ledger.add_remarks([Remark(s, "error", cause.strip(), note.strip(), person, now, done) for s in ids])
+        return len(ids)
+
+    def causes(self) -> pd.DataFrame:
+        """How often reviewers named each cause of errors: ``iteration, cause, images``."""
+        import pandas as pd
+
+        counts = reviews.count_causes(self.ledger.remarks())
+        rows = [(number, cause, count) for number, of in counts.items() for cause, count in of.items()]
+        return pd.DataFrame(rows, columns=["iteration", "cause", "images"])
+
+    def send_to_labelers(self, sample_ids: Sequence[str], *, person: str) -> dict[str, Any]:
+        """Put samples into the review queue, blind, for one more opinion each; send them where Label Studio runs.
+
+        Returns ``queued`` (new questions), ``left_alone`` (id to why), ``sent`` (whether they are in Label Studio
+        already; else they go out with the next batch).
+        """
+        number = self._deciding_iteration()
+        with decision_lock(self.paths):
+            entries, left = self._asked_by_hand(sample_ids, number)
+            now = datetime.now(UTC)
+            self.ledger.add_remarks([Remark(e.sample_id, "sent", "", "", person, now, number) for e in entries])
+            self.ledger.add_queue(entries)
+        return {"queued": len(entries), "left_alone": left, "sent": bool(entries) and self._send_open(number)}
+
+    def _asked_by_hand(self, sample_ids: Sequence[str], number: int) -> tuple[list[QueueEntry], dict[str, str]]:
+        from curation.queue import opaque_key
+
+        splits = {s.id: s.split for s in self.ledger.samples()}
+        queue, labels, verdicts = self.ledger.queue(number), self.ledger.labels(), self.ledger.verdicts()
+        answered = {v.key for v in verdicts}
+        open_now = {e.sample_id for e in queue if e.key not in answered}
+        waves = Counter(e.sample_id for e in self.ledger.queue())
+        about, secret = self.ledger.about()["id"], self.paths.secret.read_text(encoding="utf-8").strip()
+        position = max((e.position for e in queue), default=-1) + 1
+        left: dict[str, str] = {}
+        entries: list[QueueEntry] = []
+        for sample_id in dict.fromkeys(sample_ids):
+            if sample_id not in splits:
+                raise DataError(f"no sample has the id '{sample_id}'; record anew with `curate review --rebuild`")
+            if splits[sample_id] == "holdout":
+                left[sample_id] = "is in the holdout, which labelers are not asked about by hand"
+            elif sample_id in open_now:
+                left[sample_id] = "is being asked about already"
+            else:
+                now = labels.get(sample_id)
+                key = opaque_key(secret, about, number, sample_id, "blind", 1000 + waves[sample_id])
+                entries.append(
+                    QueueEntry(key, sample_id, number, position + len(entries), "blind",
+                               now.class_id if now else None, None, "")
+                )  # fmt: skip
+        return entries, left
+
+    def _send_open(self, number: int) -> bool:
+        """Send what is open to a Label Studio that runs; false where none does, or where a run will send it."""
+        from labeling.server import connection_from_environment
+
+        server = None
+        if connection_from_environment() is None:
+            server = self.label_studio()
+            if server.running() is None:
+                return False
+        try:
+            with project_lock(self.paths):
+                loop_entries = self._open_entries(number)
+                files = {s.id: s.file for s in self.samples()}
+                self._annotator("label-studio", server)().send(loop_entries, files, self.progress)
+        except ProjectLocked:  # a run holds the project; it sends the queue whenever it looks for answers
+            return False
+        return True
+
+    def _open_entries(self, number: int) -> list[QueueEntry]:
+        settled = reviews.standing(self.ledger.verdicts())
+        return [e for e in self.ledger.queue(number) if e.sample_id not in settled]
+
+    def _deciding_iteration(self) -> int:
+        """The iteration that what people decide now belongs to: the one under way until its labels are trained on."""
+        number = self._current()
+        return number if finished(self.paths.iteration(number), "review") is None else number + 1
+
+    # --- releases
+
+    def release(self, name: str, *, who: str = "user", note: str = "") -> Release:
+        """Freeze the labels as they are now under a name, with date, person and checksum."""
+        with decision_lock(self.paths):
+            return releases.make_release(self.ledger, name, who=who, note=note)
+
+    def releases(self) -> pd.DataFrame:
+        """The releases: ``name, at, who, note, rows, checksum``."""
+        import pandas as pd
+
+        columns = ["name", "at", "who", "note", "rows", "checksum"]
+        rows = [tuple(getattr(r, column) for column in columns) for r in self.ledger.releases()]
+        return pd.DataFrame(rows, columns=columns)
 
     def status(self) -> dict[str, Any]:
         """Where the project stands; the JSON of ``curate status --json``."""
@@ -390,7 +556,8 @@ class Project:
         streams: Mapping[str, str] = {}
         if waiting:
             annotator = self._annotator("label-studio", server)()
-            annotator.send(self.ledger.queue(self._current()), {s.id: s.file for s in self.samples()}, self.progress)
+            entries = self._open_entries(self._current())
+            annotator.send(entries, {s.id: s.file for s in self.samples()}, self.progress)
             streams = getattr(annotator, "addresses", dict)()
         access: dict[str, Any] = {"url": connection.url, "streams": dict(streams)}
         if server is not None:
@@ -428,7 +595,7 @@ class Project:
         return people
 
     def _say_waiting(self, number: int, annotator: Annotator) -> None:
-        entries = self.ledger.queue(number)
+        entries = self._open_entries(number)
         missing = annotator.waiting(entries)
         self.say(
             f"Iteration {number} waits for people: {missing} of {sum(e.opinions for e in entries)} answers to come."

@@ -20,7 +20,8 @@ import numpy.typing as npt
 from curation.errors import DataError, RecordError
 
 Split = Literal["train", "holdout", "pool"]
-Mode = Literal["shown", "blind", "control"]
+#: How a person came to an opinion; ``review`` is a reviewer's, given with everything in sight.
+Mode = Literal["shown", "blind", "control", "review"]
 State = Literal["preparing", "waiting", "training", "reporting", "done", "failed"]
 MetadataValue = str | float | int | bool | None
 
@@ -146,6 +147,43 @@ class Verdict:
     seconds: float | None = None
     note: str = ""
     id: int = 0
+
+
+@dataclass(frozen=True)
+class Remark:
+    """What a reviewer noted of a sample, beside any verdict.
+
+    ``kind`` is ``error`` (``cause`` says why the model errs there, ``note`` the rest) or ``sent`` (the sample was put
+    into the review queue by hand). ``iteration`` is the one whose results were looked at. ``id`` is 0 until recorded.
+    """
+
+    sample_id: str
+    kind: Literal["error", "sent"]
+    cause: str
+    note: str
+    who: str
+    at: datetime
+    iteration: int
+    id: int = 0
+
+
+@dataclass(frozen=True)
+class Release:
+    """Labels frozen under a name.
+
+    ``label_event``, ``class_event`` and ``path`` are the last ones that it holds, so that it can be read again from the
+    ledger whatever came later; ``checksum`` is that of ``curation.releases.checksum`` over its ``rows`` rows.
+    """
+
+    name: str
+    at: datetime
+    who: str
+    note: str
+    label_event: int
+    class_event: int
+    path: int
+    rows: int
+    checksum: str
 
 
 @dataclass(frozen=True)

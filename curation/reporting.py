@@ -13,6 +13,7 @@ from curation.errors import DatabaseError
 from curation.ledger import Ledger
 from curation.loop import Account
 from curation.records import CurrentLabel
+from curation.reviews import standing
 from curation.runs import ProjectPaths, read_json, write_json
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Reporting:
             seed=self.settings.seed,
             earlier=[row_from_json(read_json(folder(n) / "metrics.json")) for n in range(account.number)],
             queue=self.ledger.queue(account.number),
-            settled={v.sample_id for v in self.ledger.verdicts() if v.iteration < account.number},
+            settled=self._settled(account),
             links={},
             still_wrong=self.still_wrong(account.after),
         )
@@ -91,3 +92,10 @@ class Reporting:
             self.recording.start(self.fiftyone, summary, sample_table(account, self.ledger.verdicts()))
             told["dataset"] = self.fiftyone.open_dataset_name()
         return told
+
+    def _settled(self, account: Account) -> set[str]:
+        """What people had judged before this iteration, and what reviewers alone judged in it."""
+        verdicts = self.ledger.verdicts()
+        asked = {d["sample_id"] for d in account.review.get("decisions", [])}
+        reviewed = {v.sample_id for v in standing(verdicts).values() if v.iteration == account.number}
+        return {v.sample_id for v in verdicts if v.iteration < account.number} | (reviewed - asked)

@@ -126,3 +126,25 @@ def project_lock(paths: ProjectPaths, *, timeout: float = 0) -> Iterator[None]:
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
+
+
+@contextmanager
+def decision_lock(paths: ProjectPaths, *, timeout: float = 60) -> Iterator[None]:
+    """Hold the deciding about labels for a moment, also while a run holds the project; raises ProjectLocked.
+
+    So a reviewer's verdict and the consensus never decide about the same label at once.
+    """
+    import filelock
+
+    paths.home.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(paths.home / "decision-lock")
+    try:
+        lock.acquire(timeout=timeout)
+    except filelock.Timeout:
+        raise ProjectLocked(
+            f"somebody has been deciding about labels of {paths.root} for {timeout:.0f} s; try again in a moment"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -26,6 +26,7 @@ ORDER = [
         "curation.backbone", "curation.features", "curation.training", "curation.heads",
         "curation.neighbours", "curation.scoring", "curation.streaming",
         "curation.issues", "curation.audit", "curation.slices", "curation.queue", "curation.gain",
+        "curation.reviews", "curation.releases",
     ],
     ["labeling", "augment", "reports"],
     ["curation.loop", "curation.account", "curation.reporting", "curation.project", "curation.doctor", "curation.demo"],

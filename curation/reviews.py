@@ -1,0 +1,180 @@
+"""What reviewers say of samples: verdicts that decide at once, and causes of errors.
+
+A reviewer sees everything (label, prediction, reason), so a verdict of theirs is not blind: it outranks the consensus
+of labelers, closes what is still asked of them, and stays out of every estimate that rests on labelers' answers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from curation.errors import DataError
+from curation.ledger import Ledger
+from curation.records import AMBIGUOUS, BAD_IMAGE, WITHDRAWN, CurrentLabel, Decision, Remark, Verdict
+
+#: Causes that are offered before anybody has named one; every cause that was used is offered too.
+CAUSES = (
+    "label is wrong",
+    "image fits two classes",
+    "looks like the other class",
+    "object too small",
+    "poor image quality",
+    "rare kind",
+    "background misleads",
+)
+HOLDOUT_STAYS = "is in the holdout, whose labels only change by two blind verdicts that agree"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What came of a reviewer's verdicts; sample ids, in the order they were given.
+
+    ``left_alone`` says in words why a sample was.
+    """
+
+    given: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    left_alone: Mapping[str, str] | None = None
+
+    def words(self, singular: str = "verdict", plural: str = "verdicts") -> str:
+        """What happened, in a sentence or two for people.
+
+        >>> Judged(("a", "b"), ("a",), {"c": "is in the holdout"}).words()
+        '2 verdicts, 1 label changed. Left alone: 1 image (is in the holdout).'
+        """
+        said = f"{len(self.given)} {singular if len(self.given) == 1 else plural}, "
+        said += f"{len(self.changed)} {'label' if len(self.changed) == 1 else 'labels'} changed."
+        reasons = Counter((self.left_alone or {}).values())
+        told = [f"{count} {'image' if count == 1 else 'images'} ({why})" for why, count in reasons.items()]
+        return said + (f" Left alone: {', '.join(told)}." if told else "")
+
+
+def standing(verdicts: Sequence[Verdict]) -> dict[str, Verdict]:
+    """The reviewer's verdict that is in force on each sample that has one: the last that was not withdrawn."""
+    latest: dict[str, Verdict] = {}
+    for verdict in sorted((v for v in verdicts if v.mode == "review"), key=lambda v: (v.at, v.id)):
+        latest[verdict.source] = verdict
+    found: dict[str, Verdict] = {}
+    for verdict in sorted(latest.values(), key=lambda v: (v.at, v.id)):
+        if verdict.answer != WITHDRAWN:
+            found[verdict.sample_id] = verdict
+    return found
+
+
+def by_labelers(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The verdicts without those of reviewers."""
+    return [v for v in verdicts if v.mode != "review"]
+
+
+def decision_of(verdict: Verdict, now: CurrentLabel | None) -> Decision:
+    """What a reviewer's verdict means for a label that is as ``now`` says."""
+    why = f"reviewer {verdict.person}" + (f": {verdict.note}" if verdict.note else "")
+    cites = (verdict.id,)
+    if verdict.answer == BAD_IMAGE:
+        return Decision(verdict.sample_id, "exclude", None, 1.0, cites, why)
+    if verdict.answer == AMBIGUOUS:
+        return Decision(verdict.sample_id, "ambiguous", None, 1.0, cites, why)
+    if now is not None and now.class_id == verdict.answer and not now.excluded:
+        return Decision(verdict.sample_id, "keep", verdict.answer, 1.0, cites, why)
+    return Decision(verdict.sample_id, "change", verdict.answer, 1.0, cites, why)
+
+
+def give_verdicts(
+    ledger: Ledger,
+    answers: Mapping[str, str],
+    splits: Mapping[str, str],
+    *,
+    person: str,
+    iteration: int,
+    note: str = "",
+    at: datetime | None = None,
+) -> Judged:
+    """Record a reviewer's verdicts and decide by them at once.
+
+    ``answers`` maps sample ids to a class id, ``ambiguous`` or ``bad image``; ``splits`` sample ids to their split.
+    Images of the holdout are left alone. Raises DataError for an unknown sample or answer, before anything is recorded.
+    """
+    allowed = (*ledger.classes().ids, AMBIGUOUS, BAD_IMAGE)
+    for sample_id, answer in answers.items():
+        if sample_id not in splits:
+            raise DataError(
+                f"no sample has the id '{sample_id}'; record the project anew with `curate review --rebuild`"
+            )
+        if answer not in allowed:
+            raise DataError(f"'{answer}' is no answer; there are {list(allowed)}")
+    left = {s: HOLDOUT_STAYS for s in answers if splits[s] == "holdout"}
+    now = at or datetime.now(UTC)
+    wanted = {s: a for s, a in answers.items() if s not in left}
+    ledger.add_verdicts([
+        Verdict(s, answer, person, now, "", source_of(person, s), "review", iteration, None, note)
+        for s, answer in wanted.items()
+    ])  # fmt: skip
+    in_force, labels = standing(ledger.verdicts()), ledger.labels()
+    decisions = [decision_of(in_force[s], labels.get(s)) for s in wanted]
+    events = ledger.decide(decisions, who=person, iteration=iteration, at=at)
+    return Judged(tuple(wanted), tuple(e.sample_id for e in events), left)
+
+
+def take_back(
+    ledger: Ledger, sample_ids: Sequence[str], *, person: str, iteration: int, why: str = "undone",
+    at: datetime | None = None,
+) -> Judged:  # fmt: skip
+    """Take back what was last decided of each sample: a reviewer's verdict with its change, else the last change.
+
+    Nothing is deleted: the verdict is withdrawn by another, the change by an undo. Who takes back may be another than
+    who gave the verdict.
+    """
+    in_force = standing(ledger.verdicts())
+    given: list[str] = []
+    changed: list[str] = []
+    left: dict[str, str] = {}
+    for sample_id in dict.fromkeys(sample_ids):
+        verdict, events = in_force.get(sample_id), ledger.label_events(sample_id)
+        has_change = len(events) > 1 and events[-1].kind != "import"
+        if verdict is None and not has_change:
+            left[sample_id] = "has nothing to take back"
+            continue
+        given.append(sample_id)
+        if verdict is not None:
+            now = at or datetime.now(UTC)
+            note = why if person == verdict.person else f"{why}, by {person}"
+            ledger.add_verdicts([
+                Verdict(sample_id, WITHDRAWN, verdict.person, now, "", verdict.source, "review", iteration, None, note)
+            ])  # fmt: skip
+        if has_change and (verdict is None or verdict.id in events[-1].cites):
+            ledger.undo(sample_id, who=person, iteration=iteration, why=why, at=at)
+            changed.append(sample_id)
+    return Judged(tuple(given), tuple(changed), left)
+
+
+def source_of(person: str, sample_id: str) -> str:
+    """What a reviewer's verdicts on one sample have in common, so that a later one replaces an earlier one."""
+    return f"review:{person}:{sample_id}"
+
+
+def causes_offered(remarks: Sequence[Remark]) -> list[str]:
+    """Causes to choose from: those that people used, most used first, then the ones to begin with.
+
+    >>> at = datetime(2026, 1, 1, tzinfo=UTC)
+    >>> causes_offered([Remark("s", "error", "glare", "", "ann", at, 1)])[:2]
+    ['glare', 'label is wrong']
+    """
+    used = Counter(r.cause for r in remarks if r.kind == "error" and r.cause)
+    return list(dict.fromkeys([*(cause for cause, _ in used.most_common()), *CAUSES]))
+
+
+def count_causes(remarks: Sequence[Remark]) -> dict[int, dict[str, int]]:
+    """How many samples have each cause, by iteration; a sample's last remark in an iteration counts.
+
+    >>> at = datetime(2026, 1, 1, tzinfo=UTC)
+    >>> count_causes([Remark("s", "error", "glare", "", "ann", at, 1), Remark("s", "error", "rare", "", "ben", at, 1)])
+    {1: {'rare': 1}}
+    """
+    last = {(r.iteration, r.sample_id): r.cause for r in remarks if r.kind == "error" and r.cause}
+    counts: dict[int, Counter[str]] = {}
+    for (iteration, _), cause in last.items():
+        counts.setdefault(iteration, Counter())[cause] += 1
+    return {iteration: dict(counts[iteration].most_common()) for iteration in sorted(counts)}

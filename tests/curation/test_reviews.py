@@ -1,0 +1,110 @@
+"""A reviewer's verdicts decide at once, can be taken back, leave the holdout alone; causes are counted."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from curation.errors import DataError
+from curation.ledger import Ledger, NewPath, NewSample
+from curation.records import Decision, Remark, Verdict
+from curation.reviews import by_labelers, causes_offered, count_causes, give_verdicts, standing, take_back
+
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+A, B, H, P = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)
+SPLITS = {A: "train", B: "train", H: "holdout", P: "pool"}
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    made = Ledger.in_file(tmp_path / "ledger.db")
+    made.add_classes(["cat", "dog"], who="import")
+    made.add_samples(
+        [NewSample(s, split, None, 4, 4) for s, split in SPLITS.items()],  # type: ignore[arg-type]
+        [NewPath(s, f"{s[0]}.png", "/images", "c1", {}) for s in SPLITS],
+        {A: "c1", B: "c1", H: "c1"},
+        who="import",
+        why="label as given",
+    )
+    return made
+
+
+def judge(ledger: Ledger, answers: dict[str, str], minute: int = 0, person: str = "ann") -> list[str]:
+    at = NOON + timedelta(minutes=minute)
+    return list(give_verdicts(ledger, answers, SPLITS, person=person, iteration=1, at=at).changed)
+
+
+def test_a_verdict_changes_the_label_at_once_and_is_cited(ledger: Ledger) -> None:
+    assert judge(ledger, {A: "c2", B: "c1", P: "c2"}) == [A, P]
+    labels = ledger.labels()
+    assert [labels[s].class_id for s in (A, B, P)] == ["c2", "c1", "c2"]
+    [verdict] = [v for v in ledger.verdicts() if v.sample_id == A]
+    event = ledger.label_events(A)[-1]
+    assert (event.who, event.cites, event.iteration, verdict.mode) == ("ann", (verdict.id,), 1, "review")
+    assert [v.sample_id for v in ledger.verdicts()] == [A, B, P], "a right label is a verdict too"
+
+
+def test_giving_the_same_verdict_twice_adds_nothing(ledger: Ledger) -> None:
+    judge(ledger, {A: "c2"})
+    assert judge(ledger, {A: "c2"}, minute=1) == []
+    assert (len(ledger.verdicts(every=True)), len(ledger.label_events(A))) == (1, 2)
+
+
+def test_holdout_labels_are_left_alone(ledger: Ledger) -> None:
+    judged = give_verdicts(ledger, {A: "c2", H: "c2"}, SPLITS, person="ann", iteration=1)
+    assert (judged.given, list(judged.left_alone or {})) == ((A,), [H])
+    assert "two blind verdicts" in judged.words()
+    assert (ledger.labels()[H].class_id, len(ledger.verdicts())) == ("c1", 1)
+
+
+def test_bad_image_leaves_it_out_and_a_class_brings_it_back(ledger: Ledger) -> None:
+    judge(ledger, {A: "bad image"})
+    assert ledger.labels()[A].excluded
+    judge(ledger, {A: "c1"}, minute=1)
+    assert (ledger.labels()[A].class_id, ledger.labels()[A].excluded) == ("c1", False)
+
+
+def test_nothing_is_recorded_where_one_answer_is_wrong(ledger: Ledger) -> None:
+    with pytest.raises(DataError, match="'c9' is no answer"):
+        judge(ledger, {A: "c2", B: "c9"})
+    with pytest.raises(DataError, match="no sample has the id 'zz'"):
+        judge(ledger, {A: "c2", "zz": "c1"})
+    assert ledger.verdicts() == []
+
+
+def test_taking_back_withdraws_the_verdict_and_its_change(ledger: Ledger) -> None:
+    judge(ledger, {A: "c2", B: "c1"})
+    taken = take_back(ledger, [A, B, H], person="ben", iteration=1)
+    assert (taken.given, taken.changed, list(taken.left_alone or {})) == ((A, B), (A,), [H])
+    assert ledger.labels()[A].class_id == "c1"
+    assert standing(ledger.verdicts()) == {}
+    assert [e.kind for e in ledger.label_events(A)] == ["import", "decision", "undo"]
+    judge(ledger, {A: "c2"}, minute=2000 * 60 * 24)
+    assert ledger.labels()[A].class_id == "c2", "what was taken back can be said again"
+
+
+def test_taking_back_without_a_reviewers_verdict_undoes_the_consensus(ledger: Ledger) -> None:
+    ledger.decide([Decision(A, "change", "c2", 1.0, (7,), "two say so")], who="consensus", iteration=1)
+    assert take_back(ledger, [A], person="ann", iteration=1).changed == (A,)
+    assert ledger.labels()[A].class_id == "c1"
+
+
+def test_the_last_reviewer_has_the_last_word_and_labelers_are_kept_apart(ledger: Ledger) -> None:
+    judge(ledger, {A: "c2"}, person="ann")
+    judge(ledger, {A: "c1"}, minute=1, person="ben")
+    ledger.add_verdicts([Verdict(A, "c2", "lab", NOON + timedelta(hours=1), "k", "ls:1", "blind", 1)])
+    assert standing(ledger.verdicts())[A].person == "ben"
+    assert [v.person for v in by_labelers(ledger.verdicts())] == ["lab"]
+    assert ledger.labels()[A].class_id == "c1"
+
+
+def test_causes_are_counted_by_iteration_and_the_list_of_them_grows(ledger: Ledger) -> None:
+    ledger.add_remarks([
+        Remark(A, "error", "glare", "", "ann", NOON, 1), Remark(B, "error", "glare", "upper left", "ann", NOON, 1),
+        Remark(A, "error", "rare kind", "", "ann", NOON, 2), Remark(A, "sent", "", "", "ann", NOON, 2),
+    ])  # fmt: skip
+    assert count_causes(ledger.remarks()) == {1: {"glare": 2}, 2: {"rare kind": 1}}
+    assert causes_offered(ledger.remarks())[:2] == ["glare", "rare kind"]
+    assert ledger.remarks(B)[0].note == "upper left"
