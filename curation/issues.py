@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from curation import neighbours
 from curation.config import DetectionSettings
 from curation.errors import RecordError
 from curation.images import quality_issues
-from curation.neighbours import join_groups, near_duplicate_pairs, unit_directions
+from curation.neighbours import Pair, join_groups, near_duplicate_pairs, nearest_neighbours, unit_directions
 from curation.records import Classes, Issue, Predictions, Sample
 from curation.scoring import Features, Floats, Integers, apply_temperature, label_quality, log_loss, temperature
 
@@ -32,8 +33,12 @@ FLAT = 0.002
 _KNOWS_NOTHING = 0.995
 #: How many neighbours a reason counts, and how many of each class are shown beside an image.
 NEIGHBOURS, SHOWN = 10, 3
+#: In sets too large for an exact search, images of a class are shown from the nearest of all and so many of the class.
+CONSIDERED = 1000
 #: Sets with fewer images than this have no outliers: there is no telling what is usual.
 _LEAST_FOR_OUTLIERS = 30
+#: cleanlab's default: a class is rare with less than this much of an equal share of the labels.
+RARE = 0.1
 #: cleanlab's default: an outlier is further from its neighbours than Q3 + (1 / 0.37 - 1) IQR of all such distances.
 _OUTLIER_FENCE = 1 / 0.37 - 1
 
@@ -47,20 +52,23 @@ def all_issues(
     properties: pd.DataFrame | None = None,
     *,
     settings: DetectionSettings | None = None,
+    pairs: Sequence[Pair] | None = None,
 ) -> list[Issue]:
     """Everything that is odd about labeled samples: about labels first, worst first, then about images.
 
     ``labels`` are class ids, ``features`` has shape (samples, dimensions), both in the order of ``samples``;
     ``predictions`` are out of sample, in the same order; ``properties`` is what ``measure_properties`` gives, indexed
-    by sample id. Raises RecordError where lengths differ.
+    by sample id; ``pairs`` are the set's near-duplicates, searched for where none are given. Raises RecordError where
+    lengths differ.
     """
     wanted = settings or DetectionSettings()
     ids = [s.id for s in samples]
     found = find_label_issues(ids, labels, predictions, classes, features)
     if wanted.duplicates:
-        found += find_duplicate_issues(samples, labels, predictions, classes, features)
+        found += find_duplicate_issues(samples, labels, predictions, classes, features, pairs=pairs)
     found.sort(key=lambda i: (i.kind not in LABEL_KINDS, i.score, i.sample_id))
     found += find_outliers(ids, features)
+    found += find_rare_classes(ids, labels, classes)
     if wanted.image_quality and properties is not None:
         found += quality_issues(properties.loc[ids])
     return found
@@ -88,12 +96,12 @@ def find_label_issues(
     quality = label_quality(probabilities, columns)
     rows = sorted(np.flatnonzero(flagged).tolist(), key=lambda row: (quality[row], sample_ids[row]))
     suggested = probabilities.argmax(axis=1)
-    unit = unit_directions(features)
+    alike = _Alike(features, columns)
     issues = []
     for row in rows:
         given, other = int(columns[row]), int(suggested[row])
-        likeness, others = unit @ unit[row], np.arange(len(unit)) != row
-        near = _nearest(likeness, others, NEIGHBOURS)
+        ordered = alike.to(row, (given, other))
+        near = ordered[:NEIGHBOURS]
         issues.append(
             Issue(
                 sample_ids[row],
@@ -108,9 +116,7 @@ def find_label_issues(
                 ),
                 given=labels[row],
                 suggested=predictions.class_ids[other],
-                related=tuple(
-                    sample_ids[r] for c in (given, other) for r in _nearest(likeness, others & (columns == c), SHOWN)
-                ),
+                related=tuple(sample_ids[r] for c in (given, other) for r in ordered[columns[ordered] == c][:SHOWN]),
             )
         )
     return issues
@@ -199,12 +205,32 @@ def _percent(fraction: float) -> str:
     return "over 99 %" if fraction > 0.995 else f"{100 * fraction:.0f} %"
 
 
-def _nearest(likeness: Features, among: Mask, count: int) -> Integers:
-    """Rows of the ``count`` largest values of ``likeness``, shape (samples,), where ``among`` holds; largest first."""
-    rows = np.flatnonzero(among)
-    if len(rows) > count:
-        rows = rows[np.sort(np.argpartition(-likeness[rows], count - 1)[:count])]
-    return rows[np.argsort(-likeness[rows], kind="stable")]
+class _Alike:
+    """Which other samples are most alike; in large sets from the nearest ones and some of each class."""
+
+    def __init__(self, features: Features, columns: Integers) -> None:
+        self._unit = unit_directions(features)
+        self._nearest: Integers | None = None
+        if len(features) > neighbours.EXACT:
+            self._nearest = nearest_neighbours(features, NEIGHBOURS)[0]
+            drawn = np.random.default_rng(0).permutation(len(columns))
+            self._some = {int(c): drawn[columns[drawn] == c][:CONSIDERED] for c in np.unique(columns)}
+
+    def to(self, row: int, classes: Sequence[int]) -> Integers:
+        """Rows of other samples, most alike first, among them the most alike of these classes."""
+        if self._nearest is None:
+            rows = np.arange(len(self._unit))
+        else:
+            rows = np.unique(
+                np.concatenate([self._nearest[row], *(self._some.get(c, []) for c in classes)]).astype(int)
+            )
+        rows = rows[rows != row]
+        return np.asarray(rows[np.argsort(-(self._likeness(rows, row)), kind="stable")])
+
+    def _likeness(self, rows: Integers, row: int) -> Features:
+        if self._nearest is None:  # without a copy of all of them
+            return np.delete(self._unit @ self._unit[row], row)
+        return np.asarray(self._unit[rows] @ self._unit[row])
 
 
 # --- duplicates
@@ -217,16 +243,16 @@ def find_duplicate_issues(
     classes: Classes,
     features: Features,
     *,
-    threshold: float | None = None,
+    pairs: Sequence[Pair] | None = None,
 ) -> list[Issue]:
     """Near-duplicates, and those of them that bear different labels (``label_conflict``); worst first.
 
-    ``threshold`` is the least cosine of features, by default the set's own (``near_duplicate_pairs``). Score of a
-    ``near_duplicate``: how much it differs from its twin, 0 to 1; of a conflict: the quality of the label.
+    ``pairs`` are rows with their cosine, by default those of ``near_duplicate_pairs``. Score of a ``near_duplicate``:
+    how much it differs from its twin, 0 to 1; of a conflict: the quality of the label.
     """
     ids = [s.id for s in samples]
     _check(ids, labels, predictions, features)
-    pairs = near_duplicate_pairs(features, threshold)
+    pairs = near_duplicate_pairs(features) if pairs is None else pairs
     likeness: dict[int, float] = {}
     for left, right, cosine in pairs:
         for row in (left, right):
@@ -325,14 +351,27 @@ def find_outliers(sample_ids: Sequence[str], features: Features) -> list[Issue]:
         return []
     from cleanlab.outlier import OutOfDistribution  # cleanlab takes a second to import
 
-    scores = np.asarray(
-        OutOfDistribution(params={"k": NEIGHBOURS}).fit_score(features=unit_directions(features), verbose=False)
-    )
+    search = _Search(*nearest_neighbours(features, NEIGHBOURS))
+    scores = np.asarray(OutOfDistribution(params={"knn": search}).score(features=features))
     rows = sorted(np.flatnonzero(far_out(scores)).tolist(), key=lambda row: (scores[row], sample_ids[row]))
     return [
         Issue(sample_ids[row], "outlier", float(np.clip(scores[row], 0, 1)), "unlike every other image of the set")
         for row in rows
     ]
+
+
+class _Search:
+    """Our neighbours as cleanlab takes them from a search that is not scikit-learn's."""
+
+    metric = "cosine"
+
+    def __init__(self, rows: Integers, cosines: Floats) -> None:
+        self.n_neighbors = rows.shape[1]
+        self._answer = np.clip(1 - cosines, 0, 2), rows
+
+    def kneighbors(self, _features: Features | None = None) -> tuple[Floats, Integers]:
+        """Distances and rows of the neighbours of every sample, nearest first."""
+        return self._answer
 
 
 def far_out(scores: Floats) -> Mask:
@@ -344,6 +383,30 @@ def far_out(scores: Floats) -> Mask:
     low, high = np.quantile(distances, [0.25, 0.75])
     beyond: Mask = distances > high + _OUTLIER_FENCE * (high - low) + 1e-9
     return beyond
+
+
+# --- classes
+
+
+def find_rare_classes(sample_ids: Sequence[str], labels: Sequence[str], classes: Classes) -> list[Issue]:
+    """Samples of the rarest class, where it has less than a tenth of an equal share (kind ``class_imbalance``).
+
+    The rule and the score, the class's share of all labels, are those of cleanlab's Datalab, for classes that have a
+    label at all. Datalab's underperforming groups are not asked for: weak slices say the same in words, and confirm it.
+    """
+    counts = Counter(labels)
+    if len(counts) < 2:
+        return []
+    rarest = min(counts, key=lambda label: (counts[label], label))
+    share = counts[rarest] / len(labels)
+    if share > RARE / len(counts):
+        return []
+    reason = f"{counts[rarest]:,} of {len(labels):,} labels are {classes.name(rarest)}; more images of it are needed"
+    return [
+        Issue(sample, "class_imbalance", share, reason)
+        for sample, label in zip(sample_ids, labels, strict=True)
+        if label == rarest
+    ]
 
 
 # --- doors

@@ -271,15 +271,16 @@ class Loop:
         """Judge the labels of ``rows`` by predictions that have not seen them: ours, or those given."""
         from curation import issues as issue_finding
         from curation import scoring, slices, streaming
-        from curation.neighbours import group_near_duplicates
+        from curation.neighbours import join_groups, near_duplicate_pairs
 
         classes = self.ledger.classes()
         given = [_class_of(labels, s) for s in rows]
         columns = np.array([classes.index(c) for c in given], dtype=np.int64)
         features = self.parts.encoder.features(rows, self.parts.progress)
         ids = tuple(s.id for s in rows)
+        pairs = near_duplicate_pairs(features)
         if predictions is None:
-            groups = joint_groups(rows, group_near_duplicates(features))
+            groups = joint_groups(rows, join_groups(len(rows), [pair[:2] for pair in pairs]))
             seed, folds = self.settings.seed, self.settings.detection.folds
             judged = self.parts.judge.features(rows, self.parts.progress) if self.parts.judge else features
             if len(rows) > streaming.FROM:
@@ -292,7 +293,7 @@ class Loop:
         predictions = predictions.take(ids)
         quality = dict(zip(ids, scoring.label_quality(predictions.probabilities, columns).tolist(), strict=True))
         found = issue_finding.all_issues(
-            rows, given, predictions, classes, features, properties, settings=self.settings.detection
+            rows, given, predictions, classes, features, properties, settings=self.settings.detection, pairs=pairs
         )
         weak: list[Slice] = []
         if find_slices:

@@ -1,4 +1,7 @@
-"""Which images are alike: nearest neighbours by cosine, near-duplicates, and the groups that these make."""
+"""Which images are alike: nearest neighbours by cosine, near-duplicates, and the groups that these make.
+
+The one door to faiss, which searches where comparing every sample with every other would take too long.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,17 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Features = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
+#: Two rows, the smaller first, and the cosine of their features.
+Pair = tuple[int, int, float]
+
+#: With more samples than this, neighbours are searched approximately: the cost of an exact search grows as the square.
+EXACT = 20_000
+#: Dimensions that the approximate search looks at, and how many near-duplicates of a row it can find.
+_REDUCED, _TWINS = 128, 16
+#: Cells that it looks into: for near-duplicates, which share a cell all but always, and for neighbours.
+_CELLS_FOR_TWINS, _CELLS = 8, 32
+#: Samples that the approximate search is trained on, for each of its cells.
+_TRAINED = 40
 
 
 def unit_directions(features: Features) -> Features:
@@ -21,10 +35,13 @@ def unit_directions(features: Features) -> Features:
 def nearest_neighbours(features: Features, count: int, *, block: int = 1024) -> tuple[Integers, Floats]:
     """The most similar other samples, nearest first: their rows and cosines, both (samples, min(count, samples - 1)).
 
-    Exact, computed a block of rows at a time; equal cosines in the order of rows.
+    Exact up to ``EXACT`` samples, computed a block of rows at a time; equal cosines in the order of rows. Beyond, those
+    of an approximate search (``approximate_neighbours``), whose cosines are exact.
     """
     unit = unit_directions(features)
     count = min(count, max(len(unit) - 1, 0))
+    if len(unit) > EXACT:
+        return _exactly(unit, approximate_neighbours(unit, 3 * count, _CELLS)[0], count)
     rows = np.zeros((len(unit), count), dtype=np.int64)
     cosines = np.zeros((len(unit), count))
     for start in range(0, len(unit) if count else 0, block):
@@ -39,7 +56,7 @@ def nearest_neighbours(features: Features, count: int, *, block: int = 1024) -> 
     return rows, cosines
 
 
-def near_duplicate_pairs(features: Features, threshold: float | None = None) -> list[tuple[int, int, float]]:
+def near_duplicate_pairs(features: Features, threshold: float | None = None) -> list[Pair]:
     """Pairs of rows (smaller first) that look like one picture, with the cosine of their features; by row.
 
     ``threshold`` is the least cosine. ``None`` takes the set's own measure: two images are near-duplicates where they
@@ -48,13 +65,74 @@ def near_duplicate_pairs(features: Features, threshold: float | None = None) -> 
     """
     unit = unit_directions(features)
     alone = np.linalg.norm(unit, axis=1) < 0.5  # equal to the mean: it has no direction
-    least = near_duplicate_threshold(nearest_neighbours(features, 1)[1]) if threshold is None else threshold
-    pairs: list[tuple[int, int, float]] = []
-    for start in range(0, len(unit), 1024):
-        similar = unit[start : start + 1024] @ unit[start:].T
-        left, right = np.nonzero(np.triu(similar >= least, k=1))
-        pairs += zip((left + start).tolist(), (right + start).tolist(), similar[left, right].tolist(), strict=True)
+    if len(unit) > EXACT:
+        pairs = _approximate_pairs(unit, threshold)
+    else:
+        least = near_duplicate_threshold(nearest_neighbours(features, 1)[1]) if threshold is None else threshold
+        pairs = []
+        for start in range(0, len(unit), 1024):
+            similar = unit[start : start + 1024] @ unit[start:].T
+            left, right = np.nonzero(np.triu(similar >= least, k=1))
+            pairs += zip((left + start).tolist(), (right + start).tolist(), similar[left, right].tolist(), strict=True)
     return [pair for pair in pairs if not alone[pair[0]]]
+
+
+def approximate_neighbours(unit: Features, count: int, looked_into: int) -> tuple[Integers, Floats]:
+    """Rows of the probably nearest other samples and their squared distances in fewer dimensions, (samples, count).
+
+    ``unit`` are directions of length 1, shape (samples, dimensions). faiss: principal components, then an inverted file
+    (Jegou, Douze and Schmid, 2011) of which so many cells are ``looked_into``; -1 where too few were found. A distance
+    in fewer dimensions is never larger than the true one.
+    """
+    import faiss
+
+    cells = max(1, 2 * int(np.sqrt(len(unit))))
+    reduced = min(_REDUCED, unit.shape[1])
+    index = faiss.index_factory(unit.shape[1], f"PCA{reduced},IVF{cells},Flat")
+    rng = np.random.default_rng(0)
+    index.train(unit[np.sort(rng.permutation(len(unit))[: _TRAINED * cells])])
+    faiss.extract_index_ivf(index).nprobe = looked_into
+    for start in range(0, len(unit), 65_536):
+        index.add(unit[start : start + 65_536])
+    rows = np.full((len(unit), count), -1, dtype=np.int64)
+    distances = np.full((len(unit), count), np.inf)
+    for start in range(0, len(unit), 65_536):
+        far, found = index.search(unit[start : start + 65_536], count + 1)
+        other = found != start + np.arange(len(found))[:, None]
+        other &= np.cumsum(other, axis=1) <= count  # where a row has not found itself, one too many
+        place = np.cumsum(other, axis=1)[other] - 1
+        rows[start + np.nonzero(other)[0], place] = found[other]
+        distances[start + np.nonzero(other)[0], place] = far[other]
+    return rows, np.where(rows < 0, np.inf, distances)
+
+
+def _exactly(unit: Features, found: Integers, count: int) -> tuple[Integers, Floats]:
+    """The nearest of the rows found, with their cosines; a row that is missing counts as itself, at cosine -1."""
+    rows = np.zeros((len(unit), count), dtype=np.int64)
+    cosines = np.zeros((len(unit), count))
+    for start in range(0, len(unit), 4096):
+        near = found[start : start + 4096]
+        similar = np.einsum("rd,rcd->rc", unit[start : start + 4096], unit[near])
+        similar[near < 0] = -1
+        order = np.argsort(-similar, axis=1, kind="stable")[:, :count]
+        own = start + np.arange(len(near))[:, None]
+        rows[start : start + 4096] = np.take_along_axis(np.where(near < 0, own, near), order, axis=1)
+        cosines[start : start + 4096] = np.take_along_axis(similar, order, axis=1)
+    return rows, cosines
+
+
+def _approximate_pairs(unit: Features, threshold: float | None) -> list[Pair]:
+    found, distances = approximate_neighbours(unit, _TWINS, _CELLS_FOR_TWINS)
+    least = near_duplicate_threshold(_exactly(unit, found[:, :2], 1)[1]) if threshold is None else threshold
+    left, place = np.nonzero(distances <= 2 * (1 - least) + 1e-4)
+    both = np.unique(np.sort(np.stack([left, found[left, place]], axis=1), axis=1), axis=0)
+    pairs: list[Pair] = []
+    for start in range(0, len(both), 65_536):
+        some = both[start : start + 65_536]
+        cosines = np.einsum("pd,pd->p", unit[some[:, 0]], unit[some[:, 1]])
+        alike = cosines >= least
+        pairs += zip(some[alike, 0].tolist(), some[alike, 1].tolist(), cosines[alike].tolist(), strict=True)
+    return pairs
 
 
 def near_duplicate_threshold(cosines: Floats) -> float:

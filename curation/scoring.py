@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -153,17 +153,22 @@ def corrected_labels(probabilities: Floats, labels: Integers) -> Integers:
 
 def check_inputs(features: Features, labels: Integers, n_classes: int, groups: Integers) -> None:
     """Raise RecordError or InputError where labels can't be judged by these arrays; see ``score_out_of_sample``."""
-    rows = (len(labels),)
-    if features.ndim != 2 or features.shape[:1] != rows or labels.shape != rows or groups.shape != rows:
-        raise RecordError(
-            "features must have shape (samples, dimensions), labels and groups (samples,), "
-            f"got {features.shape}, {labels.shape} and {groups.shape}"
-        )
+    check_shapes(features, labels, n_classes, groups)
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
         raise RecordError(
             f"features must be finite numbers, but those of {len(bad)} samples are not, first in row {bad[0]}; "
             "delete the cached features and compute them again"
+        )
+
+
+def check_shapes(features: npt.NDArray[Any], labels: Integers, n_classes: int, groups: Integers) -> None:
+    """As ``check_inputs``, without reading the features."""
+    rows = (len(labels),)
+    if features.ndim != 2 or features.shape[:1] != rows or labels.shape != rows or groups.shape != rows:
+        raise RecordError(
+            "features must have shape (samples, dimensions), labels and groups (samples,), "
+            f"got {features.shape}, {labels.shape} and {groups.shape}"
         )
     if len(labels) and not 0 <= labels.min() <= labels.max() < n_classes:
         raise RecordError(f"labels must be columns 0 to {n_classes - 1}, got {labels.min()} to {labels.max()}")

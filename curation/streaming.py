@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from curation.errors import RecordError
 from curation.records import Progress
 from curation.scoring import (
     FIRST_ROUND,
@@ -23,6 +24,7 @@ from curation.scoring import (
     Integers,
     OutOfSample,
     apply_temperature,
+    check_shapes,
     corrected_labels,
     least,
     leave_out_ridge,
@@ -54,11 +56,12 @@ def score_streaming(
 
     ``features`` has shape (samples, dimensions) in any floating type, for instance a memory-mapped file in half
     precision; ``labels`` (samples,), columns below ``n_classes``; ``groups`` (samples,), by default each sample alone
-    (fastest where numbered in the order of samples). Arrays are not checked beforehand as
-    ``score_out_of_sample`` does; RecordError where features are read that are not finite numbers.
+    (fastest where numbered in the order of samples). Raises RecordError and InputError as ``score_out_of_sample`` does,
+    for features that are not finite numbers when they are read.
     """
     began = time.perf_counter()
     alone = np.arange(len(labels), dtype=np.int64)
+    check_shapes(features, labels, n_classes, alone if groups is None else groups)
     groups = alone if groups is None else np.unique(groups, return_inverse=True)[1].astype(np.int64)
     kernel = _StreamedKernel(features, labels, n_classes, groups, seed, progress)
     noise = kernel.choose()
@@ -177,8 +180,6 @@ class _StreamedKernel:
         return inputs
 
     def _read(self, rows: Integers) -> Features:
-        from curation.errors import RecordError
-
         in_line = len(rows) and rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all()
         part = self._features[rows[0] : rows[-1] + 1] if in_line else self._features[rows]
         inputs = np.asarray(part, dtype=np.float32)

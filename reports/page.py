@@ -173,6 +173,7 @@ _KINDS = {
     "near_duplicate": "near duplicates",
     "leak": "holdout images that are in train too",
     "outlier": "outliers",
+    "class_imbalance": "images of a class that has hardly any",
     "dark": "dark images",
     "light": "overexposed images",
     "blurry": "blurry images",

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from curation import neighbours
 from curation.config import DetectionSettings
 from curation.errors import RecordError
 from curation.images import PROPERTIES
@@ -20,9 +21,11 @@ from curation.issues import (
     find_label_issues,
     find_leaks,
     find_outliers,
+    find_rare_classes,
     label_reason,
     wrong_probability,
 )
+from curation.neighbours import unit_directions
 from curation.records import Classes, Predictions, Sample
 from curation.scoring import label_quality, score_out_of_sample, softmax
 
@@ -340,3 +343,53 @@ class TestAllIssues:
             settings=DetectionSettings(image_quality=False, duplicates=False),
         )  # fmt: skip
         assert {i.kind for i in found} <= {"label", "outlier"}
+
+
+class TestRareClasses:
+    """cleanlab's rule: the rarest class, with less than a tenth of an equal share."""
+
+    def test_the_samples_of_a_rare_class_are_told_with_its_share(self) -> None:
+        labels = ["c1"] * 60 + ["c2"] * 37 + ["c3"] * 3
+        found = find_rare_classes(ids_of(100), labels, CLASSES)
+        assert [(i.sample_id, i.kind, i.score) for i in found] == [
+            (s, "class_imbalance", 0.03) for s in ids_of(100)[97:]
+        ]
+        assert found[0].reason == "3 of 100 labels are fox; more images of it are needed"
+
+    def test_it_is_what_datalab_finds(self) -> None:
+        from cleanlab import Datalab
+
+        labels = ["c1"] * 60 + ["c2"] * 37 + ["c3"] * 3
+        lab = Datalab({"label": labels}, label_name="label", verbosity=0)
+        lab.find_issues(features=np.eye(100), issue_types={"class_imbalance": {}})
+        theirs = lab.get_issues("class_imbalance")
+        flagged = theirs[theirs["is_class_imbalance_issue"]]
+        assert [i.score for i in find_rare_classes(ids_of(100), labels, CLASSES)] == flagged[
+            "class_imbalance_score"
+        ].tolist()
+
+    @pytest.mark.parametrize("labels", [["c1"] * 60 + ["c2"] * 35 + ["c3"] * 5, ["c1"] * 100])
+    def test_uneven_is_not_rare(self, labels: list[str]) -> None:
+        assert find_rare_classes(ids_of(100), labels, CLASSES) == []
+
+
+def test_outliers_are_those_of_cleanlabs_own_search() -> None:
+    from cleanlab.outlier import OutOfDistribution
+
+    zoo = Zoo(count=200)
+    zoo.features[7] *= -9
+    theirs = OutOfDistribution(params={"k": 10}).fit_score(features=unit_directions(zoo.features), verbose=False)
+    ours = find_outliers(ids_of(200), zoo.features)
+    assert [i.sample_id for i in ours] == [ids_of(200)[row] for row in np.flatnonzero(far_out(theirs))] != []
+    assert ours[0].score == pytest.approx(theirs.min(), abs=1e-5)
+
+
+def test_a_set_too_large_for_an_exact_search_is_told_the_same_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
+    zoo = Zoo(count=300)
+    given = (ids_of(300), zoo.labels, zoo.predictions, CLASSES, zoo.features)
+    exact = find_label_issues(*given)
+    monkeypatch.setattr(neighbours, "EXACT", 299)
+    found = find_label_issues(*given)
+    assert [i.sample_id for i in found] == [i.sample_id for i in exact]
+    assert [i.reason for i in found] == [i.reason for i in exact]
+    assert [i.related for i in found] == [i.related for i in exact]

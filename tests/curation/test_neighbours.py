@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from curation import neighbours
 from curation.neighbours import group_near_duplicates, join_groups, near_duplicate_pairs, nearest_neighbours
 
 
@@ -61,3 +62,26 @@ def test_neighbours_are_those_of_a_full_search() -> None:
     similar = unit @ unit.T - 9 * np.eye(50)
     assert (rows == np.argsort(-similar, axis=1)[:, :4]).all()
     np.testing.assert_allclose(cosines, -np.sort(-similar, axis=1)[:, :4], atol=1e-5)
+
+
+def test_beyond_the_limit_twins_are_found_and_cosines_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faiss looks for them; 2,000 samples of six dimensions that vary, with 40 twins."""
+    rng = np.random.default_rng(0)
+    features = (rng.normal(size=(2000, 6)) @ rng.normal(size=(6, 40))).astype(np.float32)
+    features[1000:1040] = features[:40] + 0.01 * rng.normal(size=(40, 40)).astype(np.float32)
+    exact = near_duplicate_pairs(features)
+    near, cosines = nearest_neighbours(features, 5)
+    monkeypatch.setattr(neighbours, "EXACT", 1999)
+    assert [pair[:2] for pair in near_duplicate_pairs(features)] == [pair[:2] for pair in exact]
+    assert {(row, row + 1000) for row in range(40)} <= {pair[:2] for pair in exact}
+    found, alike = nearest_neighbours(features, 5)
+    assert (found == near).mean() > 0.95
+    same = found == near
+    np.testing.assert_allclose(alike[same], cosines[same], atol=1e-5)
+
+
+def test_a_neighbour_that_was_not_found_is_the_sample_itself_at_the_far_end() -> None:
+    unit = neighbours.unit_directions(cloud(6))
+    rows, cosines = neighbours._exactly(unit, np.array([[1, -1]] * 6), 2)
+    assert rows[:, 1].tolist() == list(range(6))
+    assert (cosines[:, 1] == -1).all()

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from curation import scoring, streaming
-from curation.errors import RecordError
+from curation.errors import InputError, RecordError
 from curation.scoring import LeaveOutKernel, label_quality, scale
 from curation.streaming import score_streaming
 
@@ -33,6 +33,16 @@ def test_the_first_round_is_that_of_the_kernel_in_memory(monkeypatch: pytest.Mon
     memory = LeaveOutKernel(scale(features), 3, groups, 0)
     memory._noise = noise
     assert np.allclose(found, memory.probabilities(labels, labels), atol=5e-3)
+
+
+def test_what_memory_refuses_is_refused_from_disk() -> None:
+    features, labels, _ = crowd(30)
+    with pytest.raises(InputError, match="all of one class"):
+        score_streaming(features, labels * 0, 3, seed=0)
+    with pytest.raises(RecordError, match="labels must be columns 0 to 1, got 0 to 2"):
+        score_streaming(features, labels, 2, seed=0)
+    with pytest.raises(RecordError, match="groups"):
+        score_streaming(features, labels, 3, groups=np.arange(29), seed=0)
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
