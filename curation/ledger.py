@@ -375,7 +375,7 @@ class Ledger:
         for decision in decisions:
             now = current.get(decision.sample_id)
             old, was_excluded = (now.class_id, now.excluded) if now else (None, False)
-            if decision.outcome == "change":
+            if decision.outcome in ("change", "keep"):  # to keep the label of an image that was left out brings it back
                 new, excluded = decision.class_id, False
             elif decision.outcome == "exclude":
                 new, excluded = old, True

@@ -103,8 +103,8 @@ class Annotator(Protocol):
         """Ask for opinions; asking again for the same keys asks nobody twice. ``files``: sample id to image."""
         ...
 
-    def collect(self, entries: Sequence[QueueEntry]) -> list[Verdict]:
-        """All answers that are there now."""
+    def collect(self, entries: Sequence[QueueEntry], known: Sequence[Verdict] = ()) -> list[Verdict]:
+        """All answers that are there now, and a ``withdrawn`` one for each of ``known`` that was taken back."""
         ...
 
     def waiting(self, entries: Sequence[QueueEntry]) -> int:
@@ -363,7 +363,8 @@ class Loop:
         entries = self.ledger.queue(number)
         if not entries:
             return 0
-        self.ledger.add_verdicts(annotator.collect(entries))
+        every, known = self.ledger.queue(), self.ledger.verdicts()  # answers to earlier batches may come late
+        self.ledger.add_verdicts(annotator.collect(every, known))
         return annotator.waiting(self.open_entries(number))
 
     def open_entries(self, number: int) -> list[QueueEntry]:
@@ -382,9 +383,14 @@ class Loop:
             before = self.ledger.labels(as_of=number - 1)
             # What labelers say is judged as if no reviewer had spoken, so that estimates don't rest on reviewers.
             judged = labels | {s: before[s] for s in settled if s in before}
-            verdicts = [v for v in everything if v.sample_id in asked and v.mode != "review"]
+            said = [v for v in everything if v.mode != "review"]
+            verdicts = [v for v in said if v.sample_id in asked]
             decisions = self._decisions(verdicts, judged, predictions)
-            self.ledger.decide([d for d in decisions if d.sample_id not in settled], who="consensus", iteration=number)
+            late = self._late(number, said) - asked
+            changed_since = self._decisions([v for v in said if v.sample_id in late], judged, predictions)
+            in_force = [d for d in (*decisions, *changed_since) if d.sample_id not in settled]
+            self.ledger.decide(in_force, who="consensus", iteration=number)
+            self._take_back(number, [v for v in said if v.sample_id not in settled])
         reviewed = {s: v for s, v in settled.items() if v.iteration == number}
         # Counted from the ledger, not from this call: a run that was stopped half-way counts the same.
         events = [e for e in self.ledger.label_events() if e.iteration == number and e.kind == "decision"]
@@ -404,6 +410,23 @@ class Loop:
             "decisions": [asdict(d) for d in decisions],
             "reviewers_decisions": [asdict(decision_of(v, before.get(s))) for s, v in reviewed.items()],
         }
+
+    def _late(self, number: int, verdicts: Sequence[Verdict]) -> set[str]:
+        """Samples of earlier batches with an answer that came, or was changed, after its batch was decided."""
+        reviews = [finished(self.paths.iteration(n), "review") or {} for n in range(1, number)]
+        weighed = {verdict for review in reviews for d in review.get("decisions", ()) for verdict in d["cites"]}
+        opinions = [v for v in verdicts if v.iteration < number and v.answer not in (SKIPPED, WITHDRAWN)]
+        return {v.sample_id for v in opinions if v.id not in weighed}
+
+    def _take_back(self, number: int, verdicts: Sequence[Verdict]) -> None:
+        """Undo the decisions in force all of whose answers people have withdrawn since."""
+        standing = {v.sample_id for v in verdicts if v.answer not in (SKIPPED, WITHDRAWN)}
+        withdrawn = {v.sample_id for v in verdicts if v.answer == WITHDRAWN} - standing
+        last = {e.sample_id: e for e in self.ledger.label_events() if e.sample_id in withdrawn}
+        for sample_id, event in last.items():
+            if event.kind == "decision":
+                why = "the answers that the decision rests on were withdrawn"
+                self.ledger.undo(sample_id, who="consensus", iteration=number, why=why)
 
     def _decisions(
         self, verdicts: Sequence[Verdict], labels: Mapping[str, CurrentLabel], predictions: Predictions | None

@@ -8,6 +8,7 @@ given label, one where they do not.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -30,6 +31,7 @@ from labeling.screen import Texts, labeling_config, read_texts
 from labeling.server import Connection
 from labeling.tasks import (
     STREAMS,
+    AnsweredTask,
     Rejected,
     Stream,
     choice_result,
@@ -38,12 +40,15 @@ from labeling.tasks import (
     stream_of,
     task_payload,
     verdict_from_annotation,
+    withdrawn_answers,
 )
 from labeling.web import faults_as_ours, token_client
 
 _T = TypeVar("_T")
 _ONCE: Any = {"max_retries": 0}
 _CHUNK = 500
+#: Tasks in one request of tasks alone, and of tasks with their answers.
+_IMPORTED, _PAGE = 1000, 1000
 _UPLOADS = 50
 _TRIES = 3
 #: After a lost connection Label Studio may still be storing what it was sent; it needs less than this for a chunk.
@@ -106,38 +111,44 @@ class LabelStudioAnnotator:
                 if project is None:
                     continue
                 _patiently(partial(self._withdraw, project, {e.key for e in wanted}, stream))
-                for chunk in _chunks(wanted, _CHUNK):
-                    self._send_chunk(project, stream, chunk, files)
+                for chunk in _chunks(wanted, _IMPORTED):
+                    self._send_chunk(project, stream, chunk, files, look=bool(project.task_number))
                     done += len(chunk)
                     if progress:
                         progress("sending tasks", done, len(entries))
 
-    def collect(self, entries: Sequence[QueueEntry]) -> list[Verdict]:
+    def collect(self, entries: Sequence[QueueEntry], known: Sequence[Verdict] = ()) -> list[Verdict]:
         """Every answer to these entries that is there now, in their order; answers that can't count go to ``rejected``.
 
-        An edited answer has the source of its first form and a later time.
+        An edited answer has the source of its first form and a later time. ``known`` are verdicts recorded before: one
+        whose answer somebody has deleted since comes back as ``withdrawn``, after the others. An answer that is gone
+        with its task, or with the whole project, was not deleted by the person who gave it, and stands.
         """
         verdicts: list[Verdict] = []
         rejected: list[str] = []
         with self._faults("fetching answers"):
             answers = self._answers(entries)
-            people = self._people() if answers else {}
+            people = self._people() if any(found.annotations for copies in answers.values() for found in copies) else {}
         for entry in entries:
-            for task, annotation, origin in answers.get(entry.key, ()):
-                found = verdict_from_annotation(annotation, task, entry, self.classes, people, origin)
-                if isinstance(found, Rejected):
-                    rejected.append(found.reason)
-                    log.warning("%s", found.reason)
-                else:
-                    verdicts.append(found)
+            for task in answers.get(entry.key, ()):
+                for annotation in task.annotations:
+                    found = verdict_from_annotation(annotation, task.about, entry, self.classes, people, task.origin)
+                    if isinstance(found, Rejected):
+                        rejected.append(found.reason)
+                        log.warning("%s", found.reason)
+                    else:
+                        verdicts.append(found)
         self.rejected = tuple(rejected)
-        return verdicts
+        return verdicts + withdrawn_answers(known, [task for copies in answers.values() for task in copies])
 
     def waiting(self, entries: Sequence[QueueEntry]) -> int:
         """How many opinions on these entries are still to come; who skipped or answered nonsense was asked, too."""
         with self._faults("counting answers"):
             answers = self._answers(entries)
-        asked = {key: len({str(a.get("completed_by")) for _, a, _ in found}) for key, found in answers.items()}
+        asked = {
+            key: len({str(a.get("completed_by")) for task in copies for a in task.annotations})
+            for key, copies in answers.items()
+        }
         return sum(max(0, e.opinions - asked.get(e.key, 0)) for e in entries)
 
     def address(self) -> str | None:
@@ -205,21 +216,28 @@ class LabelStudioAnnotator:
 
     # --- sending
 
-    def _send_chunk(self, project: Any, stream: Stream, chunk: Sequence[QueueEntry], files: Mapping[str, Path]) -> None:
-        """Import what is missing of a chunk, and look again after whatever happened until all of it is there."""
+    def _send_chunk(
+        self, project: Any, stream: Stream, chunk: Sequence[QueueEntry], files: Mapping[str, Path], *, look: bool
+    ) -> None:
+        """Import what is missing of a chunk; ``look`` first, and again whenever it is not sure that all has arrived."""
+        missing: Sequence[QueueEntry] = chunk
         for attempt in range(_TRIES):
-            present = _patiently(lambda: self._present(project, [e.key for e in chunk]))
-            missing = [e for e in chunk if e.key not in present]
+            if look or attempt:
+                present = _patiently(lambda: self._present(project, [e.key for e in chunk]))
+                missing = [e for e in chunk if e.key not in present]
             if not missing:
                 return
             try:
                 addresses = self._publish(project, stream, missing, files)
                 payloads: Any = [{"data": task_payload(e, addresses[e.key], self.classes)} for e in missing]
-                self._sdk.projects.import_tasks(project.id, request=payloads, request_options=_ONCE)
+                sent = self._sdk.projects.import_tasks(project.id, request=payloads, request_options=_ONCE)
             except (httpx.HTTPError, ApiError) as fault:
                 if attempt + 1 == _TRIES or not _may_pass(fault):
                     raise
                 time.sleep(_SETTLE_SECONDS)
+            else:
+                if sent.task_count == len(missing):
+                    return
         if len(self._present(project, [e.key for e in chunk])) < len(chunk):
             raise LabelStudioError(
                 f"Label Studio at {self.connection.url} took tasks but does not have them; see its log and try again"
@@ -228,8 +246,9 @@ class LabelStudioAnnotator:
     def _present(self, project: Any, keys: Sequence[str]) -> set[str]:
         """Which keys have a task; a second task of one key is deleted where nobody has answered it."""
         tasks: dict[str, list[Any]] = defaultdict(list)
-        for task in self._tasks(project, keys, fields="task_only", include="id,data,total_annotations"):
-            tasks[task.data["key"]].append(task)
+        for chunk in _chunks(keys, _CHUNK):
+            for task in self._tasks(project, chunk, fields="task_only", include="id,data,total_annotations"):
+                tasks[task.data["key"]].append(task)
         for copies in tasks.values():
             kept, *extra = sorted(copies, key=lambda t: (-(t.total_annotations or 0), t.id))
             for task in extra:
@@ -288,20 +307,18 @@ class LabelStudioAnnotator:
 
     # --- fetching
 
-    def _answers(
-        self, entries: Sequence[QueueEntry]
-    ) -> dict[str, list[tuple[Mapping[str, Any], Mapping[str, Any], str]]]:
-        """Task, annotation and where its id comes from, by key."""
-        found: dict[str, list[tuple[Mapping[str, Any], Mapping[str, Any], str]]] = defaultdict(list)
-        for stream, project in self._projects().items() if entries else ():
-            keys = [e.key for e in entries if stream_of(e) == stream]
-            # Ids begin again in a new database, so a source must tell apart projects of the same number.
-            origin = f"{project.created_at:%Y%m%dT%H%M%S.%f}-{project.id}"
-            for chunk in _chunks(keys, _CHUNK):
-                for task in self._tasks(project, chunk, fields="all", include=_ANSWER_FIELDS):
-                    annotations = sorted(task.annotations or [], key=lambda a: a["id"])
-                    known = {"id": task.id, "data": task.data}
-                    found[task.data["key"]] += [(known, annotation, origin) for annotation in annotations]
+    def _answers(self, entries: Sequence[QueueEntry]) -> dict[str, list[AnsweredTask]]:
+        """The tasks of these entries with their answers, by key; keys without a task are absent."""
+        found: dict[str, list[AnsweredTask]] = defaultdict(list)
+        with token_client(self.connection.url, self.connection.token) as client:
+            for stream, project in self._projects().items() if entries else ():
+                keys = [e.key for e in entries if stream_of(e) == stream]
+                # Ids begin again in a new database, so a source must tell apart projects of the same number.
+                origin = f"{project.created_at:%Y%m%dT%H%M%S.%f}-{project.id}"
+                for task in _tasks_of_keys(client, project, keys):
+                    annotations = sorted(task.get("annotations") or [], key=lambda a: int(a["id"]))
+                    about = {"id": task["id"], "key": task["data"]["key"], "updated_at": task.get("updated_at")}
+                    found[task["data"]["key"]].append(AnsweredTask(about, tuple(annotations), origin))
         return found
 
     def _tasks(self, project: Any, keys: Sequence[str], **wanted: str) -> Iterator[Any]:
@@ -461,6 +478,28 @@ def _patiently(work: Callable[[], _T]) -> _T:
 def _may_pass(fault: Exception) -> bool:
     """Whether a fault may be over in a moment: lost connections and the server's own errors, not refusals."""
     return not isinstance(fault, ApiError) or fault.status_code is None or fault.status_code >= 500
+
+
+def _tasks_of_keys(client: httpx.Client, project: Any, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The tasks with these keys, with their annotations; the whole project is read where most of it is wanted.
+
+    Read as plain JSON: the library takes longer to check its shape than the server to make it.
+    """
+    wanted = set(keys)
+    asked: dict[str, Any] = {"project": project.id, "page_size": _PAGE, "fields": "all", "include": _ANSWER_FIELDS}
+    if 2 * len(wanted) > (project.task_number or 0):
+        queries: list[str] = [json.dumps({"ordering": ["tasks:id"]})] if wanted else []
+    else:
+        queries = [_filter("data.key", "in_list", "List", list(chunk)) for chunk in _chunks(keys, _CHUNK)]
+    for query in queries:
+        for page in itertools.count(1):
+            answer = client.get("/api/tasks/", params={**asked, "query": query, "page": page}, timeout=300)
+            if answer.status_code == 404 and page > 1:  # past the last page
+                break
+            tasks = answer.raise_for_status().json()["tasks"]
+            yield from (task for task in tasks if (task.get("data") or {}).get("key") in wanted)
+            if len(tasks) < _PAGE:
+                break
 
 
 def _filter(column: str, operator: str, kind: str, value: object) -> str:

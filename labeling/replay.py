@@ -55,8 +55,15 @@ class ReplayAnnotator:
     def send(self, entries: Sequence[QueueEntry], files: Mapping[str, Path], progress: Progress | None = None) -> None:
         """Nothing has to be sent: the answers are there."""
 
-    def collect(self, entries: Sequence[QueueEntry]) -> list[Verdict]:
-        """The file's answers to these entries, up to ``opinions`` an entry, in the order of entries and rows."""
+    def collect(self, entries: Sequence[QueueEntry], known: Sequence[Verdict] = ()) -> list[Verdict]:
+        """The file's answers to these entries, up to ``opinions`` an entry, in the order of entries and rows.
+
+        Who has answered an image before, by ``known``, is not asked about it again. What is not in the file is not
+        taken back by it, so ``known`` verdicts stand.
+        """
+        before: dict[str, set[tuple[str, str]]] = defaultdict(set)
+        for verdict in known:
+            before[verdict.sample_id].add((verdict.key, verdict.person))
         return [
             Verdict(
                 sample_id=entry.sample_id,
@@ -70,8 +77,13 @@ class ReplayAnnotator:
                 seconds=answer.seconds,
             )
             for entry in entries
-            for answer in self._answers.get(entry.sample_id, ())[: entry.opinions]
+            for answer in self._left(entry, before[entry.sample_id])[: entry.opinions]
         ]
+
+    def _left(self, entry: QueueEntry, before: set[tuple[str, str]]) -> list[_Answer]:
+        """The answers to an entry by people who have not answered another one about the same image."""
+        elsewhere = {person for key, person in before if key != entry.key}
+        return [a for a in self._answers.get(entry.sample_id, ()) if a.person not in elsewhere]
 
     def waiting(self, entries: Sequence[QueueEntry]) -> int:
         """Always 0: what the file does not answer now, it never will."""

@@ -8,12 +8,13 @@ through its interfaces either, so every answer is checked here before it counts.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from curation.records import AMBIGUOUS, BAD_IMAGE, OTHER, SKIPPED, Classes, QueueEntry, Verdict
+from curation.records import AMBIGUOUS, BAD_IMAGE, OTHER, SKIPPED, WITHDRAWN, Classes, QueueEntry, Verdict
 
 Stream = Literal["shown", "blind"]
 STREAMS: tuple[Stream, ...] = ("shown", "blind")
@@ -100,12 +101,54 @@ def verdict_from_annotation(
         person=_name(author, people),
         at=at,
         key=entry.key,
-        source=f"ls:{server_id}:annotation:{annotation['id']}",
+        source=_source(server_id, annotation["id"]),
         mode=entry.mode,
         iteration=entry.iteration,
         seconds=_seconds(annotation.get("lead_time")),
         note=f"edited by {_name(editor, people)}" if edited else "",
     )
+
+
+@dataclass(frozen=True)
+class AnsweredTask:
+    """A task of Label Studio as it was fetched.
+
+    ``about`` holds its ``id``, ``key`` and ``updated_at``; ``origin`` says where the ids of its annotations come from
+    (``server_id`` of ``verdict_from_annotation``).
+    """
+
+    about: Mapping[str, Any]
+    annotations: tuple[Mapping[str, Any], ...]
+    origin: str
+
+
+def withdrawn_answers(known: Sequence[Verdict], tasks: Sequence[AnsweredTask]) -> list[Verdict]:
+    """A verdict ``withdrawn`` for each known one whose answer is gone from a task that is there (pure).
+
+    ``known`` holds the latest verdict of each source, the task of each being told by its key's tasks in ``tasks``. A
+    task that is not among ``tasks`` withdraws nothing.
+    """
+    there = {_source(task.origin, a.get("id")) for task in tasks for a in task.annotations}
+    since = {(task.origin, str(task.about.get("key"))): task for task in tasks}
+    gone = []
+    for verdict in known:
+        origin = _origin(verdict.source)
+        task = since.get((origin, verdict.key)) if origin else None
+        if task is None or verdict.source in there or verdict.answer == WITHDRAWN:
+            continue
+        at = max(_moment(task.about.get("updated_at")) or verdict.at, verdict.at + timedelta(microseconds=1))
+        gone.append(replace(verdict, answer=WITHDRAWN, at=at, seconds=None, note="deleted in Label Studio", id=0))
+    return gone
+
+
+def _source(origin: str, annotation: object) -> str:
+    return f"ls:{origin}:annotation:{annotation}"
+
+
+def _origin(source: str) -> str | None:
+    """Where the answer's id comes from; ``None`` for an answer that is not from Label Studio."""
+    found = re.fullmatch(r"ls:(.+):annotation:\d+", source)
+    return found[1] if found else None
 
 
 def choice_result(answer: str) -> list[dict[str, Any]]:

@@ -129,3 +129,11 @@ def test_a_ledger_of_a_newer_release_is_refused(tmp_path: Path) -> None:
         connection.execute(sa.text("INSERT INTO about VALUES ('schema', '99')"))
     with pytest.raises(ProjectError, match="schema version 99"):
         Ledger.in_file(file)
+
+
+def test_keeping_the_label_of_an_excluded_image_brings_it_back(ledger: Ledger) -> None:
+    ledger.decide([Decision(A, "exclude", None, 1.0, (1,), "bad image")], who="consensus", iteration=1)
+    (event,) = ledger.decide([Decision(A, "keep", "c1", 1.0, (2,), "1 of 1 say 'cat'")], who="consensus", iteration=2)
+    assert (event.new, event.excluded) == ("c1", False)
+    again = Decision(A, "keep", "c1", 1.0, (3,), "1 of 1 say 'cat'")
+    assert ledger.decide([again], who="consensus", iteration=2) == []

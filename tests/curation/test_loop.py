@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from curation.heads import HeadTrainer
 from curation.images import measure_properties
 from curation.ledger import Ledger, NewPath, NewSample
 from curation.loop import Account, Loop, Parts, joint_groups, trainable
-from curation.records import Decision, Sample
+from curation.records import WITHDRAWN, Decision, Sample, Verdict
 from curation.runs import ProjectPaths, finished
 
 FLIPPED = 8
@@ -237,3 +238,25 @@ def test_groups_join_users_groups_and_near_duplicates() -> None:
     ]
     groups = joint_groups(samples, np.array([7, 7, 8, 9, 9]))
     assert groups.tolist() == [0, 0, 0, 1, 1]
+
+
+def test_an_answer_that_comes_late_counts_and_one_that_is_withdrawn_counts_no_more(tmp_path: Path) -> None:
+    house = House(tmp_path, silent=3)
+    house.loop.baseline()
+    assert house.loop.advance(1, lambda: house.people, close_batch=True) == "done"
+    queue = house.ledger.queue(1)
+    late = queue[0]
+    assert late.sample_id not in {v.sample_id for v in house.ledger.verdicts()}
+    other = {"c1": "c2", "c2": "c1"}[house.ledger.labels()[late.sample_id].class_id or ""]
+    taken_back = next(e for e in house.ledger.label_events() if e.kind == "decision")
+    said = {v.id: v for v in house.ledger.verdicts()}[taken_back.cites[0]]
+    one = Verdict(late.sample_id, other, "zoe", said.at, late.key, "late", late.mode, 1)
+    gone = replace(said, answer=WITHDRAWN, at=said.at + timedelta(seconds=1), id=0)
+    house.ledger.add_verdicts([one, gone])
+    house.people.silent = 0
+    house.people.collect = lambda entries, known=(): []  # type: ignore[method-assign]
+    assert house.loop.advance(2, lambda: house.people, close_batch=True) == "done"
+    labels = house.ledger.labels()
+    assert labels[late.sample_id].class_id == other
+    assert labels[taken_back.sample_id].class_id == taken_back.old
+    assert house.ledger.label_events(taken_back.sample_id)[-1].kind == "undo"

@@ -116,3 +116,10 @@ def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
     file.write_bytes(b"path,label\n\xff\xfe,dog\n")
     with pytest.raises(DataError, match=r"answers\.csv can't be read as CSV in UTF-8"):
         ReplayAnnotator(file, classes=CLASSES, paths=PATHS)
+
+
+def test_who_has_answered_an_image_before_is_not_asked_about_it_again(tmp_path: Path) -> None:
+    people = annotator(tmp_path, "path,label,annotator\na/2.png,dog,ann\na/2.png,cat,bob\n")
+    first, again = entry("s2"), QueueEntry("again", "s2", 4, 0, "blind", "c1", "c2", "")
+    known = people.collect([first])
+    assert said(people.collect([first, again], known)) == [("ann", "c2"), ("bob", "c1")]

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from curation.records import AMBIGUOUS, SKIPPED, Classes, Mode, QueueEntry, Verdict
+from curation.records import AMBIGUOUS, SKIPPED, WITHDRAWN, Classes, Mode, QueueEntry, Verdict
 from labeling.tasks import (
+    AnsweredTask,
     Rejected,
     choice_result,
     image_name,
@@ -16,6 +17,7 @@ from labeling.tasks import (
     stream_of,
     task_payload,
     verdict_from_annotation,
+    withdrawn_answers,
 )
 
 CLASSES = Classes(("c1", "c2"), ("cat", "dog"))
@@ -146,3 +148,36 @@ def test_people_are_found_however_they_are_given(who: object, person: str) -> No
     found = verdict(completed_by=who)
     assert isinstance(found, Verdict)
     assert found.person == person
+
+
+def test_an_answer_that_is_gone_from_its_task_is_withdrawn() -> None:
+    known = verdict()
+    assert isinstance(known, Verdict)
+    task = AnsweredTask({"id": 3, "key": "k", "updated_at": "2026-01-01T11:00:00Z"}, (annotation(id=13),), "here")
+    (gone,) = withdrawn_answers([known], [task])
+    assert (gone.answer, gone.source, gone.person, gone.seconds) == (WITHDRAWN, known.source, known.person, None)
+    assert gone.at == datetime(2026, 1, 1, 11, tzinfo=UTC)
+    assert withdrawn_answers([gone], [task]) == []
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        AnsweredTask({"id": 3, "key": "k"}, (annotation(),), "here"),  # it is there
+        AnsweredTask({"id": 3, "key": "k"}, (annotation(result=[]),), "here"),  # it is there, and can't count
+        AnsweredTask({"id": 3, "key": "k"}, (), "a project made again"),
+        AnsweredTask({"id": 4, "key": "another"}, (), "here"),
+        None,  # the task is gone
+    ],
+)
+def test_an_answer_whose_task_is_gone_or_that_is_there_stands(task: AnsweredTask | None) -> None:
+    known = verdict()
+    assert isinstance(known, Verdict)
+    assert withdrawn_answers([known], [task] if task else []) == []
+
+
+def test_a_withdrawal_is_later_than_what_it_takes_back_whatever_the_clock_says() -> None:
+    known = verdict()
+    assert isinstance(known, Verdict)
+    (gone,) = withdrawn_answers([known], [AnsweredTask({"id": 3, "key": "k", "updated_at": None}, (), "here")])
+    assert gone.at > known.at
