@@ -15,8 +15,8 @@ import numpy.typing as npt
 from curation import neighbours
 from curation.config import DetectionSettings
 from curation.errors import RecordError
-from curation.images import quality_issues
 from curation.neighbours import Pair, join_groups, near_duplicate_pairs, nearest_neighbours, unit_directions
+from curation.quality import quality_issues
 from curation.records import Classes, Issue, Predictions, Sample
 from curation.scoring import Features, Floats, Integers, apply_temperature, label_quality, log_loss, temperature
 

@@ -619,7 +619,8 @@ class Project:
         from curation.backbone import load_backbone
         from curation.features import FeatureStore, ViewFeatures
         from curation.heads import HeadTrainer
-        from curation.images import PixelCache, measure_properties
+        from curation.images import PixelCache
+        from curation.properties import measure_properties
 
         size = settings.backbone.size or 224
         weights = Path(settings.backbone.weights) if settings.backbone.weights else None

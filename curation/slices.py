@@ -18,7 +18,7 @@ import numpy.typing as npt
 from curation.audit import wilson_interval
 from curation.config import SliceSettings
 from curation.errors import RecordError
-from curation.images import PROPERTIES, QUALITY_ONLY
+from curation.properties import PROPERTIES, QUALITY_ONLY
 from curation.records import Classes, Condition, Slice
 
 if TYPE_CHECKING:
@@ -461,6 +461,9 @@ _WEAKNESSES: dict[tuple[str, str], str] = {
     ("noise", ">="): "noisy",
     ("contrast", "<"): "low_contrast",
     ("highlights", ">="): "glare",
+    ("tilt", ">="): "tilted",
+    ("jpeg_quality", "<"): "compressed",
+    **dict.fromkeys([("warmth", "<"), ("warmth", ">="), ("tint", "<"), ("tint", ">=")], "colour_cast"),
     ("busyness", ">="): "busy",
     ("width", "<"): "small",
     ("height", "<"): "small",
@@ -477,6 +480,14 @@ _PHRASES: dict[tuple[str, str], str] = {
     ("noise", ">="): "noisier than most",
     ("saturation", "<"): "less colourful than most",
     ("saturation", ">="): "more colourful than most",
+    ("warmth", "<"): "bluer than most",
+    ("warmth", ">="): "redder than most",
+    ("tint", "<"): "more magenta than most",
+    ("tint", ">="): "greener than most",
+    ("tilt", "<"): "more level than most",
+    ("tilt", ">="): "more tilted than most",
+    ("jpeg_quality", "<"): "compressed more than most",
+    ("jpeg_quality", ">="): "compressed less than most",
     ("highlights", "<"): "with less glare than most",
     ("highlights", ">="): "with more glare than most",
     ("busyness", "<"): "plainer than most",

@@ -21,7 +21,7 @@ ORDER = [
     ["curation.records"],
     ["curation.config"],
     ["curation.ledger", "curation.runs", "curation.tables", "curation.images", "curation.dataset",
-     "curation.predictions"],
+     "curation.predictions", "curation.properties", "curation.quality"],
     [
         "curation.backbone", "curation.features", "curation.training", "curation.heads",
         "curation.neighbours", "curation.scoring", "curation.streaming",

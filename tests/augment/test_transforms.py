@@ -13,7 +13,7 @@ import pytest
 from augment.recipes import Recipe, Step, known_weaknesses, recipe_for
 from augment.transforms import build_transform
 from curation.errors import ConfigError
-from curation.images import measure_pixels
+from curation.properties import measure_pixels
 
 
 def scene(height: int = 120, width: int = 150, seed: int = 0) -> np.ndarray:

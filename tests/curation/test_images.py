@@ -1,27 +1,21 @@
-"""Images are read as people see them, refused in one sentence where they can't be, decoded once, and measured."""
+"""Images are read as people see them, refused in one sentence where they can't be, and decoded once."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import struct
-import time
 import zlib
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from curation.errors import DataError
 from curation.images import (
-    PROPERTIES,
     PixelCache,
     inspect_image,
-    measure_pixels,
-    measure_properties,
-    quality_issues,
     read_image,
 )
 from curation.records import Sample
@@ -272,159 +266,3 @@ class TestPixelCache:
         pixels = PixelCache(tmp_path / "cache", 32).pixels([sample_of(tmp_path / "a.jpg")])[0]
         full = Image.fromarray(read_image(tmp_path / "a.jpg")).resize((32, 32), Image.Resampling.LANCZOS)
         assert np.abs(pixels.astype(int) - np.asarray(full).astype(int)).max() <= 4
-
-
-class TestProperties:
-    def test_half_black_half_white_by_hand(self) -> None:
-        pixels = np.zeros((100, 100, 3), dtype=np.uint8)
-        pixels[:, 50:] = 255
-        measured = measure_pixels(pixels)
-        assert measured["brightness"] == 0.5
-        assert measured["contrast"] == 0.5
-        assert measured["highlights"] == 0.5
-        assert measured["saturation"] == 0
-        assert measured["noise"] == 0
-        assert measured["information"] == 1  # two equally likely levels: one bit
-        assert measured["busyness"] == pytest.approx(2 / 98, abs=1e-6)  # the two columns beside the edge
-        assert (measured["darkest"], measured["brightest"]) == (0, 1)
-
-    def test_noise_is_measured_in_its_own_unit(self) -> None:
-        rng = np.random.default_rng(0)
-        grey = np.clip(rng.normal(128, 0.03 * 255, (200, 200)), 0, 255).astype(np.uint8)
-        assert measure_pixels(np.dstack([grey] * 3))["noise"] == pytest.approx(0.03, rel=0.15)
-
-    def test_pure_red_is_fully_saturated(self) -> None:
-        red = np.zeros((10, 10, 3), dtype=np.uint8)
-        red[:, :, 0] = 255
-        assert measure_pixels(red)["saturation"] == 1
-
-    def test_blur_lowers_sharpness_and_contrast_does_not(self) -> None:
-        rng = np.random.default_rng(0)
-        blocks = np.kron(rng.integers(0, 255, (20, 20)), np.ones((10, 10))).astype(np.uint8)
-        sharp = Image.fromarray(blocks).convert("RGB")
-        faint = Image.fromarray((blocks // 4 + 90).astype(np.uint8)).convert("RGB")
-        blurred = sharp.filter(ImageFilter.GaussianBlur(3))
-        value = [measure_pixels(np.asarray(i))["sharpness"] for i in (sharp, faint, blurred)]
-        assert value[0] == pytest.approx(value[1], abs=0.03)
-        assert value[2] < value[0] - 0.3
-
-    def test_resolution_changes_little(self, tmp_path: Path) -> None:
-        rng = np.random.default_rng(0)
-        small = Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8))
-        for name, side in (("a.png", 300), ("b.png", 1200)):
-            small.resize((side, side), Image.Resampling.BICUBIC).save(tmp_path / name)
-        samples = [sample_of(tmp_path / "a.png"), sample_of(tmp_path / "b.png")]
-        measured = measure_properties(samples, tmp_path / "p.parquet")
-        a, b = measured.iloc[0], measured.iloc[1]
-        for name in ("brightness", "contrast", "sharpness", "saturation", "busyness"):
-            assert a[name] == pytest.approx(b[name], abs=0.03), name
-
-    @pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 300), (3, 3), (2, 2)])
-    def test_tiny_images_have_finite_properties(self, tmp_path: Path, size: tuple[int, int]) -> None:
-        Image.new("RGB", size, (9, 9, 9)).save(tmp_path / "a.png")
-        measured = measure_properties([sample_of(tmp_path / "a.png")], tmp_path / "p.parquet")
-        assert np.isfinite(measured.to_numpy()).all()
-
-    def test_frame_is_indexed_by_sample_in_order(self, tmp_path: Path) -> None:
-        samples = samples_in(tmp_path, 3)
-        measured = measure_properties(samples[::-1], tmp_path / "p.parquet")
-        assert list(measured.index) == [s.id for s in samples[::-1]]
-        assert measured.index.name == "sample_id"
-        assert list(measured.columns) == list(PROPERTIES)
-        assert (measured.dtypes == np.float64).all()
-        assert measured["width"].tolist() == [62, 61, 60]
-        assert measured["aspect"].iloc[2] == 1.5
-
-    def test_upright_size_of_a_large_turned_jpeg_is_exact(self, tmp_path: Path) -> None:
-        exif = Image.Exif()
-        exif[0x0112] = 8
-        picture(1601, 1203).save(tmp_path / "a.jpg", exif=exif)
-        measured = measure_properties([sample_of(tmp_path / "a.jpg")], tmp_path / "p.parquet").iloc[0]
-        assert (measured["width"], measured["height"]) == (1203, 1601)
-
-    def test_only_missing_images_are_measured(self, tmp_path: Path) -> None:
-        samples = samples_in(tmp_path, 4)
-        first = measure_properties(samples[:3], tmp_path / "p.parquet")
-        for sample in samples[:3]:
-            sample.file.unlink()
-        told: list[tuple[str, int, int]] = []
-        after = measure_properties(samples, tmp_path / "p.parquet", lambda *what: told.append(what))
-        assert told == [("measuring images", 1, 1)]
-        pd.testing.assert_frame_equal(after.iloc[:3], first)
-        assert list(measure_properties(samples, tmp_path / "p.parquet").index) == [s.id for s in samples]
-
-    def test_broken_cache_is_measured_anew(self, tmp_path: Path) -> None:
-        samples = samples_in(tmp_path, 2)
-        first = measure_properties(samples, tmp_path / "p.parquet")
-        (tmp_path / "p.parquet").write_bytes(b"PAR1 torn")
-        pd.testing.assert_frame_equal(measure_properties(samples, tmp_path / "p.parquet"), first)
-
-    def test_no_samples_give_an_empty_frame(self, tmp_path: Path) -> None:
-        empty = measure_properties([], tmp_path / "p.parquet")
-        assert list(empty.columns) == list(PROPERTIES)
-        assert len(empty) == 0
-        assert quality_issues(empty) == []
-
-    def test_fifty_cell_sized_images_take_less_than_two_seconds(self, tmp_path: Path) -> None:
-        rng = np.random.default_rng(0)
-        samples = []
-        for number in range(50):
-            file = tmp_path / f"{number}.png"
-            grey = rng.normal(140, 3, (300, 300)).clip(0, 255).astype(np.uint8)
-            Image.fromarray(grey).save(file, compress_level=1)
-            samples.append(sample_of(file))
-        started = time.process_time()
-        measure_properties(samples, tmp_path / "p.parquet")
-        assert time.process_time() - started < 2
-
-
-def usual(count: int = 40) -> pd.DataFrame:
-    """Properties of a data set with nothing odd in it."""
-    spread = np.linspace(-0.05, 0.05, count)
-    columns = {
-        "brightness": 0.5 + spread, "contrast": 0.2 + spread, "sharpness": 0.6 + spread, "noise": 0.01 + 0 * spread,
-        "saturation": 0.3 + spread, "highlights": 0 * spread, "busyness": 0.1 + spread, "width": 300 + 0 * spread,
-        "height": 200 + 0 * spread, "aspect": 1.5 + 0 * spread, "darkest": 0.2 + spread, "brightest": 0.8 + spread,
-        "information": 6 + spread,
-    }  # fmt: skip
-    return pd.DataFrame(columns, index=[f"s{n}" for n in range(count)])
-
-
-class TestQualityIssues:
-    def test_usual_images_have_none(self) -> None:
-        assert quality_issues(usual()) == []
-
-    @pytest.mark.parametrize(
-        ("kind", "change", "words"),
-        [
-            ("dark", {"brightest": 0.12}, "brightest parts reach 12% of full brightness, usual here 80%"),
-            ("light", {"darkest": 0.97}, "darkest parts are 97% bright, usual here 20%"),
-            ("blurry", {"sharpness": 0.21}, "sharpness 0.21, usual here 0.60"),
-            ("low_information", {"information": 1.5}, "1.5 bits of information a pixel, usual here 6.0"),
-            ("odd_size", {"width": 30, "height": 20}, "30 x 20 pixels, usual here 300 x 200"),
-            ("odd_aspect_ratio", {"width": 800, "height": 80, "aspect": 10}, "10.00 times as wide as high"),
-        ],
-    )
-    def test_each_kind_is_found_with_its_reason(self, kind: str, change: dict[str, float], words: str) -> None:
-        properties = usual()
-        properties.loc["s7", list(change)] = list(change.values())
-        (issue,) = quality_issues(properties)
-        assert (issue.sample_id, issue.kind) == ("s7", kind)
-        assert 0 <= issue.score < 0.5
-        assert words in issue.reason
-
-    def test_data_set_that_is_dark_throughout_is_not_flagged(self) -> None:
-        properties = usual()
-        properties["brightest"] -= 0.6
-        assert quality_issues(properties) == []
-
-    def test_black_image_in_a_dark_set_is_flagged(self) -> None:
-        properties = usual()
-        properties["brightest"] = 0.15
-        properties.loc["s3", "brightest"] = 0.01
-        assert [(i.sample_id, i.kind) for i in quality_issues(properties)] == [("s3", "dark")]
-
-    def test_worst_comes_first(self) -> None:
-        properties = usual()
-        properties.loc[["s3", "s5"], "brightest"] = [0.2, 0.1]
-        assert [i.sample_id for i in quality_issues(properties)] == ["s5", "s3"]

@@ -11,7 +11,6 @@ import pytest
 from curation import neighbours
 from curation.config import DetectionSettings
 from curation.errors import RecordError
-from curation.images import PROPERTIES
 from curation.issues import (
     all_issues,
     best_count,
@@ -26,6 +25,7 @@ from curation.issues import (
     wrong_probability,
 )
 from curation.neighbours import unit_directions
+from curation.properties import PROPERTIES
 from curation.records import Classes, Predictions, Sample
 from curation.scoring import label_quality, score_out_of_sample, softmax
 

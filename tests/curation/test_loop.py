@@ -16,9 +16,9 @@ from augment.choose import plan
 from curation import streaming
 from curation.config import ReviewSettings, Settings
 from curation.heads import HeadTrainer
-from curation.images import measure_properties
 from curation.ledger import Ledger, NewPath, NewSample
 from curation.loop import Account, Loop, Parts, joint_groups, trainable
+from curation.properties import measure_properties
 from curation.records import WITHDRAWN, Decision, Sample, Verdict
 from curation.runs import ProjectPaths, finished
 
