@@ -23,7 +23,8 @@ ORDER = [
     ["curation.ledger", "curation.runs", "curation.tables", "curation.images", "curation.dataset",
      "curation.predictions", "curation.properties", "curation.quality"],
     [
-        "curation.backbone", "curation.features", "curation.training", "curation.heads",
+        "curation.backbone", "curation.features", "curation.networks", "curation.fitting", "curation.training",
+        "curation.heads",
         "curation.neighbours", "curation.scoring", "curation.streaming",
         "curation.issues", "curation.audit", "curation.slices", "curation.queue", "curation.gain",
         "curation.reviews", "curation.releases",
@@ -35,7 +36,7 @@ ORDER = [
 
 #: Heavy or single-door libraries and the files that may import them.
 DOORS = {
-    "timm": {"curation/backbone.py", "curation/training.py"},
+    "timm": {"curation/backbone.py", "curation/networks.py"},
     "cleanlab": {"curation/scoring.py", "curation/issues.py", "labeling/consensus.py"},
     "label_studio_sdk": {"labeling/client.py", "labeling/server.py"},
     "albumentations": {"augment/transforms.py"},

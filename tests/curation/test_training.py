@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests_stand_ins import content_id, draw
 
-from curation import training
+from curation import fitting, networks, training
 from curation.backbone import Backbone, load_backbone
 from curation.config import TrainingSettings
 from curation.errors import DataError, TrainingError
@@ -82,7 +82,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     samples, labels = pictures
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", 0.0)
     whole = fine_tune(store, samples, labels, CLASSES, settings=SETTINGS, seed=0)
 
     def stop(what: str, done: int, total: int) -> None:
@@ -122,13 +122,13 @@ def test_the_head_that_training_begins_with_has_not_seen_the_validation_rows(
     assert held.sum() == 6
     lied = np.where(held, 1 - labels, labels)
     weights = []
-    begin = training._begin_head
+    begin = training.begin_head
 
     def watched(head: torch.nn.Linear, *given: object) -> None:
         begin(head, *given)  # type: ignore[arg-type]
         weights.append(head.weight.detach().clone())
 
-    monkeypatch.setattr(training, "_begin_head", watched)
+    monkeypatch.setattr(training, "begin_head", watched)
     monkeypatch.setattr(training, "validation_rows", lambda *_: held)
     for given in (labels, lied):
         fit = fine_tune(store, samples, given, CLASSES, settings=TrainingSettings(epochs=1), seed=0)
@@ -161,7 +161,7 @@ def test_the_whole_network_learns_from_images_repeats_itself_and_comes_back_from
 
 
 def test_earlier_layers_of_a_whole_network_learn_at_lower_rates(store: FeatureStore) -> None:
-    network = training._fresh(store, 2, True)
+    network = networks.fresh_network(store, 2, True)
     rate = {id(p): group["lr"] for group in network.rates(TrainingSettings(tail_rate=1.0)) for p in group["params"]}
     assert set(rate) == {id(p) for p in (*network.model.parameters(), *network.head.parameters())}
     stem, last = rate[id(network.model.conv_stem.weight)], rate[id(network.model.conv_head.weight)]
@@ -175,14 +175,14 @@ def test_a_batch_that_memory_does_not_hold_is_taken_in_parts_to_the_same_end(
 ) -> None:
     samples, labels = pictures
     ample = fine_tune(store, samples, labels, CLASSES, settings=SETTINGS, seed=0)
-    logits, room = training._Network.logits, [5]
+    logits, room = networks.Network.logits, [5]
 
-    def in_little_memory(network: training._Network, batch: torch.Tensor) -> torch.Tensor:
+    def in_little_memory(network: networks.Network, batch: torch.Tensor) -> torch.Tensor:
         if torch.is_grad_enabled() and len(batch) > room[0]:
             raise torch.OutOfMemoryError("no memory")
         return logits(network, batch)
 
-    monkeypatch.setattr(training._Network, "logits", in_little_memory)
+    monkeypatch.setattr(networks.Network, "logits", in_little_memory)
     scarce = fine_tune(store, samples, labels, CLASSES, settings=SETTINGS, seed=0)
     assert "in parts of 4 for want of memory" in scarce.words
     assert "want of memory" not in ample.words
@@ -194,7 +194,7 @@ def test_a_batch_that_memory_does_not_hold_is_taken_in_parts_to_the_same_end(
 
 def test_varied_images_are_mirrored_or_cropped_and_stay_in_range() -> None:
     ramp = torch.linspace(0, 1, 16).expand(64, 3, 16, 16)
-    varied = training._vary(ramp, torch.Generator().manual_seed(0))
+    varied = fitting._vary(ramp, torch.Generator().manual_seed(0))
     slopes = varied[:, 0, 8, 12] - varied[:, 0, 8, 4]
     assert 16 < int((slopes < 0).sum()) < 48, "about half are mirrored"
     assert float(varied.min()) >= 0
@@ -203,8 +203,8 @@ def test_varied_images_are_mirrored_or_cropped_and_stay_in_range() -> None:
 
 
 def test_the_average_follows_the_weights_at_first_and_holds_on_later() -> None:
-    assert training._averaging(0) == pytest.approx(0.1)
-    assert training._averaging(10_000) == training.AVERAGING
+    assert fitting._averaging(0) == pytest.approx(0.1)
+    assert fitting._averaging(10_000) == fitting.AVERAGING
 
 
 def test_a_file_that_is_no_model_is_refused(store: FeatureStore, tmp_path: Path) -> None:

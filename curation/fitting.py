@@ -1,0 +1,239 @@
+"""One run of training: steps, rates, the average of weights, the best epoch, and a checkpoint to go on from."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from curation.config import TrainingSettings
+from curation.errors import TrainingError
+from curation.networks import Labels, Network, Placed, log_loss
+from curation.records import Progress
+from curation.runs import write_whole
+
+if TYPE_CHECKING:
+    import torch
+
+AVERAGING = 0.95
+#: A checkpoint is written at the end of an epoch when the last one is older than this; it costs a flush to disk.
+CHECKPOINT_SECONDS = 10.0
+
+
+def _vary(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Images (n, 3, size, size), half of them mirrored and each cropped to 80 to 100 % of its side."""
+    import torch
+
+    n = len(images)
+    scale = 0.8 + 0.2 * torch.rand(n, generator=generator)
+    shift = (2 * torch.rand(n, 2, generator=generator) - 1) * (1 - scale)[:, None]
+    mirror = torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0)
+    change = torch.zeros(n, 2, 3)
+    change[:, 0, 0], change[:, 1, 1], change[:, :, 2] = scale * mirror, scale, shift
+    grid = torch.nn.functional.affine_grid(change.to(images.device), list(images.shape), align_corners=False)
+    varied = torch.nn.functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    return varied.contiguous(memory_format=torch.channels_last)
+
+
+class Fit:
+    """One training run: its network, rates, average of weights, and checkpoint.
+
+    ``part`` is how many rows go through the network at once; halved where the device's memory does not hold them.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        settings: TrainingSettings,
+        seed: int,
+        checkpoint: Path | None,
+        run: str,
+        progress: Progress | None,
+    ) -> None:
+        self.network = network
+        self.settings = settings
+        self.seed = seed
+        self.checkpoint = checkpoint.with_suffix(".safetensors") if checkpoint else None
+        self.run_id = run
+        self.saved = time.monotonic()
+        self.progress = progress
+        self.part = settings.batch_size
+        self.groups = network.rates(settings)
+        self.trained = [p for group in self.groups for p in group["params"]]
+
+    def run(self, rows: Placed, labels: Labels, kept: Labels, held: Labels, epochs: int) -> list[dict[str, float]]:
+        """Train for ``epochs`` and leave the averaged weights of the best epoch in the network."""
+        import torch
+
+        self.network.model.eval()  # normalisation keeps its pretrained statistics; the weights still learn
+        optimizer = torch.optim.AdamW(self.groups, weight_decay=self.settings.weight_decay)
+        steps_an_epoch = math.ceil(len(kept) / self.settings.batch_size)
+        steps = epochs * steps_an_epoch
+        average = self._keep(self.trained)
+        history: list[dict[str, float]] = []
+        best = self._keep(average)
+        best_loss = self._validation_loss(rows, labels, held)
+        saved = self._resume(optimizer)
+        if saved is not None:
+            average, best, best_loss, history = saved
+        for epoch in range(len(history), epochs):
+            loss = self._epoch(rows, labels, kept, optimizer, average, epoch, steps)
+            live = self._swap(average)
+            validation = self._validation_loss(rows, labels, held)
+            if not len(held) or validation < best_loss:
+                best_loss, best = validation, self._keep(self.trained)
+            self._swap(live)
+            history.append({"epoch": epoch + 1, "loss": loss, "validation_loss": validation})
+            self._save(optimizer, average, best, best_loss, history)
+            if self.progress:
+                self.progress("fine-tuning", epoch + 1, epochs)
+        self._swap(best)
+        if self.checkpoint:
+            self.checkpoint.unlink(missing_ok=True)
+        return history
+
+    def _epoch(
+        self, rows: Placed, labels: Labels, kept: Labels, optimizer: Any, average: list[torch.Tensor], epoch: int,
+        steps: int,
+    ) -> float:  # fmt: skip
+        """One pass over the kept rows in an order of its own; returns the mean loss."""
+        import torch
+
+        order = np.random.default_rng([self.seed, epoch]).permutation(kept)
+        generator = torch.Generator().manual_seed(self.seed * 1000 + epoch)
+        torch.manual_seed(self.seed * 1000 + epoch)  # for dropout in tails that have it
+        size = self.settings.batch_size
+        total = torch.zeros((), device=self.network.store.backbone.device)
+        step = epoch * math.ceil(len(order) / size)
+        for start in range(0, len(order), size):
+            for group in optimizer.param_groups:
+                group["lr"] = group.setdefault("initial_lr", group["lr"]) * _rate(step, steps)
+            batch = order[start : start + size]
+            total += self._gradient(rows, labels, batch, optimizer, generator) * len(batch)
+            torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+            optimizer.step()
+            with torch.no_grad():
+                torch._foreach_lerp_(average, self.trained, 1 - _averaging(step))
+            step += 1
+        loss = float(total) / max(len(order), 1)  # looked at once an epoch: each look makes a device wait
+        if not math.isfinite(loss):
+            rate = optimizer.param_groups[0]["initial_lr"]
+            raise TrainingError(
+                f"the loss became {loss} in epoch {epoch + 1} at rate {rate:.2g}; "
+                "lower training.head_rate and training.tail_rate in curation.toml"
+            )
+        return loss
+
+    def _gradient(
+        self, rows: Placed, labels: Labels, batch: Labels, optimizer: Any, generator: torch.Generator
+    ) -> torch.Tensor:
+        """The gradient of the batch's mean loss, in as many parts as memory asks for; returns the loss."""
+        import torch
+
+        state = generator.get_state()
+        while True:
+            try:
+                generator.set_state(state)
+                optimizer.zero_grad(set_to_none=True)
+                inputs = self.network.ready(rows.take(batch))
+                inputs = _vary(inputs, generator) if self.network.whole else inputs
+                targets = torch.from_numpy(labels[batch]).to(inputs.device)
+                total = torch.zeros((), device=inputs.device)
+                for start in range(0, len(batch), self.part):
+                    part = slice(start, start + self.part)
+                    loss = torch.nn.functional.cross_entropy(
+                        self.network.logits(inputs[part]), targets[part], reduction="sum",
+                        label_smoothing=self.settings.label_smoothing,
+                    ) / len(batch)  # fmt: skip
+                    loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
+                    total += loss.detach()
+                return total
+            except torch.OutOfMemoryError as error:
+                if self.part == 1:
+                    raise TrainingError(
+                        "the device's memory does not hold one image; choose a smaller backbone.size or device = 'cpu'"
+                    ) from error
+                self.part = min(self.part, len(batch)) // 2 or 1
+            torch.cuda.empty_cache()
+
+    def _save(
+        self, optimizer: Any, average: list[torch.Tensor], best: list[torch.Tensor], best_loss: float,
+        history: list[dict[str, float]],
+    ) -> None:  # fmt: skip
+        """Write all that the next epoch needs, whole or absent, where it is time to."""
+        if self.checkpoint is None or time.monotonic() - self.saved < CHECKPOINT_SECONDS:
+            return
+        self.saved = time.monotonic()
+        from safetensors.torch import save
+
+        state = optimizer.state_dict()["state"]
+        tensors = {}
+        for number, parameter in enumerate(self.trained):
+            tensors[f"live.{number}"], tensors[f"mean.{number}"] = parameter.detach(), average[number]
+            tensors[f"best.{number}"] = best[number]
+            for key, value in state[number].items():
+                tensors[f"adam.{number}.{key}"] = value
+        whole = {key: value.cpu().clone().contiguous() for key, value in tensors.items()}
+        about = {"run": self.run_id, "best_loss": repr(best_loss), "history": json.dumps(history)}
+        write_whole(self.checkpoint, save(whole, metadata=about))
+
+    def _resume(
+        self, optimizer: Any
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor], float, list[dict[str, float]]] | None:
+        """Take up a checkpoint of this very run: average, best weights, their loss, history; ``None`` without one."""
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return None
+        from safetensors import safe_open
+
+        with safe_open(str(self.checkpoint), framework="pt", device=str(self.network.store.backbone.device)) as opened:
+            about = opened.metadata()
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 — not a mapping
+        if about["run"] != self.run_id:
+            return None  # of other labels, recipes or settings
+        count = range(len(self.trained))
+        self._swap([tensors[f"live.{n}"] for n in count])
+        groups = optimizer.state_dict()["param_groups"]
+        state = {n: {k.split(".")[2]: v for k, v in tensors.items() if k.startswith(f"adam.{n}.")} for n in count}
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+        return (
+            [tensors[f"mean.{n}"] for n in count],
+            [tensors[f"best.{n}"] for n in count],
+            float(about["best_loss"]),
+            json.loads(about["history"]),
+        )
+
+    def _validation_loss(self, rows: Placed, labels: Labels, held: Labels) -> float:
+        if not len(held):
+            return 0.0
+        return log_loss(self.network.read(rows.take(held).cpu().numpy()), labels[held])
+
+    def _keep(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        return [t.detach().clone() for t in tensors]
+
+    def _swap(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Put these weights into the networks; returns those that were there."""
+        import torch
+
+        before = self._keep(self.trained)
+        with torch.no_grad():
+            for parameter, tensor in zip(self.trained, tensors, strict=True):
+                parameter.copy_(tensor)
+        return before
+
+
+def _rate(step: int, steps: int) -> float:
+    """A short rise, then a half cosine down to nothing."""
+    rise = max(1, steps // 20)
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+def _averaging(step: int) -> float:
+    """How much of the average stays at a step: less at first, so that it does not hang on to where it began."""
+    return min(AVERAGING, (1 + step) / (10 + step))
