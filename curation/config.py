@@ -63,17 +63,21 @@ class DetectionSettings:
     """How label issues are found: ``folds`` of the cross-validation, and whether other issue kinds are looked for.
 
     ``views`` is ``many`` (labels are judged by features at several sizes, with mirror images) or ``one`` (at the
-    backbone's size alone, about a quarter of the time).
+    backbone's size alone, about a quarter of the time). ``scorer`` is ``features`` (one fit on frozen features) or
+    ``training`` (what ``[training]`` says, trained anew without each fold: many times the time; for images that are far
+    from what the backbone was pretrained on).
     """
 
     folds: int = 5
     views: str = "many"
+    scorer: str = "features"
     image_quality: bool = True
     duplicates: bool = True
 
     def __post_init__(self) -> None:
         _require(2 <= self.folds <= 50, "detection.folds", self.folds, "2 to 50")
         _require(self.views in ("many", "one"), "detection.views", self.views, "'many' or 'one'")
+        _require(self.scorer in ("features", "training"), "detection.scorer", self.scorer, "'features' or 'training'")
 
 
 @dataclass(frozen=True)

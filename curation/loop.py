@@ -8,6 +8,7 @@ Nothing here that steers (queue, recipes, weights) reads the label of a holdout 
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -51,6 +52,8 @@ from curation.tables import (
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from curation.scoring import OutOfSample
 
 
 class Encoder(Protocol):
@@ -270,7 +273,7 @@ class Loop:
     ) -> Scored:
         """Judge the labels of ``rows`` by predictions that have not seen them: ours, or those given."""
         from curation import issues as issue_finding
-        from curation import scoring, slices, streaming
+        from curation import scoring, slices
         from curation.neighbours import join_groups, near_duplicate_pairs
 
         classes = self.ledger.classes()
@@ -281,14 +284,7 @@ class Loop:
         pairs = near_duplicate_pairs(features)
         if predictions is None:
             groups = joint_groups(rows, join_groups(len(rows), [pair[:2] for pair in pairs]))
-            seed, folds = self.settings.seed, self.settings.detection.folds
-            judged = self.parts.judge.features(rows, self.parts.progress) if self.parts.judge else features
-            if len(rows) > streaming.FROM:
-                out = streaming.score_streaming(
-                    judged, columns, len(classes), groups=groups, seed=seed, progress=self.parts.progress
-                )
-            else:
-                out = scoring.score_out_of_sample(judged, columns, len(classes), groups=groups, seed=seed, folds=folds)
+            out = self._out_of_sample(rows, columns, classes.ids, groups, features)
             predictions = Predictions(ids, classes.ids, out.probabilities, out.folds)
         predictions = predictions.take(ids)
         quality = dict(zip(ids, scoring.label_quality(predictions.probabilities, columns).tolist(), strict=True))
@@ -303,6 +299,31 @@ class Loop:
                 settings=self.settings.slices, classes=classes, labels=given,
             )  # fmt: skip
         return Scored(predictions, quality, tuple(found), tuple(weak))
+
+    def _out_of_sample(
+        self,
+        rows: Sequence[Sample],
+        columns: npt.NDArray[np.int64],
+        class_ids: tuple[str, ...],
+        groups: npt.NDArray[np.int64],
+        features: npt.NDArray[np.float32],
+    ) -> OutOfSample:
+        """Predictions of ours that have not seen the labels they judge, by the scorer that the settings name."""
+        from curation import crossval, scoring, streaming
+
+        seed, folds, progress = self.settings.seed, self.settings.detection.folds, self.parts.progress
+        if self.settings.detection.scorer == "training":
+            made_of = hashlib.sha256(repr((self.settings.training, self.settings.backbone)).encode()).hexdigest()[:12]
+            return crossval.cross_validate(
+                self.parts.trainer, rows, columns, class_ids, groups=groups, folds=folds, seed=seed,
+                folder=self.paths.cache / "folds" / made_of, progress=progress,
+            )  # fmt: skip
+        judged = self.parts.judge.features(rows, progress) if self.parts.judge else features
+        if len(rows) > streaming.FROM:
+            return streaming.score_streaming(
+                judged, columns, len(class_ids), groups=groups, seed=seed, progress=progress
+            )
+        return scoring.score_out_of_sample(judged, columns, len(class_ids), groups=groups, seed=seed, folds=folds)
 
     def leaks(self, train: Sequence[Sample], holdout: Sequence[Sample]) -> list[Issue]:
         """Holdout images that are all but in train, where duplicates are looked for at all."""

@@ -25,7 +25,7 @@ ORDER = [
     [
         "curation.backbone", "curation.features", "curation.networks", "curation.fitting", "curation.training",
         "curation.heads",
-        "curation.neighbours", "curation.scoring", "curation.streaming",
+        "curation.neighbours", "curation.scoring", "curation.streaming", "curation.crossval",
         "curation.issues", "curation.audit", "curation.slices", "curation.queue", "curation.gain",
         "curation.reviews", "curation.releases",
     ],
@@ -40,6 +40,7 @@ DOORS = {
     "cleanlab": {"curation/scoring.py", "curation/issues.py", "labeling/consensus.py"},
     "label_studio_sdk": {"labeling/client.py", "labeling/server.py"},
     "albumentations": {"augment/transforms.py"},
+    "faiss": {"curation/neighbours.py"},
     "fiftyone": {"reports/fiftyone_store.py", "reports/fiftyone_plugin/curation/__init__.py"},
     "sqlalchemy": {"curation/ledger.py"},
     "jinja2": {"reports/page.py"},

@@ -260,3 +260,16 @@ def test_an_answer_that_comes_late_counts_and_one_that_is_withdrawn_counts_no_mo
     assert labels[late.sample_id].class_id == other
     assert labels[taken_back.sample_id].class_id == taken_back.old
     assert house.ledger.label_events(taken_back.sample_id)[-1].kind == "undo"
+
+
+def test_labels_may_be_judged_by_models_trained_without_each_fold(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    detection = replace(house.loop.settings.detection, scorer="training")
+    house.loop.settings = replace(house.loop.settings, detection=detection)
+    labels = house.ledger.labels()
+    rows = [s for s in house.samples if s.split == "train"]
+    scored = house.loop.score(rows, labels, house.loop.parts.measure(rows, None), find_slices=False)
+    wrong = {s.id for s in rows if labels[s.id].class_id != house.truth[s.id]}
+    worst = sorted(scored.quality, key=lambda s: scored.quality[s])[: len(wrong)]
+    assert len(wrong & set(worst)) >= len(wrong) - 2
+    assert set(scored.predictions.folds.tolist()) == set(range(5))
