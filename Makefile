@@ -6,17 +6,17 @@ UV = $$(command -v uv || echo $(BIN)/uv)
 INSTALL = VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet --constraint constraints.txt --overrides overrides.txt
 MADE_FROM := pyproject.toml constraints.txt overrides.txt
 
-.PHONY: demo test test-all bench lint constraints browser clean
+.PHONY: demo test test-all bench lint constraints machine clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/curate demo
 
 # `sync`: a disk that still writes the installation keeps every database of the tests waiting.
-test: $(VENV)/.test-installed browser lint
+test: $(VENV)/.test-installed machine lint
 	@sync
 	$(BIN)/python -m pytest -m "not gpu and not slow"
 
-test-all: $(VENV)/.test-installed browser lint
+test-all: $(VENV)/.test-installed machine lint
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/.test-installed
@@ -54,13 +54,16 @@ $(VENV)/.test-installed: $(VENV)/.uv $(MADE_FROM)
 	$(BIN)/python -m labeling.server
 	@touch $@ $(VENV)/.demo-installed
 
-# Browser tests need Chromium: installed where we are root, asked for where we are not.
-browser:
-	@command -v chromium >/dev/null || { \
+# Browser tests need Chromium, the ledger's tests PostgreSQL: installed where we are root, asked for where we are not.
+DEBIANS = $$(command -v chromium >/dev/null || echo chromium fonts-dejavu-core) \
+	$$(ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || echo postgresql)
+
+machine:
+	@missing=$$(echo $(DEBIANS)); if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    echo "Installing Chromium ..."; apt-get update -qq && \
-	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; \
-	  else echo "The browser tests need Chromium: sudo apt-get install chromium"; exit 1; fi; }
+	    echo "Installing $$missing ..."; apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	  else echo "The tests need: sudo apt-get install $$missing"; exit 1; fi; fi
 
 clean:
 	rm -rf $(VENV) curation-demo artifacts

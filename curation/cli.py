@@ -421,13 +421,31 @@ def release(directory: Path, name: str | None, who: str, note: str, as_json: boo
 
 
 @curate.command()
-@click.argument("directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+@DIRECTORY
+@click.option("--erase", metavar="NAME", help="Erase this name; what the person said stays, under 'erased person N'.")
 @AS_JSON
-def doctor(directory: Path | None, as_json: bool) -> None:
+def people(directory: Path, erase: str | None, as_json: bool) -> None:
+    """Names of everybody who is in the ledger; or erase one."""
+    ledger = _open(directory).ledger
+    if erase is not None:
+        now = ledger.erase_person(erase)
+        click.echo(f"'{erase}' is now '{now}' in the ledger. Reports, FiftyOne, Label Studio and backups made before "
+                   "still hold the name; make them anew or delete them.", err=True)  # fmt: skip
+    if as_json:
+        _print_json(ledger.people())
+    else:
+        click.echo("\n".join(ledger.people()) or "Nobody is in the ledger yet.")
+
+
+@curate.command()
+@click.argument("directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+@click.option("--ledger", is_flag=True, help="Check every row of DIR's ledger against its chain of hashes.")
+@AS_JSON
+def doctor(directory: Path | None, ledger: bool, as_json: bool) -> None:
     """Check that everything that the toolkit needs is there and works."""
     from curation.doctor import examine
 
-    findings = examine(directory)
+    findings = examine(directory, ledger=ledger)
     if as_json:
         _print_json([f.__dict__ for f in findings])
     else:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from curation.errors import CurationError
+from curation.errors import CurationError, InputError
+from curation.runs import ProjectPaths, read_json
 
 PACKAGES = ("torch", "timm", "cleanlab", "albumentations", "label-studio-sdk", "fiftyone", "pandas", "sqlalchemy")
 ROOM_NEEDED = 2 * 1024**3
@@ -24,8 +25,16 @@ class Finding:
     words: str
 
 
-def examine(project: Path | None = None) -> list[Finding]:
-    """Look at Python, packages, device, backbone weights, MongoDB, Label Studio, disk, and a project if given."""
+def examine(project: Path | None = None, *, ledger: bool = False) -> list[Finding]:
+    """Look at Python, packages, device, backbone weights, MongoDB, Label Studio, disk, and a project if given.
+
+    With ``ledger`` only at the project's ledger: every row of it, against its chain of hashes and against the heads of
+    the chain that the iterations noted.
+    """
+    if ledger:
+        if project is None:
+            raise InputError("--ledger looks at a project's ledger; name the project's folder too")
+        return [_look("ledger", lambda: _ledger(project))]
     checks: list[tuple[str, Callable[[], str]]] = [
         ("python", _python),
         ("packages", _packages),
@@ -117,3 +126,28 @@ def _project(root: Path) -> str:
             "in from their new place with `curate add`"
         )
     return f"{project.settings.name}: {len(project.samples()):,} images, all where they were"
+
+
+def _ledger(root: Path) -> str:
+    from curation.project import Project
+
+    project = Project(root)
+    heads = noted_heads(project.paths)
+    faults = project.ledger.faults(heads)
+    if faults:
+        raise CurationError(
+            f"it is not as it was written: {'; '.join(faults)}; find out who changed it, and restore a backup"
+        )
+    number, value = project.ledger.head()
+    return f"{number:,} blocks, whole up to {value[:12]}; {len(heads)} heads noted by iterations agree"
+
+
+def noted_heads(paths: ProjectPaths) -> dict[str, tuple[int, str]]:
+    """Number and hash of the ledger's last block as each manifest noted it, by the manifest's place."""
+    found = {}
+    for file in sorted(paths.iterations.glob("*/*.json")):
+        manifest = read_json(file)
+        noted = manifest.get("ledger") if isinstance(manifest, dict) else None
+        if isinstance(noted, list) and len(noted) == 2:
+            found[file.relative_to(paths.root).as_posix()] = (int(noted[0]), str(noted[1]))
+    return found

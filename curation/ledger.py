@@ -1,8 +1,8 @@
 """The ledger: the append-only record of samples, labels, verdicts and iterations; the truth of a project.
 
-One door to SQLAlchemy. SQLite by default, PostgreSQL by URL. Rows are only ever added; the database itself refuses to
-change or delete them. Labels are a fold over the events, so "the labels as of iteration 3" is one query, and undo is
-one more event.
+SQLAlchemy comes in here and in ``schema.py`` alone. SQLite by default, PostgreSQL by URL. Rows are only ever added; the
+database itself refuses to change or delete them, and a chain of hashes over them shows where somebody did so all the
+same. Labels are a fold over the events, so "the labels as of iteration 3" is one query, and undo is one more event.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
+from curation import schema
 from curation.errors import DataError, ProjectError
 from curation.records import (
     SPECIAL_ANSWERS,
@@ -32,126 +33,6 @@ from curation.records import (
     Split,
     State,
     Verdict,
-)
-
-SCHEMA_VERSION = 1
-
-_tables = sa.MetaData()
-_about = sa.Table(
-    "about",
-    _tables,
-    sa.Column("key", sa.Text, primary_key=True),
-    sa.Column("value", sa.Text, nullable=False),
-)
-_class_events = sa.Table(
-    "class_events",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("kind", sa.Text, nullable=False),  # add, rename
-    sa.Column("class_id", sa.Text, nullable=False),
-    sa.Column("name", sa.Text, nullable=False),
-    sa.Column("at", sa.Text, nullable=False),
-    sa.Column("who", sa.Text, nullable=False),
-)
-_samples = sa.Table(
-    "samples",
-    _tables,
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("id", sa.Text, nullable=False, unique=True),
-    sa.Column("split", sa.Text, nullable=False),
-    sa.Column("group_key", sa.Text),
-    sa.Column("width", sa.Integer, nullable=False),
-    sa.Column("height", sa.Integer, nullable=False),
-    sa.Column("at", sa.Text, nullable=False),
-)
-_paths = sa.Table(
-    "paths",
-    _tables,
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("sample_id", sa.Text, sa.ForeignKey("samples.id"), nullable=False, index=True),
-    sa.Column("path", sa.Text, nullable=False),
-    sa.Column("root", sa.Text, nullable=False),
-    sa.Column("given", sa.Text),
-    sa.Column("metadata", sa.Text, nullable=False),
-    sa.UniqueConstraint("root", "path", "sample_id"),
-)
-_label_events = sa.Table(
-    "label_events",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("sample_id", sa.Text, sa.ForeignKey("samples.id"), nullable=False, index=True),
-    sa.Column("task", sa.Text, nullable=False),  # "class"; other tasks (boxes, masks) later
-    sa.Column("region", sa.Text),
-    sa.Column("old", sa.Text),
-    sa.Column("new", sa.Text),
-    sa.Column("excluded", sa.Boolean, nullable=False),
-    sa.Column("who", sa.Text, nullable=False),
-    sa.Column("at", sa.Text, nullable=False),
-    sa.Column("why", sa.Text, nullable=False),
-    sa.Column("iteration", sa.Integer, nullable=False, index=True),
-    sa.Column("cites", sa.Text, nullable=False),
-    sa.Column("undoes", sa.Integer),
-)
-_verdicts = sa.Table(
-    "verdicts",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("sample_id", sa.Text, sa.ForeignKey("samples.id"), nullable=False, index=True),
-    sa.Column("answer", sa.Text, nullable=False),
-    sa.Column("person", sa.Text, nullable=False),
-    sa.Column("at", sa.Text, nullable=False),
-    sa.Column("key", sa.Text, nullable=False),
-    sa.Column("source", sa.Text, nullable=False, index=True),
-    sa.Column("mode", sa.Text, nullable=False),
-    sa.Column("iteration", sa.Integer, nullable=False, index=True),
-    sa.Column("seconds", sa.Float),
-    sa.Column("note", sa.Text, nullable=False),
-    sa.UniqueConstraint("source", "at", "answer"),
-)
-_queue = sa.Table(
-    "queue",
-    _tables,
-    sa.Column("key", sa.Text, primary_key=True),
-    sa.Column("sample_id", sa.Text, sa.ForeignKey("samples.id"), nullable=False, index=True),
-    sa.Column("iteration", sa.Integer, nullable=False, index=True),
-    sa.Column("position", sa.Integer, nullable=False),
-    sa.Column("entry", sa.Text, nullable=False),
-)
-_iteration_events = sa.Table(
-    "iteration_events",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("number", sa.Integer, nullable=False, index=True),
-    sa.Column("state", sa.Text, nullable=False),
-    sa.Column("at", sa.Text, nullable=False),
-    sa.Column("message", sa.Text, nullable=False),
-)
-_remarks = sa.Table(
-    "remarks",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("sample_id", sa.Text, sa.ForeignKey("samples.id"), nullable=False, index=True),
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("cause", sa.Text, nullable=False),
-    sa.Column("note", sa.Text, nullable=False),
-    sa.Column("who", sa.Text, nullable=False),
-    sa.Column("at", sa.Text, nullable=False),
-    sa.Column("iteration", sa.Integer, nullable=False),
-)
-_releases = sa.Table(
-    "releases",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("name", sa.Text, nullable=False, unique=True),
-    sa.Column("at", sa.Text, nullable=False),
-    sa.Column("who", sa.Text, nullable=False),
-    sa.Column("note", sa.Text, nullable=False),
-    sa.Column("label_event", sa.Integer, nullable=False),
-    sa.Column("class_event", sa.Integer, nullable=False),
-    sa.Column("path", sa.Integer, nullable=False),
-    sa.Column("rows", sa.Integer, nullable=False),
-    sa.Column("checksum", sa.Text, nullable=False),
 )
 
 
@@ -200,95 +81,232 @@ def _stamp(at: datetime) -> str:
 class Ledger:
     """The project's record. Every method that writes does so in one transaction: all of it, or nothing."""
 
-    def __init__(self, url: str) -> None:
-        self._engine = sa.create_engine(url)
-        if self._engine.dialect.name == "sqlite":
-            sa.event.listen(self._engine, "connect", _prepare_sqlite)
-        _create(self._engine)
+    def __init__(self, url: str | sa.URL) -> None:
+        self._engine = schema.connect(url)
+        schema.prepare(self._engine, _stamp(_now()))
 
     @classmethod
     def in_file(cls, file: Path) -> Ledger:
-        """Open (or make) a ledger in a SQLite file."""
+        """Open (or make) a ledger in a SQLite file; ProjectError where it lies on a network's file system."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        return cls(f"sqlite:///{file}")
+        shared = network_filesystem(file)
+        if shared:
+            raise ProjectError(
+                f"{file} lies on a network file system ({shared}), where SQLite loses data; keep the ledger in "
+                "PostgreSQL (setting 'ledger'), or put the project on a local disk"
+            )
+        return cls(sa.URL.create("sqlite", database=str(file)))
 
     def close(self) -> None:
         """Let go of the database's connections."""
         self._engine.dispose()
 
     @contextmanager
-    def _write(self) -> Iterator[sa.Connection]:
+    def _write(self) -> Iterator[schema.Writer]:
+        """One transaction, alone among those that write; what it adds becomes a block of the chain."""
         try:
-            with self._engine.begin() as connection:
-                yield connection
-        except sa.exc.OperationalError as error:
+            with self._engine.connect().execution_options(writes=True) as connection, connection.begin():
+                schema.hold(connection)
+                writer = schema.Writer(connection)
+                yield writer
+                writer.finish(_stamp(_now()))
+        except sa.exc.DatabaseError as error:
             raise ProjectError(
-                f"the ledger could not be written ({error.orig}); check disk space and rights"
+                f"the ledger could not be written ({schema.first_line(error.orig)}); check disk space and rights"
             ) from error
 
-    def _read(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
-        with self._engine.connect() as connection:
+    def _read(self, query: sa.Select[Any], connection: sa.Connection | None = None) -> Sequence[sa.Row[Any]]:
+        """All rows; seen from within a transaction where its connection is given."""
+        if connection is not None:
             return connection.execute(query).all()
+        try:
+            with self._engine.connect() as fresh:
+                return fresh.execute(query).all()
+        except sa.exc.DatabaseError as error:
+            raise ProjectError(
+                f"the ledger could not be read ({schema.first_line(error.orig)}); see `curate doctor`"
+            ) from error
+
+    # --- the chain
+
+    def head(self) -> tuple[int, str]:
+        """Number and hash of the last block of the chain; ``(0, "0" * 64)`` of an empty ledger."""
+        with self._engine.connect() as connection:
+            return schema.head(connection)
+
+    def faults(self, heads: Mapping[str, tuple[int, str]] | None = None) -> list[str]:
+        """What is wrong with the chain, in sentences; empty where every row is as it was written.
+
+        ``heads`` are numbers and hashes of blocks that were noted elsewhere (``Ledger.head``), by where they stand.
+        """
+        with self._engine.connect() as connection, connection.begin():
+            return schema.faults_of(connection, heads or {})
+
+    # --- out and in
+
+    def dump(self) -> Iterator[str]:
+        """The whole ledger as JSON lines, as it is at one moment; others go on writing meanwhile."""
+        engine = self._engine
+        if engine.dialect.name == "postgresql":
+            engine = engine.execution_options(isolation_level="REPEATABLE READ")
+        with engine.connect() as connection, connection.begin():
+            yield from schema.dump(connection)
+
+    def load(self, lines: Iterable[str]) -> None:
+        """Fill an empty ledger with a dump, all or nothing; ProjectError where it is not empty, or the dump broken."""
+        try:
+            with self._engine.connect().execution_options(writes=True) as connection, connection.begin():
+                schema.hold(connection)
+                schema.load(connection, lines)
+        except sa.exc.DatabaseError as error:
+            raise ProjectError(f"the backup could not be restored ({schema.first_line(error.orig)})") from error
+
+    # --- people
+
+    def people(self) -> list[str]:
+        """Names of everybody who is in the ledger, in the order in which they came; those erased say so."""
+        return list(self._names().values())
+
+    def erase_person(self, name: str) -> str:
+        """Erase a person's name; what they said stays, under the words that this returns.
+
+        Raises DataError where nobody has that name.
+        """
+        with self._write() as writer:
+            table = schema.people
+            known = writer.connection.execute(sa.select(table.c.id).where(table.c.name == name)).scalar()
+            if known is None:
+                raise DataError(f"nobody called '{name}' is in the ledger; `curate people` lists all names")
+            writer.connection.execute(table.update().where(table.c.id == known).values(name=None))
+        if self._engine.dialect.name == "sqlite":
+            with self._engine.connect() as connection:  # the name is in the log of writes, too
+                connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return _erased(str(known))
+
+    def _names(self, connection: sa.Connection | None = None) -> dict[str, str]:
+        """What stands for a person in the tables, to the name."""
+        rows = self._read(sa.select(schema.people), connection)
+        ordered = sorted(rows, key=lambda row: int(row.id[1:]))
+        return {row.id: row.name if row.name is not None else _erased(row.id) for row in ordered}
 
     # --- about and classes
 
     def about(self) -> dict[str, str]:
         """Facts that never change: project id, creation time, schema version."""
-        return {row.key: row.value for row in self._read(sa.select(_about))}
+        return {row.key: row.value for row in self._read(sa.select(schema.about))}
 
     def set_about(self, key: str, value: str) -> None:
         """Record a fact once; raises ProjectError if it is already there with another value."""
-        known = self.about().get(key)
-        if known is None:
-            with self._write() as connection:
-                connection.execute(_about.insert().values(key=key, value=value))
-        elif known != value:
+        with self._write() as writer:
+            known = writer.connection.execute(sa.select(schema.about.c.value).where(schema.about.c.key == key)).scalar()
+            if known is None:
+                writer.add(schema.about, [{"key": key, "value": value}])
+        if known is not None and known != value:
             raise ProjectError(f"'{key}' of this project is already '{known}' and can't become '{value}'")
 
     def classes(self, *, up_to: int | None = None) -> Classes:
         """The classes in the order they were added, under their names now, or as of a class event (``up_to``)."""
+        return self._classes(None, up_to)
+
+    def _classes(self, connection: sa.Connection | None, up_to: int | None = None) -> Classes:
         names: dict[str, str] = {}
-        query = sa.select(_class_events).order_by(_class_events.c.id)
+        query = sa.select(schema.class_events).order_by(schema.class_events.c.id)
         if up_to is not None:
-            query = query.where(_class_events.c.id <= up_to)
-        for row in self._read(query):
+            query = query.where(schema.class_events.c.id <= up_to)
+        for row in self._read(query, connection):
             names[row.class_id] = row.name
         return Classes(tuple(names), tuple(names.values()))
 
     def add_classes(self, names: Iterable[str], *, who: str, at: datetime | None = None) -> Classes:
         """Add the classes that are not there yet, in this order; returns all."""
-        known = self.classes()
-        new = [name for name in dict.fromkeys(names) if name not in known.names]
-        reserved = [name for name in new if name in SPECIAL_ANSWERS]
-        if reserved:
-            raise DataError(f"'{reserved[0]}' can't be a class name: it is an answer that labelers give; rename it")
-        stamp = _stamp(at or _now())
-        with self._write() as connection:
-            for number, name in enumerate(new, start=len(known) + 1):
-                connection.execute(
-                    _class_events.insert().values(kind="add", class_id=f"c{number}", name=name, at=stamp, who=who)
-                )
+        with self._write() as writer:
+            known = self._classes(writer.connection)
+            new = [name for name in dict.fromkeys(names) if name not in known.names]
+            reserved = [name for name in new if name in SPECIAL_ANSWERS]
+            if reserved:
+                raise DataError(f"'{reserved[0]}' can't be a class name: it is an answer that labelers give; rename it")
+            stamp = _stamp(at or _now())
+            person = writer.person(who) if new else ""
+            writer.add(schema.class_events, [
+                {"kind": "add", "class_id": f"c{number}", "name": name, "at": stamp, "who": person}
+                for number, name in enumerate(new, start=len(known) + 1)
+            ])  # fmt: skip
         return self.classes()
 
     # --- samples
 
-    def samples(self, *, up_to: int | None = None) -> list[StoredSample]:
-        """All samples with their paths, in the order they were added; only paths up to a number, where given.
+    def samples(self, ids: Sequence[str] | None = None, *, up_to: int | None = None) -> list[StoredSample]:
+        """All samples with their paths, in the order they were added; or those with these ids (a few).
 
-        Samples whose paths all came later have none then.
+        Only paths up to a number (``up_to``) where it is given; samples whose paths all came later have none then.
         """
-        paths: dict[str, list[NewPath]] = {}
-        query = sa.select(_paths).order_by(_paths.c.number)
+        some, all_paths = sa.select(schema.samples), sa.select(schema.paths)
+        if ids is not None:
+            some = some.where(schema.samples.c.id.in_(ids))
+            all_paths = all_paths.where(schema.paths.c.sample_id.in_(ids))
         if up_to is not None:
-            query = query.where(_paths.c.number <= up_to)
-        for row in self._read(query):
+            all_paths = all_paths.where(schema.paths.c.number <= up_to)
+        paths: dict[str, list[NewPath]] = {}
+        for row in self._read(all_paths.order_by(schema.paths.c.number)):
             paths.setdefault(row.sample_id, []).append(
                 NewPath(row.sample_id, row.path, row.root, row.given, json.loads(row.metadata))
             )
         return [
             StoredSample(row.id, row.split, row.group_key, row.width, row.height, tuple(paths.get(row.id, ())))
-            for row in self._read(sa.select(_samples).order_by(_samples.c.number))
+            for row in self._read(some.order_by(schema.samples.c.number))
         ]
+
+    def path_rows(self, *, up_to: int | None = None) -> Iterator[tuple[str, str, str, str | None]]:
+        """``path, sample id, split, group`` of every path (up to a number), samples in the order they were added.
+
+        Read a few at a time.
+        """
+        samples, paths = schema.samples, schema.paths
+        query = (
+            sa.select(paths.c.path, samples.c.id, samples.c.split, samples.c.group_key)
+            .join_from(samples, paths, paths.c.sample_id == samples.c.id)
+            .order_by(samples.c.number, paths.c.number)
+        )
+        if up_to is not None:
+            query = query.where(paths.c.number <= up_to)
+        with self._engine.connect() as connection:
+            for row in connection.execute(query, execution_options={"yield_per": 10_000}):
+                yield row[0], row[1], row[2], row[3]
+
+    def find_samples(self, path: str) -> list[StoredSample]:
+        """Samples that have this path, as given or absolute; and where there are none, those whose id begins so."""
+        parts = Path(path).parts
+        roots = {str(Path(*parts[:n])): str(Path(*parts[n:])) for n in range(1, len(parts))} if path[:1] == "/" else {}
+        found = self._read(
+            sa.select(schema.paths.c.path, schema.paths.c.root, schema.paths.c.sample_id)
+            .where(schema.paths.c.path.in_([path, *roots.values()]))
+            .order_by(schema.paths.c.number)
+        )
+        ids = [row.sample_id for row in found if row.path == path or roots.get(row.root) == row.path]
+        if not ids and len(path) >= 6:
+            begins = path.lower()
+            of_samples = schema.samples.c.id
+            query = sa.select(of_samples).where(of_samples >= begins, of_samples < begins + "g").limit(2)
+            ids = [row.id for row in self._read(query) if row.id.startswith(begins)]
+        return self.samples(list(dict.fromkeys(ids))) if ids else []
+
+    def counts(self) -> dict[str, Any]:
+        """How much there is: ``splits`` (split to samples), ``labeled`` and ``excluded`` samples. No row is loaded."""
+        events = schema.label_events
+        split = schema.samples.c.split
+        numbers = self._read(sa.select(split.label("split"), sa.func.count().label("number")).group_by(split))
+        splits = {row.split: row.number for row in numbers}
+        imported = sa.select(sa.func.count()).select_from(events).where(events.c.kind == "import")
+        labeled = int(self._read(imported.where(events.c.new.is_not(None)))[0][0])
+        excluded = 0
+        touched = sa.select(events.c.sample_id).where(events.c.kind != "import").distinct()
+        latest: dict[str, Any] = {}
+        for row in self._read(sa.select(events).where(events.c.sample_id.in_(touched)).order_by(events.c.id)):
+            labeled -= row.kind == "import" and row.new is not None
+            latest[row.sample_id] = row
+        labeled += len([row for row in latest.values() if row.new is not None])
+        excluded += len([row for row in latest.values() if row.excluded])
+        return {"splits": splits, "labeled": labeled, "excluded": excluded}
 
     def add_samples(
         self,
@@ -307,53 +325,65 @@ class Ledger:
         sample id to class id; a sample that already has a label event keeps its label.
         """
         stamp = _stamp(at or _now())
-        have = {row.id for row in self._read(sa.select(_samples.c.id))}
-        have_paths = {(r.root, r.path, r.sample_id) for r in self._read(sa.select(_paths))}
-        labeled = {row.sample_id for row in self._read(sa.select(_label_events.c.sample_id).distinct())}
-        new = [s for s in samples if s.id not in have]
-        new_paths = [p for p in paths if (p.root, p.path, p.sample_id) not in have_paths]
-        events = [
-            {**_event_row("import", sample, None, label, False, who, stamp, why, iteration, ()), "undoes": None}
-            for sample, label in labels.items()
-            if sample not in labeled
-        ]
-        with self._write() as connection:
-            _insert(connection, _samples, [
+        of_paths, of_events = schema.paths.c, schema.label_events.c
+        with self._write() as writer:
+            have = {row.id for row in self._read(sa.select(schema.samples.c.id), writer.connection)}
+            known = sa.select(of_paths.root, of_paths.path, of_paths.sample_id)
+            have_paths = {(row.root, row.path, row.sample_id) for row in self._read(known, writer.connection)}
+            labeled = {
+                row.sample_id for row in self._read(sa.select(of_events.sample_id).distinct(), writer.connection)
+            }
+            new = [s for s in samples if s.id not in have]
+            person = writer.person(who)
+            writer.add(schema.samples, [
                 {"id": s.id, "split": s.split, "group_key": s.group, "width": s.width, "height": s.height, "at": stamp}
                 for s in new
             ])  # fmt: skip
-            _insert(connection, _paths, [
+            writer.add(schema.paths, [
                 {"sample_id": p.sample_id, "path": p.path, "root": p.root, "given": p.given,
                  "metadata": json.dumps(dict(p.metadata), ensure_ascii=False)}
-                for p in new_paths
+                for p in paths if (p.root, p.path, p.sample_id) not in have_paths
             ])  # fmt: skip
-            _insert(connection, _label_events, events)
+            writer.add(schema.label_events, [
+                _event_row("import", sample, None, label, False, person, stamp, why, iteration, ())
+                for sample, label in labels.items() if sample not in labeled
+            ])  # fmt: skip
         return len(new)
 
     # --- labels
 
     def label_events(self, sample_id: str | None = None) -> list[LabelEvent]:
         """Label events in the order they happened, of one sample or of all."""
-        query = sa.select(_label_events).order_by(_label_events.c.id)
+        return self._label_events(sample_id, None)
+
+    def _label_events(self, sample_id: str | None, connection: sa.Connection | None) -> list[LabelEvent]:
+        query = sa.select(schema.label_events).order_by(schema.label_events.c.id)
         if sample_id is not None:
-            query = query.where(_label_events.c.sample_id == sample_id)
-        return [_event(row) for row in self._read(query)]
+            query = query.where(schema.label_events.c.sample_id == sample_id)
+        names = self._names(connection)
+        return [_event(row, names) for row in self._read(query, connection)]
 
     def labels(self, *, as_of: int | None = None, up_to: int | None = None) -> dict[str, CurrentLabel]:
         """Each sample's label now, or as of the end of an iteration (0: as imported); those without any are absent.
 
         ``up_to`` gives the labels as they were after that label event.
         """
-        last = sa.select(sa.func.max(_label_events.c.id))
+        return self._labels(None, as_of, up_to)
+
+    def _labels(
+        self, connection: sa.Connection | None, as_of: int | None = None, up_to: int | None = None
+    ) -> dict[str, CurrentLabel]:
+        events = schema.label_events.c
+        query = sa.select(events.sample_id, events.new, events.excluded, events.id).order_by(events.id)
         if as_of is not None:
-            last = last.where(_label_events.c.iteration <= as_of)
+            query = query.where(events.iteration <= as_of)
         if up_to is not None:
-            last = last.where(_label_events.c.id <= up_to)
-        query = sa.select(_label_events).where(_label_events.c.id.in_(last.group_by(_label_events.c.sample_id)))
-        return {
-            row.sample_id: CurrentLabel(row.sample_id, row.new, bool(row.excluded), row.id)
-            for row in self._read(query.order_by(_label_events.c.id))
-        }
+            query = query.where(events.id <= up_to)
+        last: dict[str, Any] = {}
+        for row in self._read(query, connection):
+            last.pop(row[0], None)  # so that samples come in the order of their last events
+            last[row[0]] = row
+        return {row[0]: CurrentLabel(row[0], row[1], bool(row[2]), row[3]) for row in last.values()}
 
     def decide(
         self,
@@ -368,26 +398,30 @@ class Ledger:
         A decision that is in force, or was made before on the same verdicts (and perhaps undone since), adds nothing,
         so that calling again after a crash is harmless and an undo stays.
         """
-        current = self.labels()
-        made = {(e.sample_id, e.new, e.excluded, e.cites) for e in self.label_events() if e.kind == "decision"}
-        stamp = _stamp(at or _now())
-        rows = []
-        for decision in decisions:
-            now = current.get(decision.sample_id)
-            old, was_excluded = (now.class_id, now.excluded) if now else (None, False)
-            if decision.outcome in ("change", "keep"):  # to keep the label of an image that was left out brings it back
-                new, excluded = decision.class_id, False
-            elif decision.outcome == "exclude":
-                new, excluded = old, True
-            else:
-                continue
-            if (new, excluded) == (old, was_excluded) or (decision.sample_id, new, excluded, decision.cites) in made:
-                continue
-            row = _event_row(
-                "decision", decision.sample_id, old, new, excluded, who, stamp, decision.why, iteration, decision.cites
-            )
-            rows.append({**row, "undoes": None})
-        return self._add_events(rows)
+        with self._write() as writer:
+            current = self._labels(writer.connection)
+            of_kind = sa.select(schema.label_events).where(schema.label_events.c.kind == "decision")
+            made = {
+                (row.sample_id, row.new, bool(row.excluded), tuple(json.loads(row.cites)))
+                for row in self._read(of_kind, writer.connection)
+            }
+            stamp = _stamp(at or _now())
+            person = writer.person(who)
+            rows = []
+            for decision in decisions:
+                change = _change(decision, current.get(decision.sample_id))
+                if change is None:
+                    continue
+                old, new, excluded = change
+                if (decision.sample_id, new, excluded, decision.cites) in made:
+                    continue
+                rows.append(
+                    _event_row(
+                        "decision", decision.sample_id, old, new, excluded, person, stamp, decision.why, iteration,
+                        decision.cites,
+                    )
+                )  # fmt: skip
+            return self._add_events(writer, rows)
 
     def undo(
         self, sample_id: str, *, who: str, iteration: int, why: str = "undone", at: datetime | None = None
@@ -396,38 +430,39 @@ class Ledger:
 
         The label before that change comes back by a new event; an undo can itself be undone.
         """
-        events = self.label_events(sample_id)
-        if len(events) < 2:
-            raise ProjectError(f"sample {sample_id[:12]} has no change to undo: its label is as it was imported")
-        last, before = events[-1], events[-2]
-        row = _event_row(
-            "undo", sample_id, last.new, before.new, before.excluded, who, _stamp(at or _now()), why, iteration, ()
-        )
-        return self._add_events([{**row, "undoes": last.id}])[0]
+        with self._write() as writer:
+            events = self._label_events(sample_id, writer.connection)
+            if len(events) < 2:
+                raise ProjectError(f"sample {sample_id[:12]} has no change to undo: its label is as it was imported")
+            last, before = events[-1], events[-2]
+            row = _event_row(
+                "undo", sample_id, last.new, before.new, before.excluded, writer.person(who), _stamp(at or _now()),
+                why, iteration, (),
+            )  # fmt: skip
+            return self._add_events(writer, [{**row, "undoes": last.id}])[0]
 
-    def _add_events(self, rows: list[dict[str, Any]]) -> list[LabelEvent]:
-        if not rows:
-            return []
-        with self._write() as connection:
-            before = connection.execute(sa.select(sa.func.coalesce(sa.func.max(_label_events.c.id), 0))).scalar_one()
-            connection.execute(_label_events.insert(), rows)
-        added = self._read(sa.select(_label_events).where(_label_events.c.id > before).order_by(_label_events.c.id))
-        return [_event(row) for row in added]
+    def _add_events(self, writer: schema.Writer, rows: list[dict[str, Any]]) -> list[LabelEvent]:
+        events = schema.label_events
+        before = writer.connection.execute(sa.select(sa.func.coalesce(sa.func.max(events.c.id), 0))).scalar_one()
+        writer.add(events, rows)
+        added = self._read(sa.select(events).where(events.c.id > before).order_by(events.c.id), writer.connection)
+        names = self._names(writer.connection)
+        return [_event(row, names) for row in added]
 
     # --- queue and verdicts
 
     def queue(self, iteration: int | None = None) -> list[QueueEntry]:
         """What people were asked, in order of position; of one iteration or of all."""
-        query = sa.select(_queue).order_by(_queue.c.iteration, _queue.c.position)
+        query = sa.select(schema.queue).order_by(schema.queue.c.iteration, schema.queue.c.position)
         if iteration is not None:
-            query = query.where(_queue.c.iteration == iteration)
+            query = query.where(schema.queue.c.iteration == iteration)
         return [_entry(row.entry) for row in self._read(query)]
 
     def add_queue(self, entries: Sequence[QueueEntry]) -> None:
         """Record the intent to ask, before anybody is asked; a key that is already there is left alone."""
-        have = {row.key for row in self._read(sa.select(_queue.c.key))}
-        with self._write() as connection:
-            _insert(connection, _queue, [
+        with self._write() as writer:
+            have = {row.key for row in self._read(sa.select(schema.queue.c.key), writer.connection)}
+            writer.add(schema.queue, [
                 {"key": e.key, "sample_id": e.sample_id, "iteration": e.iteration, "position": e.position,
                  "entry": json.dumps({**e.__dict__, "related": list(e.related)}, ensure_ascii=False)}
                 for e in entries if e.key not in have
@@ -435,74 +470,89 @@ class Ledger:
 
     def verdicts(self, *, iteration: int | None = None, every: bool = False) -> list[Verdict]:
         """Verdicts in the order they were recorded; only the latest of each source unless ``every``."""
-        query = sa.select(_verdicts).order_by(_verdicts.c.id)
+        found = self._verdicts(iteration, None)
+        return found if every else _latest(found)
+
+    def _verdicts(
+        self, iteration: int | None, connection: sa.Connection | None, sample_id: str | None = None
+    ) -> list[Verdict]:
+        query = sa.select(schema.verdicts).order_by(schema.verdicts.c.id)
         if iteration is not None:
-            query = query.where(_verdicts.c.iteration == iteration)
-        found = [_verdict(row) for row in self._read(query)]
-        if every:
-            return found
-        latest = {}
-        for verdict in sorted(found, key=lambda v: (v.at, v.id)):
-            latest[verdict.source] = verdict
-        return sorted(latest.values(), key=lambda v: v.id)
+            query = query.where(schema.verdicts.c.iteration == iteration)
+        if sample_id is not None:
+            query = query.where(schema.verdicts.c.sample_id == sample_id)
+        names = self._names(connection)
+        return [_verdict(row, names) for row in self._read(query, connection)]
+
+    def verdicts_of(self, sample_id: str) -> list[Verdict]:
+        """Every verdict of one sample, in the order they were recorded."""
+        return self._verdicts(None, None, sample_id)
 
     def add_verdicts(self, verdicts: Sequence[Verdict]) -> int:
         """Record verdicts; one that says what is already recorded of its source adds nothing. Returns how many new."""
-        known: dict[str, Verdict] = {v.source: v for v in self.verdicts()}
-        seen = {(v.source, v.at, v.answer) for v in self.verdicts(every=True)}
-        rows = []
-        for verdict in verdicts:
-            now = known.get(verdict.source)
-            same = now is not None and (now.answer, now.person, now.note) == (
-                verdict.answer, verdict.person, verdict.note,
-            )  # fmt: skip
-            if same or (verdict.source, verdict.at, verdict.answer) in seen:
-                continue
-            known[verdict.source] = verdict
-            seen.add((verdict.source, verdict.at, verdict.answer))
-            row = dict(verdict.__dict__)
-            del row["id"]
-            rows.append({**row, "at": _stamp(verdict.at)})
-        with self._write() as connection:
-            _insert(connection, _verdicts, rows)
+        with self._write() as writer:
+            every = self._verdicts(None, writer.connection)
+            known: dict[str, Verdict] = {v.source: v for v in _latest(every)}
+            seen = {(v.source, v.at, v.answer) for v in every}
+            rows = []
+            for verdict in verdicts:
+                now = known.get(verdict.source)
+                same = now is not None and (now.answer, now.person, now.note) == (
+                    verdict.answer, verdict.person, verdict.note,
+                )  # fmt: skip
+                if same or (verdict.source, verdict.at, verdict.answer) in seen:
+                    continue
+                known[verdict.source] = verdict
+                seen.add((verdict.source, verdict.at, verdict.answer))
+                rows.append(_verdict_row(verdict, writer.person(verdict.person)))
+            writer.add(schema.verdicts, rows)
         return len(rows)
 
     # --- what reviewers note, and releases
 
     def remarks(self, sample_id: str | None = None) -> list[Remark]:
         """What reviewers noted, in the order it was recorded, of one sample or of all."""
-        query = sa.select(_remarks).order_by(_remarks.c.id)
+        query = sa.select(schema.remarks).order_by(schema.remarks.c.id)
         if sample_id is not None:
-            query = query.where(_remarks.c.sample_id == sample_id)
+            query = query.where(schema.remarks.c.sample_id == sample_id)
+        names = self._names()
         return [
-            Remark(r.sample_id, r.kind, r.cause, r.note, r.who, datetime.fromisoformat(r.at), r.iteration, r.id)
+            Remark(r.sample_id, r.kind, r.cause, r.note, names.get(r.who, r.who), datetime.fromisoformat(r.at),
+                   r.iteration, r.id)
             for r in self._read(query)
-        ]
+        ]  # fmt: skip
 
     def add_remarks(self, remarks: Sequence[Remark]) -> None:
         """Record remarks, all or none."""
-        rows = [{k: v for k, v in r.__dict__.items() if k != "id"} | {"at": _stamp(r.at)} for r in remarks]
-        with self._write() as connection:
-            _insert(connection, _remarks, rows)
+        with self._write() as writer:
+            writer.add(schema.remarks, [
+                {**{k: v for k, v in r.__dict__.items() if k != "id"}, "at": _stamp(r.at), "who": writer.person(r.who)}
+                for r in remarks
+            ])  # fmt: skip
 
     def releases(self) -> list[Release]:
         """Every release, in the order they were made."""
-        columns = [c for c in _releases.c if c.name != "id"]
+        return self._releases(None)
+
+    def _releases(self, connection: sa.Connection | None) -> list[Release]:
+        columns = [c for c in schema.releases.c if c.name not in ("id", "block")]
+        names = self._names(connection)
         return [
-            Release(**{**row._mapping, "at": datetime.fromisoformat(row.at)})
-            for row in self._read(sa.select(*columns).order_by(_releases.c.id))
+            Release(**{**row._mapping, "at": datetime.fromisoformat(row.at), "who": names.get(row.who, row.who)})
+            for row in self._read(sa.select(*columns).order_by(schema.releases.c.id), connection)
         ]
 
     def add_release(self, release: Release) -> None:
         """Record a release; raises DataError where its name is taken."""
-        if any(known.name == release.name for known in self.releases()):
-            raise DataError(f"there is a release '{release.name}' already; give this one another name")
-        with self._write() as connection:
-            _insert(connection, _releases, [{**release.__dict__, "at": _stamp(release.at)}])
+        with self._write() as writer:
+            if any(known.name == release.name for known in self._releases(writer.connection)):
+                raise DataError(f"there is a release '{release.name}' already; give this one another name")
+            row = {**release.__dict__, "at": _stamp(release.at), "who": writer.person(release.who)}
+            writer.add(schema.releases, [row])
 
     def heads(self) -> tuple[int, int, int]:
         """The last label event, class event and path; 0 where there is none."""
-        columns = (_label_events.c.id, _class_events.c.id, _paths.c.number)
+        columns = (schema.label_events.c.id, schema.class_events.c.id, schema.paths.c.number)
         label, klass, path = (self._read(sa.select(sa.func.coalesce(sa.func.max(c), 0)))[0][0] for c in columns)
         return int(label), int(klass), int(path)
 
@@ -510,8 +560,12 @@ class Ledger:
 
     def iterations(self) -> list[Iteration]:
         """Every iteration with its latest state, in order."""
+        return self._iterations(None)
+
+    def _iterations(self, connection: sa.Connection | None) -> list[Iteration]:
         found: dict[int, Iteration] = {}
-        for row in self._read(sa.select(_iteration_events).order_by(_iteration_events.c.id)):
+        events = schema.iteration_events
+        for row in self._read(sa.select(events).order_by(events.c.id), connection):
             at = datetime.fromisoformat(row.at)
             known = found.get(row.number) or Iteration(row.number, row.state, at)
             ended = at if row.state in ("done", "failed") else None
@@ -520,18 +574,72 @@ class Ledger:
 
     def set_state(self, number: int, state: State, message: str = "", *, at: datetime | None = None) -> None:
         """Record that an iteration is now in this state; saying it twice in a row adds nothing."""
-        now = {i.number: i for i in self.iterations()}.get(number)
-        if now is not None and (now.state, now.message) == (state, message):
-            return
-        with self._write() as connection:
-            connection.execute(
-                _iteration_events.insert().values(number=number, state=state, at=_stamp(at or _now()), message=message)
-            )
+        with self._write() as writer:
+            now = {i.number: i for i in self._iterations(writer.connection)}.get(number)
+            if now is None or (now.state, now.message) != (state, message):
+                row = {"number": number, "state": state, "at": _stamp(at or _now()), "message": message}
+                writer.add(schema.iteration_events, [row])
 
 
-def _insert(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
-    if rows:
-        connection.execute(table.insert(), rows)
+def network_filesystem(file: Path, mounts: str | None = None) -> str:
+    """The kind of a network's file system that a file would lie on; empty where it is a local one.
+
+    ``mounts`` is the text of ``/proc/self/mountinfo``, by default as it is now; empty where there is none.
+    """
+    if mounts is None:
+        try:
+            mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+    place = file.absolute().resolve()
+    best, kind = Path(), ""
+    for line in mounts.splitlines():
+        left, _, right = line.partition(" - ")
+        fields, after = left.split(), right.split()
+        if len(fields) < 5 or not after:
+            continue
+        point = Path(fields[4].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\"))
+        if place.is_relative_to(point) and len(point.parts) >= len(best.parts):
+            best, kind = point, after[0]
+    return kind if kind in _NETWORKED or kind.startswith(("nfs", "smb")) else ""
+
+
+_NETWORKED = frozenset({
+    "cifs", "fuse.sshfs", "glusterfs", "fuse.glusterfs", "ceph", "fuse.ceph", "lustre", "beegfs", "afs", "gpfs",
+    "pvfs2", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "davfs", "fuse.davfs",
+})  # fmt: skip
+
+
+def _erased(person: str) -> str:
+    return f"erased person {person[1:]}"
+
+
+def _change(decision: Decision, now: CurrentLabel | None) -> tuple[str | None, str | None, bool] | None:
+    """Old label, new label and whether left out, where a decision changes something."""
+    old, was_excluded = (now.class_id, now.excluded) if now else (None, False)
+    if decision.outcome in ("change", "keep"):  # to keep the label of an image that was left out brings it back
+        new, excluded = decision.class_id, False
+    elif decision.outcome == "exclude":
+        new, excluded = old, True
+    else:
+        return None
+    return None if (new, excluded) == (old, was_excluded) else (old, new, excluded)
+
+
+def _latest(found: Sequence[Verdict]) -> list[Verdict]:
+    """The latest verdict of each source, in the order they were recorded."""
+    latest = {}
+    for verdict in sorted(found, key=lambda v: (v.at, v.id)):
+        latest[verdict.source] = verdict
+    return sorted(latest.values(), key=lambda v: v.id)
+
+
+def _verdict_row(verdict: Verdict, person: str) -> dict[str, Any]:
+    row = dict(verdict.__dict__)
+    del row["id"]
+    seconds = None if verdict.seconds is None else float(verdict.seconds)
+    source = schema.stored_source(verdict.source, verdict.person, person)
+    return {**row, "person": person, "source": source, "seconds": seconds, "at": _stamp(verdict.at)}
 
 
 def _event_row(
@@ -549,13 +657,13 @@ def _event_row(
     return {
         "kind": kind, "sample_id": sample_id, "task": "class", "region": None, "old": old, "new": new,
         "excluded": excluded, "who": who, "at": at, "why": why, "iteration": iteration,
-        "cites": json.dumps(list(cites)),
+        "cites": json.dumps(list(cites)), "undoes": None,
     }  # fmt: skip
 
 
-def _event(row: sa.Row[Any]) -> LabelEvent:
+def _event(row: sa.Row[Any], names: Mapping[str, str]) -> LabelEvent:
     return LabelEvent(
-        row.id, row.kind, row.sample_id, row.old, row.new, bool(row.excluded), row.who,
+        row.id, row.kind, row.sample_id, row.old, row.new, bool(row.excluded), names.get(row.who, row.who),
         datetime.fromisoformat(row.at), row.why, row.iteration, tuple(json.loads(row.cites)), row.undoes,
     )  # fmt: skip
 
@@ -565,64 +673,10 @@ def _entry(text: str) -> QueueEntry:
     return QueueEntry(**{**values, "related": tuple(values["related"])})
 
 
-def _verdict(row: sa.Row[Any]) -> Verdict:
+def _verdict(row: sa.Row[Any], names: Mapping[str, str]) -> Verdict:
+    name = names.get(row.person, row.person)
     return Verdict(
-        sample_id=row.sample_id, answer=row.answer, person=row.person, at=datetime.fromisoformat(row.at), key=row.key,
-        source=row.source, mode=row.mode, iteration=row.iteration, seconds=row.seconds, note=row.note, id=row.id,
+        sample_id=row.sample_id, answer=row.answer, person=name, at=datetime.fromisoformat(row.at), key=row.key,
+        source=schema.stored_source(row.source, row.person, name), mode=row.mode, iteration=row.iteration,
+        seconds=row.seconds, note=row.note, id=row.id,
     )  # fmt: skip
-
-
-def _prepare_sqlite(connection: Any, _record: object) -> None:
-    cursor = connection.cursor()
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "busy_timeout = 30000"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _create(engine: sa.Engine) -> None:
-    """Make the tables where they are missing, and let the database itself refuse changes and deletions."""
-    try:
-        found = sa.inspect(engine).has_table("about")
-    except sa.exc.DatabaseError as error:
-        raise ProjectError(f"the ledger at {engine.url!r} can't be opened: {error.orig}") from error
-    if found:
-        with engine.connect() as connection:
-            version = connection.execute(sa.select(_about.c.value).where(_about.c.key == "schema")).scalar()
-        if version != str(SCHEMA_VERSION):
-            raise ProjectError(
-                f"the ledger has schema version {version}, this release reads {SCHEMA_VERSION}; "
-                "upgrade curation-toolkit"
-            )
-        _make_tables(engine)
-        return
-    _make_tables(engine, first={"key": "schema", "value": str(SCHEMA_VERSION)})
-
-
-def _make_tables(engine: sa.Engine, first: Mapping[str, str] | None = None) -> None:
-    """Make the tables that are missing: all in a new ledger, those that came later in an older one."""
-    have = set(sa.inspect(engine).get_table_names())
-    missing = [table for table in _tables.sorted_tables if table.name not in have]
-    if not missing:
-        return
-    with engine.begin() as connection:
-        _tables.create_all(connection, tables=missing)
-        if first:
-            connection.execute(_about.insert().values(**first))
-        for table in missing:
-            for statement in _append_only(engine.dialect.name, table.name):
-                connection.execute(sa.text(statement))
-
-
-def _append_only(dialect: str, table: str) -> list[str]:
-    if dialect == "sqlite":
-        return [
-            f"CREATE TRIGGER {table}_no_{verb} BEFORE {verb} ON {table} "
-            f"BEGIN SELECT RAISE(ABORT, 'the ledger only grows: {verb} on {table} refused'); END"
-            for verb in ("update", "delete")
-        ]
-    return [
-        "CREATE OR REPLACE FUNCTION ledger_only_grows() RETURNS trigger AS $$ BEGIN "
-        "RAISE EXCEPTION 'the ledger only grows: % on % refused', TG_OP, TG_TABLE_NAME; END $$ LANGUAGE plpgsql",
-        f"CREATE TRIGGER {table}_only_grows BEFORE UPDATE OR DELETE ON {table} "
-        "FOR EACH ROW EXECUTE FUNCTION ledger_only_grows()",
-    ]

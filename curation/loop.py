@@ -193,8 +193,8 @@ class Loop:
     def baseline(self) -> None:
         """Iteration 0: the model trained on the labels as they were given, the "before" of the first gain."""
         folder = self.paths.iteration(0)
-        stage(folder, "train", lambda f: self._train(f, 0))
-        stage(folder, "report", lambda f: self._report(f, 0))
+        self._stage(folder, "train", lambda f: self._train(f, 0))
+        self._stage(folder, "report", lambda f: self._report(f, 0))
 
     def advance(self, number: int, annotator: Callable[[], Annotator], *, close_batch: bool = False) -> Outcome:
         """Take iteration ``number`` as far as it goes: to its end, or to where it waits for people.
@@ -209,9 +209,9 @@ class Loop:
                 if not self._ask(number, annotator(), close_batch):
                     return "waiting"
             self._set_state(number, "training")
-            stage(folder, "train", lambda f: self._train(f, number))
+            self._stage(folder, "train", lambda f: self._train(f, number))
             self._set_state(number, "reporting")
-            stage(folder, "report", lambda f: self._report(f, number))
+            self._stage(folder, "report", lambda f: self._report(f, number))
             self._set_state(number, "done")
         except Exception as error:
             self.ledger.set_state(number, "failed", str(error)[:500])
@@ -220,7 +220,11 @@ class Loop:
 
     def prepare(self, number: int) -> None:
         """Score the labels and fill the iteration's review queue."""
-        stage(self.paths.iteration(number), "score", lambda f: self._score(f, number))
+        self._stage(self.paths.iteration(number), "score", lambda f: self._score(f, number))
+
+    def _stage(self, folder: Path, name: str, make: Callable[[Path], Mapping[str, Any]]) -> None:
+        """Run a stage once; its manifest also notes how far the ledger's chain had come, and its hash there."""
+        stage(folder, name, lambda f: {**make(f), "ledger": list(self.ledger.head())})
 
     def _set_state(self, number: int, state: State, *, unless: State | None = None) -> None:
         now = {i.number: i.state for i in self.ledger.iterations()}.get(number)
@@ -376,7 +380,7 @@ class Loop:
         missing = self.collect(number, annotator)
         if missing and not close_batch:
             return False
-        stage(self.paths.iteration(number), "review", lambda f: self._decide(number))
+        self._stage(self.paths.iteration(number), "review", lambda f: self._decide(number))
         return True
 
     def collect(self, number: int, annotator: Annotator) -> int:

@@ -185,24 +185,19 @@ class Project:
 
     def find(self, path: str) -> Sample:
         """The sample with this path (as given or absolute) or id (or its beginning); DataError where there is none."""
-        wanted = str(path)
-        stored = self.ledger.samples()
-        for sample in stored:
-            for alias in sample.paths:
-                if wanted in (alias.path, str(Path(alias.root) / alias.path)):
-                    return _sample(sample)
-        begins = [s for s in stored if len(wanted) >= 6 and s.id.startswith(wanted.lower())]
-        if len(begins) == 1:
-            return _sample(begins[0])
-        raise DataError(f"no sample has the path or id '{wanted}'; `curate export` lists them all")
+        found = self.ledger.find_samples(str(path))
+        if not found or (len(found) > 1 and not any(str(path) in _names_of(s) for s in found)):
+            raise DataError(f"no sample has the path or id '{path}'; `curate export` lists them all")
+        return _sample(found[0])
 
     def history(self, path: str | None = None) -> pd.DataFrame:
         """Label events and verdicts in the order they happened, of one image or of all."""
         import pandas as pd
 
         classes = self.classes
-        only = self.find(path).id if path is not None else None
-        paths = {s.id: s.paths[0].path for s in self.ledger.samples() if s.paths}
+        one = self.find(path) if path is not None else None
+        only = one.id if one else None
+        paths = {one.id: one.path} if one else {s.id: s.paths[0].path for s in self.ledger.samples() if s.paths}
         rows: list[tuple[Any, ...]] = [
             (e.at, paths.get(e.sample_id, ""), e.kind, classes.name(e.old),
              "left out" if e.excluded else classes.name(e.new), e.who, e.why, e.iteration,
@@ -212,7 +207,7 @@ class Project:
         rows += [
             (v.at, paths.get(v.sample_id, ""), "verdict", "", classes.name(v.answer), v.person, v.note or v.mode,
              v.iteration, "", f"verdict {v.id}")
-            for v in self.ledger.verdicts(every=True) if only in (None, v.sample_id)
+            for v in (self.ledger.verdicts_of(only) if only else self.ledger.verdicts(every=True))
         ]  # fmt: skip
         rows += [
             (r.at, paths.get(r.sample_id, ""), "remark" if r.kind == "error" else "sent", "", r.cause or "to labelers",
@@ -374,8 +369,7 @@ class Project:
 
     def status(self) -> dict[str, Any]:
         """Where the project stands; the JSON of ``curate status --json``."""
-        labels = self.ledger.labels()
-        samples = self.ledger.samples()
+        counts = self.ledger.counts()
         iterations = []
         for iteration in self.ledger.iterations():
             iterations.append(self._iteration_status(iteration.number, iteration.state, iteration.message))
@@ -383,10 +377,8 @@ class Project:
         return {
             "project": self.settings.name,
             "classes": list(self.classes.names),
-            "samples": len(samples),
-            "splits": dict(Counter(s.split for s in samples)),
-            "labeled": len([c for c in labels.values() if c.class_id]),
-            "excluded": len([c for c in labels.values() if c.excluded]),
+            "samples": sum(counts["splits"].values()),
+            **counts,
             "baseline": read_json(baseline) if baseline.exists() else None,
             "iterations": iterations,
         }
@@ -842,6 +834,11 @@ def _record(
         notes=tuple(note for g in gathered for note in g.notes),
         set_aside=found.set_aside,
     )
+
+
+def _names_of(stored: StoredSample) -> set[str]:
+    """All that a sample can be called by: its paths, as given and absolute."""
+    return {name for p in stored.paths for name in (p.path, str(Path(p.root) / p.path))}
 
 
 def _sample(stored: StoredSample) -> Sample:

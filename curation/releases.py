@@ -25,11 +25,12 @@ def label_rows(ledger: Ledger, *, as_of: int | None = None, release: Release | N
     up_to = release.label_event if release else None
     labels = ledger.labels(as_of=as_of, up_to=up_to)
     classes = ledger.classes(up_to=release.class_event if release else None)
+    names = dict(zip(classes.ids, classes.names, strict=True))
     rows: list[Row] = []
-    for stored in ledger.samples(up_to=release.path if release else None):
-        now = labels.get(stored.id)
-        name, excluded = classes.name(now.class_id if now else None), bool(now and now.excluded)
-        rows += [(p.path, name, stored.split, excluded, stored.group or "", stored.id) for p in stored.paths]
+    for path, sample_id, split, group in ledger.path_rows(up_to=release.path if release else None):
+        now = labels.get(sample_id)
+        name = names[now.class_id] if now and now.class_id else ""
+        rows.append((path, name, split, bool(now and now.excluded), group or "", sample_id))
     return rows
 
 

@@ -20,8 +20,8 @@ ORDER = [
     ["curation.errors"],
     ["curation.records"],
     ["curation.config"],
-    ["curation.ledger", "curation.runs", "curation.tables", "curation.images", "curation.dataset",
-     "curation.predictions", "curation.properties", "curation.quality"],
+    ["curation.schema", "curation.ledger", "curation.runs", "curation.tables", "curation.images",
+     "curation.dataset", "curation.predictions", "curation.properties", "curation.quality"],
     [
         "curation.backbone", "curation.features", "curation.networks", "curation.fitting", "curation.training",
         "curation.heads",
@@ -42,7 +42,7 @@ DOORS = {
     "albumentations": {"augment/transforms.py"},
     "faiss": {"curation/neighbours.py"},
     "fiftyone": {"reports/fiftyone_store.py", "reports/fiftyone_plugin/curation/__init__.py"},
-    "sqlalchemy": {"curation/ledger.py"},
+    "sqlalchemy": {"curation/ledger.py", "curation/schema.py"},
     "jinja2": {"reports/page.py"},
     "click": {"curation/cli.py"},
 }
