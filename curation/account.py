@@ -13,6 +13,7 @@ import numpy.typing as npt
 from curation import audit as auditing
 from curation import gain as gains
 from curation import slices as slicing
+from curation.evidence import Said, doubt_of, learn
 from curation.issues import LABEL_KINDS
 from curation.loop import Account, Scored, labeled_holdout, slice_table, trainable
 from curation.records import (
@@ -61,7 +62,8 @@ def summarize(
     metrics_before = gains.measure(before, truth, seed=seed, classes=account.classes) if before else None
     gain = _gain(before, after, truth, seed) if before and after else None
     cards = slice_cards(account, holdout, before, after)
-    audit = audit_of(account, queue, settled)
+    open_slices = len([c for c in cards if c.slice.status == "open"])
+    audit = audit_of(account, queue, settled, gain, open_slices)
     row = Row(
         number=account.number,
         labels_reviewed=int(account.review.get("reviewed", 0)),
@@ -220,8 +222,13 @@ def _differs(account: Account, sample: Sample) -> bool:
     return (before.class_id, before.excluded) != (after.class_id, after.excluded)
 
 
-def audit_of(account: Account, queue: Sequence[QueueEntry], settled: Collection[str]) -> Audit:
-    """What this iteration's verdicts say of the flagger; ``settled`` are samples that people had judged before."""
+def audit_of(
+    account: Account, queue: Sequence[QueueEntry], settled: Collection[str], gain: Gain | None, weak_slices: int
+) -> Audit:
+    """What the verdicts say of the flagger and of people, what is still wrong, and what more reviews would bring.
+
+    ``settled`` are samples that people had judged before this iteration.
+    """
     scored = account.scored
     decisions = [Decision(**{**d, "cites": tuple(d["cites"])}) for d in account.review.get("decisions", [])]
     if scored is None or not decisions:
@@ -236,12 +243,34 @@ def audit_of(account: Account, queue: Sequence[QueueEntry], settled: Collection[
         settled_unflagged=len(done - flagged),
         settled_flagged=len(done & flagged),
     )
+    said = account.said
+    if said is None or not len(said.answers) or said.answers.flagged.all():
+        # Without a single control nothing but the flagger itself tells what it misses.
+        return Audit(flagger_precision=figures.flagger_precision)
+    beliefs = learn(said.answers)
+    changed = _changed_as_said(account, said)
+    left = [s for s in scored.quality if s not in set(said.sample_ids) and s not in done]
+    doubt = doubt_of(np.array([scored.quality[s] for s in left], dtype=np.float64))
+    open_flags = np.array([s in flagged for s in left], dtype=bool)
+    wrong = auditing.still_wrong(beliefs, said.answers, changed, doubt, open_flags)
     return Audit(
         flagger_precision=figures.flagger_precision,
-        flagger_recall=figures.flagger_recall,
-        labels_wrong=figures.labels_wrong,
-        labels_wrong_ci=figures.labels_wrong.ci if figures.labels_wrong else None,
-    )
+        flagger_recall=auditing.recall(beliefs, said.answers, doubt, open_flags),
+        labels_wrong=wrong,
+        labels_wrong_ci=wrong.ci,
+        outlook=auditing.look_ahead(
+            beliefs, doubt, open_flags, gained=gain.accuracy if gain else None,
+            repaired=int(account.review.get("changed", 0)),
+        ),
+        next=auditing.recommend(beliefs, said.answers, doubt, open_flags, weak_slices=weak_slices),
+    )  # fmt: skip
+
+
+def _changed_as_said(account: Account, said: Said) -> npt.NDArray[np.bool_]:
+    """Which of the labels that people spoke of are now the class that most others named, shape (labels,)."""
+    now = [account.after.get(s) for s in said.sample_ids]
+    pairs = zip(now, said.others, strict=True)
+    return np.array([c is not None and o is not None and c.class_id == o for c, o in pairs], dtype=bool)
 
 
 def advise(account: Account, gain: Gain | None, cards: Sequence[SliceCard], audit: Audit) -> tuple[str, ...]:
@@ -249,7 +278,9 @@ def advise(account: Account, gain: Gain | None, cards: Sequence[SliceCard], audi
     if account.number == 0:
         return ("This is the model on the labels as given; review the queue to see what better labels are worth.",)
     lines = []
-    if audit.flagger_precision is not None:
+    if audit.next is not None:
+        lines.append(audit.next.words)
+    elif audit.flagger_precision is not None:
         share = audit.flagger_precision.value
         if share >= 0.3:
             lines.append(f"Go on reviewing: {share:.0%} of the flagged labels that were looked at were wrong.")
@@ -354,7 +385,9 @@ def metrics_json(summary: IterationSummary) -> dict[str, Any]:
             "flagger_precision": audit.flagger_precision.value if audit.flagger_precision else None,
             "flagger_precision_ci": _interval(audit.flagger_precision),
             "flagger_recall": audit.flagger_recall.value if audit.flagger_recall else None,
+            "flagger_recall_ci": _interval(audit.flagger_recall),
         },
+        "next": _next_json(audit),
         "still_wrong": summary.rows[-1].still_wrong,
         "weakest_slice": summary.rows[-1].weakest_slice,
         "advice": list(summary.advice),
@@ -372,6 +405,27 @@ def _holdout_json(metrics: Metrics | None) -> dict[str, Any]:
         "balanced_accuracy_ci": _interval(metrics.balanced_accuracy),
         "log_loss": metrics.log_loss.value,
         "log_loss_ci": _interval(metrics.log_loss),
+    }
+
+
+def _next_json(audit: Audit) -> dict[str, Any] | None:
+    """What to do next, and what more reviews would bring; ``None`` where it can't be known yet."""
+    if audit.next is None:
+        return None
+    return {
+        "action": audit.next.action,
+        "reviews": audit.next.reviews,
+        "words": audit.next.words,
+        "outlook": [
+            {
+                "reviews": ahead.reviews,
+                "errors_found": ahead.errors_found.value,
+                "errors_found_ci": _interval(ahead.errors_found),
+                "gain": ahead.gain.value if ahead.gain else None,
+                "gain_ci": _interval(ahead.gain),
+            }
+            for ahead in audit.outlook
+        ],
     }
 
 

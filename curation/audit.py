@@ -7,16 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from curation.evidence import Answers, Beliefs
 from curation.records import Decision, Estimate, Interval, QueueEntry
 
 #: Draws from the posterior of the rates, for intervals of what is computed from two of them.
 DRAWS = 8_000
 
 Draws = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+_Z = 1.959964
+#: Reviewing pays while a review puts so many labels right; chosen by simulated projects (benchmarks/proof.py).
+LEAST_YIELD = 0.25
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,133 @@ def estimate_audit(
         _recall(found, in_flagged, in_unflagged + missed, flagged_draws, unflagged_draws + missed),
         Estimate(in_flagged + in_unflagged, _middle(flagged_draws + unflagged_draws)),
     )
+
+
+def still_wrong(
+    beliefs: Beliefs, answers: Answers, changed: Mask, doubt: Draws, flagged: Mask, *, seed: int = 0
+) -> Estimate:
+    """How many labels are wrong now (median), with its 95 % interval.
+
+    ``changed`` (reviewed labels,) tells which labels of ``answers`` were changed to the class that most others named;
+    ``doubt`` and ``flagged`` are those of the labels that nobody has reviewed. Of the reviewed ones some are wrong as
+    well, because people err.
+    """
+    rng = np.random.default_rng(seed)
+    unseen = beliefs.wrong_counts(doubt, flagged, rng)
+    chances = beliefs.weigh_draws(answers)
+    wrong = 1 - np.where(changed, chances[:, :, 1], chances[:, :, 0])
+    counts = unseen + (rng.random(wrong.shape) < wrong).sum(axis=1)
+    return Estimate(float(np.median(counts)), _middle(counts))
+
+
+def recall(beliefs: Beliefs, answers: Answers, doubt: Draws, flagged: Mask, *, seed: int = 0) -> Estimate | None:
+    """Which share of the wrong labels, reviewed (``answers``) or not, was flagged; ``None`` where none is wrong.
+
+    ``doubt`` and ``flagged`` are those of the labels that nobody has reviewed.
+    """
+    rng = np.random.default_rng(seed)
+    chances = beliefs.weigh_draws(answers)
+    wrong = rng.random(chances.shape[:2]) < 1 - chances[:, :, 0]
+    caught = (wrong & answers.flagged).sum(axis=1) + beliefs.wrong_counts(doubt[flagged], flagged[flagged], rng)
+    missed = (wrong & ~answers.flagged).sum(axis=1) + beliefs.wrong_counts(doubt[~flagged], flagged[~flagged], rng)
+    some = caught + missed > 0
+    if not some.any():
+        return None
+    shares = caught[some] / (caught + missed)[some]
+    return Estimate(float(np.median(shares)), _middle(shares))
+
+
+# --- what comes next
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What so many more reviews would bring: wrong labels found and put right, and accuracy (a fraction) gained."""
+
+    reviews: int
+    errors_found: Estimate
+    gain: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What to do next: ``review`` (``reviews`` more), ``slices``, ``collect`` or ``stop``; and why, in words."""
+
+    action: Literal["review", "slices", "collect", "stop"]
+    reviews: int
+    words: str
+
+
+def look_ahead(
+    beliefs: Beliefs,
+    doubt: Draws,
+    flagged: Mask,
+    *,
+    sizes: Sequence[int] = (50, 100, 200),
+    gained: Estimate | None = None,
+    repaired: int = 0,
+    seed: int = 0,
+) -> tuple[Outlook, ...]:
+    """What the next reviews would bring, worst labels first, for each of ``sizes`` that there are labels for.
+
+    ``doubt`` and ``flagged`` are those of the labels that nobody has reviewed. ``gained`` is the accuracy that
+    ``repaired`` changed labels have brought so far: the next ones are taken to be worth as much each, so that this
+    interval is as wide as that of the gain.
+    """
+    rng = np.random.default_rng(seed)
+    order = np.lexsort((-doubt, ~flagged))
+    ahead = []
+    for size in dict.fromkeys(min(s, len(doubt)) for s in sizes):
+        if not size:
+            continue
+        next_ones = order[:size]
+        found = beliefs.wrong_counts(doubt[next_ones], flagged[next_ones], rng) * beliefs.finds
+        worth = None
+        if gained is not None and gained.ci is not None and repaired > 0:
+            spread = (gained.ci[1] - gained.ci[0]) / (2 * _Z)
+            draws = found * rng.normal(gained.value, spread, size=len(found)) / repaired
+            worth = Estimate(float(draws.mean()), _middle(draws))
+        ahead.append(Outlook(size, Estimate(float(found.mean()), _middle(found)), worth))
+    return tuple(ahead)
+
+
+def recommend(
+    beliefs: Beliefs,
+    answers: Answers,
+    doubt: Draws,
+    flagged: Mask,
+    *,
+    weak_slices: int = 0,
+    least_yield: float = LEAST_YIELD,
+    batch: int = 50,
+) -> Recommendation:
+    """Go on reviewing or not.
+
+    Reviewing pays while one review of the next ``batch`` puts at least ``least_yield`` labels right, by the beliefs.
+    How many: as many as keep above that. Else weak slices are worth the time, where there are any; else more images
+    are, where labels are still wrong that no reviewing in this order would find; else nothing is.
+    """
+    order = np.lexsort((-doubt, ~flagged))
+    rates = beliefs.wrong_rate(doubt[order], flagged[order]) * float(beliefs.finds.mean())
+    means = [float(part.mean()) for part in np.split(rates, range(batch, len(rates), batch)) if len(part)]
+    worth = next((number for number, mean in enumerate(means) if mean < least_yield), len(means))
+    reviews = min(worth * batch, len(rates))
+    if reviews:
+        expected = float(rates[:reviews].sum())
+        return Recommendation(
+            "review",
+            reviews,
+            f"Go on with {reviews} more reviews: they should put about {expected:.0f} labels right, and "
+            f"{means[0]:.0%} of the next {min(batch, len(rates))}.",
+        )
+    now = f"{means[0]:.0%} of the next {min(batch, len(rates))} reviews would put a label right" if means else ""
+    why = f"Reviewing pays little now ({now})" if now else "Every label was reviewed"
+    if weak_slices:
+        return Recommendation("slices", 0, f"{why}; turn to the weak slices.")
+    left = float(beliefs.wrong_rate(doubt, flagged).sum())
+    if left >= 0.02 * max(len(doubt) + len(answers), 1):
+        return Recommendation("collect", 0, f"{why}, though about {left:.0f} labels are wrong; collect more images.")
+    return Recommendation("stop", 0, f"{why}; the labels are good enough to stop.")
 
 
 def is_flagged(entry: QueueEntry) -> bool:

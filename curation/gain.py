@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, sqrt
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -149,7 +150,7 @@ def compare(before: Predictions, after: Predictions, labels: Mapping[str, str], 
     )
 
 
-def paired_interval(gained: int, lost: int, rows: int) -> Interval:
+def paired_interval(gained: int, lost: int, rows: int, level: float = 0.95) -> Interval:
     """The interval of a difference in accuracy on the same rows (Bonett and Price 2012), as fractions.
 
     ``gained`` rows are right only after, ``lost`` ones only before. Holds its 95 % on few rows too, where a bootstrap
@@ -159,7 +160,8 @@ def paired_interval(gained: int, lost: int, rows: int) -> Interval:
     (0.007, 0.033)
     """
     up, down = (gained + 1) / (rows + 2), (lost + 1) / (rows + 2)
-    half = _Z * sqrt((up + down - (up - down) ** 2) / (rows + 2))
+    z = _Z if level == 0.95 else NormalDist().inv_cdf(0.5 + level / 2)
+    half = z * sqrt((up + down - (up - down) ** 2) / (rows + 2))
     return (max(-1.0, up - down - half), min(1.0, up - down + half))
 
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from curation.config import Settings
 from curation.errors import ProjectError, TrainingError
+from curation.evidence import Said, gather, hold_back, learn
 from curation.ledger import Ledger
 from curation.records import (
     SKIPPED,
@@ -139,6 +140,7 @@ class Account:
     model_after: Predictions
     properties: pd.DataFrame
     trained: Mapping[str, Any]
+    said: Said | None = None  #: what labelers said so far, judged by this iteration's predictions
 
 
 @dataclass(frozen=True)
@@ -254,7 +256,7 @@ class Loop:
             project_id=self.ledger.about()["id"],
             seed=self.settings.seed,
             asked=self._asked() | dict.fromkeys(by_hand, 1),
-            contested=[s for s in self._contested(labels) if s not in by_hand],
+            contested=[s for s in self._contested(number, labels) if s not in by_hand],
             secret=self.secret,
             pool=self._uncertain_pool(number, labels),
         )
@@ -346,10 +348,11 @@ class Loop:
                 people.setdefault(verdict.sample_id, set()).add(verdict.person)
         return dict(opinions) | {sample: len(who) for sample, who in people.items()}
 
-    def _contested(self, labels: Mapping[str, CurrentLabel]) -> list[str]:
+    def _contested(self, number: int, labels: Mapping[str, CurrentLabel]) -> list[str]:
         verdicts = self.ledger.verdicts()
         settled = standing(verdicts)
-        decisions = self._decisions(by_labelers(verdicts), labels, None)
+        predictions = self.predictions(number - 1) if number > 1 else None
+        decisions = self._decisions(by_labelers(verdicts), labels, predictions)
         return [d.sample_id for d in decisions if d.outcome == "contested" and d.sample_id not in settled]
 
     def _uncertain_pool(self, number: int, labels: Mapping[str, CurrentLabel]) -> list[tuple[str, float]]:
@@ -464,7 +467,22 @@ class Loop:
             known = set(predictions.sample_ids)
             wanted = [s for s in given if s in known]
             probabilities = dict(zip(wanted, predictions.take(wanted).probabilities, strict=True))
-        return decide(verdicts, given, probabilities, self.ledger.classes())
+        decisions = decide(verdicts, given, probabilities, self.ledger.classes())
+        if predictions is None or not any(d.outcome == "change" for d in decisions):
+            return decisions
+        said = self.said(predictions)
+        answered = Counter(sample for sample, _ in {(v.sample_id, v.key) for v in verdicts})
+        return hold_back(decisions, said, learn(said.answers, draws=0), answered)
+
+    def said(self, predictions: Predictions, until: int | None = None) -> Said:
+        """What labelers have said, in all iterations (``until`` one), of the labels that ``predictions`` judge."""
+        from labeling.consensus import opinions
+
+        classes = self.ledger.classes()
+        numbers = [i.number for i in self.ledger.iterations() if until is None or i.number <= until]
+        entries = [e for number in numbers for e in self.ledger.queue(number)]
+        verdicts = [v for v in by_labelers(self.ledger.verdicts()) if until is None or v.iteration <= until]
+        return gather(entries, opinions(verdicts, classes), predictions, classes)
 
     # --- training
 
@@ -547,6 +565,7 @@ class Loop:
             model_after=self.model_predictions(number),
             properties=self.parts.measure(self.samples, self.parts.progress),
             trained=finished(folder, "train") or {},
+            said=self.said(scored.predictions, number) if scored else None,
         )
 
     # --- what earlier stages left

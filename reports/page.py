@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curation.audit import Outlook
 from curation.records import Estimate
 from reports import plots
 from reports.summary import (
@@ -162,8 +163,23 @@ def audit_lines(summary: IterationSummary) -> list[tuple[str, str]]:
         ("Of the flagged labels, really wrong", estimate_words(audit.flagger_precision, "")),
         ("Of the wrong labels, flagged", estimate_words(audit.flagger_recall, "")),
         ("Labels still wrong", count),
+        *((f"The next {ahead.reviews} reviews", outlook_words(ahead)) for ahead in audit.outlook),
     ]
     return [(what, much) for what, much in lines if much]
+
+
+def outlook_words(ahead: Outlook) -> str:
+    """What so many more reviews would bring, for people.
+
+    >>> outlook_words(Outlook(50, Estimate(20.4, (11.0, 30.0)), Estimate(0.004, (-0.001, 0.009))))
+    'put about 20 labels right (11 to 30), for +0.4 points of accuracy (-0.1 to +0.9)'
+    """
+    low, high = ahead.errors_found.ci or (ahead.errors_found.value, ahead.errors_found.value)
+    said = f"put about {ahead.errors_found.value:.0f} labels right ({low:.0f} to {high:.0f})"
+    if ahead.gain is None or ahead.gain.ci is None:
+        return said
+    worst, best = ahead.gain.ci
+    return f"{said}, for {100 * ahead.gain.value:+.1f} points of accuracy ({100 * worst:+.1f} to {100 * best:+.1f})"
 
 
 _KINDS = {

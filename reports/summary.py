@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from curation.audit import Outlook, Recommendation
 from curation.records import Estimate, Interval, Metrics, Slice
 
 
@@ -60,6 +61,8 @@ class Audit:
     flagger_recall: Estimate | None = None
     labels_wrong: Estimate | None = None
     labels_wrong_ci: Interval | None = None
+    outlook: tuple[Outlook, ...] = ()
+    next: Recommendation | None = None
 
 
 @dataclass(frozen=True)
