@@ -182,6 +182,26 @@ def load_backbone(
     return Backbone(name, digest, size, config["mean"], config["std"], feature_size, chosen, origin, model, division)
 
 
+def create_model(architecture: str, n_classes: int) -> Any:
+    """timm's model of this name with a classifier of ``n_classes`` and weights by chance, to be given others."""
+    import timm
+
+    return timm.create_model(architecture, num_classes=n_classes)
+
+
+def classifier_of(model: Any) -> Any:
+    """The linear layer that a timm model classifies with; raises ConfigError where it has another kind."""
+    import torch
+
+    found = model.get_classifier()
+    if not isinstance(found, torch.nn.Linear):
+        raise ConfigError(
+            f"{type(model).__name__} classifies by a {type(found).__name__}, which can't be exported; "
+            "choose another backbone.name"
+        )
+    return found
+
+
 def _load(name: str, weights: Path | None) -> tuple[Any, str, bool]:
     """The model, where its weights come from in words, and whether they are those that are bundled."""
     import timm

@@ -375,23 +375,43 @@ def undo(directory: Path, path: str, who: str) -> None:
 
 @curate.command()
 @DIRECTORY
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write: .csv or .parquet.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write.")
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["csv", "parquet", "onnx", "safetensors"]),
+    help="Labels as csv or parquet, or the model as onnx or safetensors (a timm state dict); by --out's ending.",
+)
 @click.option("--as-of", type=int, help="Labels as of the end of this iteration (0: as given).")
 @click.option("--release", help="Labels as this release froze them.")
-def export(directory: Path, out: Path, as_of: int | None, release: str | None) -> None:
-    """Write the labels, one row a path: path, label, split, excluded, group, sample_id."""
+@click.option("--iteration", type=int, help="The model of this iteration; the last by default.")
+def export(
+    directory: Path, out: Path, file_format: str | None, as_of: int | None, release: str | None, iteration: int | None
+) -> None:
+    """Write the labels, one row a path (path, label, split, excluded, group, sample_id), or the model."""
     from curation.runs import write_whole
     from curation.tables import write_frame
 
+    chosen = file_format or out.suffix.removeprefix(".")
+    if chosen in ("onnx", "safetensors"):
+        if as_of is not None or release is not None:
+            raise InputError("--as-of and --release name labels; name the model with --iteration")
+        made = _open(directory).export_model(out, chosen, iteration)
+        click.echo(
+            f"Model of iteration {made['iteration']}: {out} (probabilities as the model's to {made['difference']:.0e})"
+        )
+        return
     if as_of is not None and release is not None:
         raise InputError("--as-of and --release name two different states of the labels; give one of them")
+    if iteration is not None:
+        raise InputError("--iteration names a model; name labels with --as-of")
     table = _open(directory).labels(as_of=as_of, release=release)
-    if out.suffix == ".parquet":
+    if chosen == "parquet":
         write_frame(out, table)
-    elif out.suffix == ".csv":
+    elif chosen == "csv":
         write_whole(out, table.to_csv(index=False))
     else:
-        raise InputError(f"{out} must end in .csv or .parquet")
+        raise InputError(f"{out} must end in .csv, .parquet, .onnx or .safetensors, or be given with --format")
     click.echo(f"{len(table):,} rows: {out}")
 
 

@@ -178,3 +178,13 @@ def log_loss(logits: npt.NDArray[np.float64], labels: Labels) -> float:
     """Mean negative log likelihood of ``labels`` (rows,) under ``logits`` (rows, classes)."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     return float((np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]).mean())
+
+
+def softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Probabilities (rows, classes) of logits.
+
+    >>> softmax(np.log([[1.0, 3.0]])).round(2).tolist()
+    [[0.25, 0.75]]
+    """
+    exponents = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+    return np.asarray(exponents / exponents.sum(axis=1, keepdims=True))

@@ -50,11 +50,14 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pandas as pd
 
+    from curation.features import FeatureStore
     from labeling.server import LabelStudioServer
     from reports.app import ReviewApp
     from reports.fiftyone_store import FiftyOneReporter
 
 SMALL_SIDE = 112
+#: Images on which an exported model must predict what the model does.
+CHECKED = 16
 
 
 @dataclass(frozen=True)
@@ -607,19 +610,24 @@ class Project:
             secret=self.paths.secret.read_text(encoding="utf-8").strip(),
         )  # fmt: skip
 
-    def _parts(self, settings: Settings) -> Parts:
+    def _store(self, settings: Settings) -> FeatureStore:
         from curation.backbone import load_backbone
-        from curation.features import FeatureStore, ViewFeatures
-        from curation.heads import HeadTrainer
+        from curation.features import FeatureStore
         from curation.images import PixelCache
-        from curation.properties import measure_properties
 
         size = settings.backbone.size or 224
         weights = Path(settings.backbone.weights) if settings.backbone.weights else None
         backbone = load_backbone(settings.backbone.name, weights=weights, size=size, device=settings.backbone.device)
         self.say(backbone.describe())
-        pixels = PixelCache(self.paths.cache / "pixels", size)
-        store = FeatureStore(backbone, pixels, self.paths.cache / "features")
+        return FeatureStore(backbone, PixelCache(self.paths.cache / "pixels", size), self.paths.cache / "features")
+
+    def _parts(self, settings: Settings) -> Parts:
+        from curation.features import ViewFeatures
+        from curation.heads import HeadTrainer
+        from curation.properties import measure_properties
+
+        store = self._store(settings)
+        backbone, pixels = store.backbone, store.pixels
         return Parts(
             encoder=store,
             judge=ViewFeatures(backbone, self.paths.cache / "views") if settings.detection.views == "many" else None,
@@ -700,6 +708,29 @@ class Project:
         return _flag_table(self.ledger.samples(), labels, scored.quality, scored.issues, self.classes)
 
     # --- reports
+
+    def export_model(self, file: str | Path, file_format: str, iteration: int | None = None) -> dict[str, Any]:
+        """Write an iteration's fine-tuned model (the last one's by default) as ``onnx`` or ``safetensors``.
+
+        Class names and preprocessing are in the file, and it was checked to predict the same on images of the project.
+        Returns ``file``, ``iteration`` and ``difference``, the largest one between probabilities. Raises ProjectError
+        where there is no such iteration, ConfigError for another format or a project that trains a head alone.
+        """
+        from curation.exports import export_model
+        from curation.training import load_fine_tuned
+
+        trained = [n for n in range(self._current() + 1) if finished(self.paths.iteration(n), "train") is not None]
+        if not trained:
+            raise ProjectError("there is no model to export yet; run `curate run`")
+        chosen = trained[-1] if iteration is None else iteration
+        if chosen not in trained:
+            raise ProjectError(f"iteration {chosen} has no model; there are {trained}")
+        if self.settings.training.method == "head":
+            raise ConfigError("a head alone can't be exported; set training.method = 'fine-tune' and run again")
+        model = load_fine_tuned(self.paths.iteration(chosen) / "model.safetensors", self._store(self.settings))
+        names = [self.classes.name(class_id) for class_id in model.class_ids]
+        difference = export_model(model, names, Path(file), file_format, self.samples()[:CHECKED])
+        return {"file": str(file), "iteration": chosen, "difference": difference}
 
     def report(self, number: int | None = None) -> Path:
         """Write the HTML report of an iteration again (the last one by default); returns its path."""

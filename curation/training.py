@@ -17,7 +17,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -27,13 +26,9 @@ from curation.config import TrainingSettings
 from curation.errors import DataError, TrainingError
 from curation.features import FeatureStore
 from curation.fitting import Fit
-from curation.networks import READ, Labels, Network, Placed, Rows, begin_head, fresh_network, log_loss
+from curation.networks import READ, Labels, Network, Placed, Rows, begin_head, fresh_network, log_loss, softmax
 from curation.records import Augmentation, Predictions, Progress, Sample
 from curation.runs import write_whole
-
-if TYPE_CHECKING:
-    pass
-
 
 VALIDATION_SHARE = 0.12
 
@@ -55,9 +50,7 @@ class FineTuned:
 
     def predict(self, samples: Sequence[Sample], progress: Progress | None = None) -> Predictions:
         """Class probabilities in the order of ``samples``; folds are -1, for none of them was trained on."""
-        logits = self.network.read(self.network.inputs(samples, progress)) / self.temperature
-        exponents = np.exp(logits - logits.max(axis=1, keepdims=True)) if len(logits) else logits
-        probabilities = exponents / exponents.sum(axis=1, keepdims=True) if len(logits) else logits
+        probabilities = softmax(self.network.read(self.network.inputs(samples, progress)) / self.temperature)
         return Predictions(
             tuple(s.id for s in samples), self.class_ids, probabilities, np.full(len(samples), -1, dtype=np.int64)
         )

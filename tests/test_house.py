@@ -24,7 +24,7 @@ ORDER = [
      "curation.dataset", "curation.predictions", "curation.properties", "curation.quality"],
     [
         "curation.backbone", "curation.features", "curation.networks", "curation.fitting", "curation.training",
-        "curation.heads",
+        "curation.exports", "curation.heads",
         "curation.neighbours", "curation.scoring", "curation.streaming", "curation.crossval",
         "curation.issues", "curation.evidence", "curation.audit", "curation.slices", "curation.queue",
         "curation.gain", "curation.credit",

@@ -1,0 +1,91 @@
+"""An exported model carries what its user needs and predicts the same, or is not written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import timm
+import torch
+from safetensors import safe_open
+from tests_stand_ins import content_id, draw
+
+from curation import exports
+from curation.backbone import load_backbone
+from curation.config import TrainingSettings
+from curation.errors import ConfigError, CurationError
+from curation.exports import export_model
+from curation.features import FeatureStore
+from curation.images import PixelCache
+from curation.records import Sample
+from curation.training import FineTuned, fine_tune
+
+Trained = tuple[FineTuned, list[Sample]]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("pictures")
+    truth = draw(folder, 24)
+    samples = [Sample(content_id(folder / path), path, folder / path, "train") for path in truth]
+    labels = np.array([0 if name == "left" else 1 for name in truth.values()])
+    store = FeatureStore(load_backbone(size=64, device="cpu"), PixelCache(folder / "p", 64), folder / "f")
+    settings = TrainingSettings(epochs=1, batch_size=8)
+    return fine_tune(store, samples, labels, ("c1", "c2"), settings=settings, seed=0), samples
+
+
+@pytest.mark.e2e
+def test_onnx_takes_pixels_and_gives_the_models_probabilities(trained: Trained, tmp_path: Path) -> None:
+    model, samples = trained
+    file = tmp_path / "model.onnx"
+    assert export_model(model, ["left", "größer"], file, "onnx", samples[:4]) < 1e-3
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    about = session.get_modelmeta().custom_metadata_map
+    assert json.loads(about["class_names"]) == ["left", "größer"]
+    assert json.loads(about["preprocessing"])["resize"] == [64, 64]
+    pixels = np.array(model.network.store.pixels.pixels(samples[4:9]))  # another number of images than was traced
+    (found,) = session.run(None, {"pixels": pixels})
+    assert np.allclose(found, model.predict(samples[4:9]).probabilities, atol=1e-3)
+    assert np.ptp(found[:, 0]) > 0.1, "they differ from image to image"
+
+
+def test_safetensors_is_a_state_that_timm_loads(trained: Trained, tmp_path: Path) -> None:
+    model, samples = trained
+    file = tmp_path / "model.safetensors"
+    export_model(model, ["left", "right"], file, "safetensors", samples[:4])
+    with safe_open(str(file), framework="pt") as opened:
+        about = json.loads(opened.metadata()["curation"])
+        state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 — not a mapping
+    assert json.loads(about["class_names"]) == ["left", "right"]
+    prepared = json.loads(about["preprocessing"])
+    theirs = timm.create_model(about["architecture"], num_classes=2)
+    theirs.load_state_dict(state)
+    theirs.eval()
+    pixels = torch.from_numpy(np.array(model.network.store.pixels.pixels(samples[4:9])))
+    images = (pixels / 255 - torch.tensor(prepared["mean"])) / torch.tensor(prepared["std"])
+    with torch.inference_mode():
+        found = theirs(images.permute(0, 3, 1, 2)).softmax(dim=1).numpy()
+    assert np.allclose(found, model.predict(samples[4:9]).probabilities, atol=1e-3)
+
+
+def test_an_export_that_predicts_otherwise_is_not_written(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, samples = trained
+    run = exports._run_timm
+    monkeypatch.setattr(exports, "_run_timm", lambda content, pixels: run(content, 255 - pixels))
+    with pytest.raises(CurationError, match="predicts otherwise than the model"):
+        export_model(model, ["left", "right"], tmp_path / "model.safetensors", "safetensors", samples[:4])
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_can_not_be_exported_is_said(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, samples = trained
+    with pytest.raises(ConfigError, match="format 'pickle' is not known; use onnx or safetensors"):
+        export_model(model, ["left", "right"], tmp_path / "model", "pickle", samples[:1])
+    monkeypatch.setattr(exports.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"onnxruntime; install with `pip install 'curation-toolkit\[onnx\]'`"):
+        export_model(model, ["left", "right"], tmp_path / "model.onnx", "onnx", samples[:1])
