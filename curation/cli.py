@@ -108,6 +108,9 @@ def curate(debug: bool) -> None:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--name", help="Name of the project; the folder's by default.")
 @click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
+@click.option(
+    "--ledger", default="", help="Database of the ledger, such as postgresql://USER@HOST/NAME; SQLite if none."
+)
 def init(
     directory: Path,
     images: Path,
@@ -118,6 +121,7 @@ def init(
     device: str,
     name: str | None,
     seed: int,
+    ledger: str,
 ) -> None:
     """Make a project in DIR from images and labels."""
     from curation.config import BackboneSettings, Settings
@@ -127,6 +131,7 @@ def init(
     settings = Settings(
         name=name or "",
         seed=seed,
+        ledger=ledger,
         backbone=BackboneSettings(backbone or default.name, str(weights.resolve()) if weights else "", 0, device),
     )
     _, imported = Project.create(
@@ -442,6 +447,30 @@ def release(directory: Path, name: str | None, who: str, note: str, as_json: boo
 
 @curate.command()
 @DIRECTORY
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write, such as parts.tar.gz.")
+def backup(directory: Path, out: Path) -> None:
+    """Write the ledger, the settings and every iteration into one file, also while a run goes on."""
+    from curation.backup import back_up
+
+    project = _open(directory)
+    rows = back_up(project.paths, project.ledger, out)
+    click.echo(f"{rows:,} rows of the ledger, settings and iterations: {out}. Images are not in it.")
+
+
+@curate.command()
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+@DIRECTORY
+@click.option("--ledger", default="", help="Empty database for the ledger, such as postgresql://USER@HOST/NAME.")
+def restore(file: Path, directory: Path, ledger: str) -> None:
+    """Make the project of a backup FILE anew in DIR; its ledger in SQLite, or in another database."""
+    from curation import backup
+
+    backup.restore(file, directory, ledger=ledger)
+    click.echo(f"Project restored in {directory}; `curate doctor {directory} --ledger` checks it.")
+
+
+@curate.command()
+@DIRECTORY
 @click.option("--erase", metavar="NAME", help="Erase this name; what the person said stays, under 'erased person N'.")
 @AS_JSON
 def people(directory: Path, erase: str | None, as_json: bool) -> None:
@@ -514,6 +543,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:  # a disk that is full, a folder that may not be written to
+        if debug:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(
+            f"Error: {where}{error.strerror or error}; make room or see to its rights, then run the same again",
+            err=True,
+        )
+        sys.exit(1)
     except Exception as error:  # the last resort: one line for the user, the traceback on demand
         if debug:
             raise

@@ -308,6 +308,13 @@ class Ledger:
         excluded += len([row for row in latest.values() if row.excluded])
         return {"splits": splits, "labeled": labeled, "excluded": excluded}
 
+    def worked_on(self) -> bool:
+        """Whether there is more than what an import writes."""
+        events = schema.label_events
+        beyond = [sa.select(t) for t in (schema.verdicts, schema.queue, schema.iteration_events, schema.releases)]
+        beyond.append(sa.select(events).where(events.c.kind != "import"))
+        return any(self._read(query.limit(1)) for query in beyond)
+
     def add_samples(
         self,
         samples: Sequence[NewSample],

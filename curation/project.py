@@ -41,6 +41,7 @@ from curation.runs import (
     finished,
     project_lock,
     read_json,
+    sweep,
     write_json,
     write_whole,
 )
@@ -133,7 +134,7 @@ class Project:
         )
         with project_lock(paths):
             write_whole(paths.secret, secrets.token_hex(32), private=True)
-            ledger = Ledger(settings.ledger) if settings.ledger else Ledger.in_file(paths.ledger)
+            ledger = _new_ledger(settings, paths, {g.id for g in gathered})
             if "id" not in ledger.about():
                 ledger.set_about("id", uuid.uuid4().hex)
             imported = _record(ledger, gathered, found, classes=sorted({g.label for g in gathered if g.label}))
@@ -429,6 +430,7 @@ class Project:
         if iterations is not None and iterations < 1:
             raise ConfigError(f"--iterations must be 1 or more, got {iterations}")
         with project_lock(self.paths), self._tidy():
+            sweep(self.paths)
             goal = self._goal(iterations, annotator, budget, seed)
             server = self._begin_server(goal["annotator"])
             loop = self._loop(goal)
@@ -826,6 +828,30 @@ class _FineTuner:
             self._store, samples, labels, class_ids, settings=self._settings.training, seed=seed,
             augmentations=augmentations, checkpoint=checkpoint, progress=progress,
         )  # fmt: skip
+
+
+def _new_ledger(settings: Settings, paths: ProjectPaths, ids: set[str]) -> Ledger:
+    """A ledger to import into; what an import that was cut short left of one is made anew.
+
+    Raises ProjectError where the ledger holds anybody's work, or, in a database, samples of another import.
+    """
+    ledger = Ledger(settings.ledger) if settings.ledger else Ledger.in_file(paths.ledger)
+    if ledger.worked_on():
+        raise ProjectError(
+            f"{settings.ledger or paths.ledger} holds the work of a project whose {paths.settings} is gone; put that "
+            "file back (a backup has it), or move the ledger away"
+        )
+    have = ledger.counts()["splits"]
+    if settings.ledger and have and {s.id for s in ledger.samples()} - ids:
+        raise ProjectError(
+            f"the database of setting 'ledger' holds {sum(have.values())} other samples; name an empty one"
+        )
+    if have and not settings.ledger:
+        ledger.close()
+        for file in paths.home.glob(f"{paths.ledger.name}*"):
+            file.unlink()
+        ledger = Ledger.in_file(paths.ledger)
+    return ledger
 
 
 def _rows(images: Path, labels: str | Path | None, label_column: str) -> list[dataset.Row]:

@@ -10,11 +10,14 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from curation.errors import ProjectError, ProjectLocked
+
+#: What files end with while they are written.
+_PART = ".part"
 
 
 class ProjectPaths:
@@ -46,9 +49,19 @@ def write_whole(file: Path, content: bytes | str, *, private: bool = False) -> N
 
     ``private`` files can be read by their owner alone.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
     raw = content.encode("utf-8") if isinstance(content, str) else content
-    handle, beside = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        _write_beside(file, raw, private)
+    except OSError as error:
+        raise ProjectError(
+            f"{file} can't be written ({error.strerror or error}); make room or see to its rights, then go on"
+        ) from error
+
+
+def _write_beside(file: Path, raw: bytes, private: bool) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    name = f".{file.name[:100]}.{os.getpid()}."  # names may have 255 bytes
+    handle, beside = tempfile.mkstemp(dir=file.parent, prefix=name, suffix=_PART)
     try:
         with os.fdopen(handle, "wb") as out:
             if not private:
@@ -58,8 +71,28 @@ def write_whole(file: Path, content: bytes | str, *, private: bool = False) -> N
             os.fsync(out.fileno())
         Path(beside).replace(file)
     except BaseException:
-        Path(beside).unlink(missing_ok=True)
+        with suppress(OSError):
+            Path(beside).unlink(missing_ok=True)
         raise
+
+
+def sweep(paths: ProjectPaths) -> int:
+    """Remove what processes that are dead had half written; returns how many files. Nothing ever reads them."""
+    found = [*paths.home.glob(f".*{_PART}"), *paths.iterations.rglob(f".*{_PART}"), *paths.cache.rglob(f".*{_PART}")]
+    gone = [file for file in found if not _alive(file.name.removesuffix(_PART).split(".")[-2])]
+    for file in gone:
+        file.unlink(missing_ok=True)
+    return len(gone)
+
+
+def _alive(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _umask() -> int:
@@ -112,20 +145,32 @@ def project_lock(paths: ProjectPaths, *, timeout: float = 0) -> Iterator[None]:
     """
     import filelock  # only when something is written
 
-    paths.home.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(paths.lock)
     holder = paths.home / "lock-holder"
     try:
+        paths.home.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=timeout)
-    except filelock.Timeout:
-        who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
-        raise ProjectLocked(f"{paths.root} is in use by {who}; wait for it or stop it, then try again") from None
+    except OSError as error:
+        if isinstance(error, filelock.Timeout):
+            raise _locked(paths, holder) from None
+        raise ProjectError(
+            f"{paths.home} can't be written to ({error.strerror or error}); make room or see to its rights"
+        ) from error
     try:
         holder.write_text(f"process {os.getpid()}", encoding="utf-8")
         yield
     finally:
-        holder.unlink(missing_ok=True)
+        with suppress(OSError):
+            holder.unlink(missing_ok=True)
         lock.release()
+
+
+def _locked(paths: ProjectPaths, holder: Path) -> ProjectLocked:
+    try:
+        who = holder.read_text(encoding="utf-8")
+    except OSError:
+        who = "another process"
+    return ProjectLocked(f"{paths.root} is in use by {who}; wait for it or stop it, then try again")
 
 
 @contextmanager

@@ -20,7 +20,7 @@ ORDER = [
     ["curation.errors"],
     ["curation.records"],
     ["curation.config"],
-    ["curation.schema", "curation.ledger", "curation.runs", "curation.tables", "curation.images",
+    ["curation.schema", "curation.ledger", "curation.runs", "curation.backup", "curation.tables", "curation.images",
      "curation.dataset", "curation.predictions", "curation.properties", "curation.quality"],
     [
         "curation.backbone", "curation.features", "curation.networks", "curation.fitting", "curation.training",

@@ -136,46 +136,48 @@ def _set_points(points: Points) -> None:
     sys.addaudithook(points.watch)
 
 
-def settings_of(method: str) -> Any:
+def settings_of(method: str) -> dict[str, object]:
     """Settings of the small project: the real network on 32 pixels, no FiftyOne, 12 reviews an iteration."""
-    from curation.config import (
-        BackboneSettings,
-        DetectionSettings,
-        ReportSettings,
-        ReviewSettings,
-        Settings,
-        TrainingSettings,
-    )
+    return {
+        "backbone": {"size": 32, "device": "cpu"}, "training": {"method": method, "epochs": 2},
+        "detection": {"views": "one"}, "review": {"budget": 12}, "report": {"fiftyone": False},
+    }  # fmt: skip
 
-    return Settings(
-        backbone=BackboneSettings(size=32, device="cpu"),
-        training=TrainingSettings(method=method, epochs=2),
-        detection=DetectionSettings(views="one"),
-        review=ReviewSettings(budget=12),
-        report=ReportSettings(fiftyone=False),
-    )
+
+def curate(*arguments: object) -> int:
+    """``curate`` in this process; its exit code."""
+    from curation.cli import main
+
+    try:
+        main([str(a) for a in arguments])
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else 1
+    return 0
 
 
 def work(root: Path, method: str) -> int:
     """Make the project where there is none, and run it to the end of its iterations; the exit code of ``curate``."""
-    from curation.cli import main
-    from curation.errors import CurationError
-    from curation.project import Project
+    import tomlkit
+
+    from curation.ledger import Ledger
 
     home = root / "p"
-    try:
-        if not (home / "curation.toml").exists():
-            Project.create(home, root / "images", root / "labels.csv", settings=settings_of(method))
-        if len([i for i in Project(home).ledger.iterations() if i.state == "done"]) == ITERATIONS:
-            return 0
-    except CurationError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return error.exit_code
-    try:
-        main(["run", str(home), "--iterations", str(ITERATIONS), "--annotator", f"replay:{root / 'answers.csv'}"])
-    except SystemExit as done:
-        return done.code if isinstance(done.code, int) else 1
-    return 0
+    file = home / "curation.toml"
+    if not file.exists():
+        code = curate("init", home, "--images", root / "images", "--labels", root / "labels.csv")
+        if code:
+            return code
+    settings = tomlkit.parse(file.read_text(encoding="utf-8"))
+    for section, values in settings_of(method).items():
+        settings[section].update(values)  # type: ignore[union-attr, arg-type]
+    (root / "settings").write_text(tomlkit.dumps(settings), encoding="utf-8")
+    os.rename(root / "settings", file)  # as an editor would; not a point, for its source is not in the project
+    ledger = Ledger.in_file(home / ".curation" / "ledger.db")
+    done = [i for i in ledger.iterations() if i.state == "done"]
+    ledger.close()
+    if len(done) == ITERATIONS:
+        return 0
+    return curate("run", home, "--iterations", ITERATIONS, "--annotator", f"replay:{root / 'answers.csv'}")
 
 
 def _child(request: Request, note: Path, said: Path) -> int:
@@ -247,6 +249,7 @@ def lay_out(root: Path, count: int = 48) -> None:
 
 def left_behind(home: Path) -> dict[str, Any]:
     """Everything of a project that must not depend on faults: no times, no ids of events."""
+    from curation.doctor import noted_heads
     from curation.project import Project
     from curation.tables import read_frame
 
@@ -271,9 +274,10 @@ def left_behind(home: Path) -> dict[str, Any]:
         for file in sorted(folder.glob("*.safetensors")):
             found[f"{number}/{file.name}"] = file.read_bytes()
         found[f"{number}/files"] = sorted(
-            f.relative_to(folder).as_posix() for f in folder.rglob("*")
-            if f.is_file() and not f.name.startswith(".")
+            f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()
         )  # fmt: skip
+    found["chain"] = ledger.faults(noted_heads(project.paths))
+    found["half-written"] = [f.name for f in project.paths.home.rglob("*.part")]
     ledger.close()
     return found
 
