@@ -33,8 +33,8 @@ from scipy.linalg import solve_triangular
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a checkout that is not installed
 
 from benchmarks.detection import Case, cifar_cases, digits_case, elpv_cases
-from curation.audit import still_wrong, wilson_interval
-from curation.credit import TrainingSet, fit_head, predict_head
+from curation.audit import LEAST_YIELD, look_ahead, still_wrong, wilson_interval
+from curation.credit import TrainingSet, causes, credit_actions, fit_head, predict_head
 from curation.evidence import SURE, Answers, Beliefs, doubt_of, learn
 from curation.gain import paired_interval
 from curation.issues import doubtful_labels
@@ -61,6 +61,9 @@ PENALTY = 100.0
 #: Reviews a round, and how many of them are controls.
 BATCH, CONTROLS = 150, 0.1
 ROUNDS = 2
+#: The stop rule is watched after rounds of these shares of the labels.
+STOP_ROUNDS = (*[0.05] * 8, *[0.15] * 4)
+RULES = ("ours", "cleanlab's count", "100", "200", "400", "800")
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +116,7 @@ class Project:
         rng = np.random.default_rng(seed)
         order = rng.permutation(len(pool.truth))
         rows = order[: pool.train]
-        self.pool, self.rng, self.seed = pool, rng, seed
+        self.pool, self.rng, self.seed, self.human = pool, rng, seed, answers == "human"
         self.held, self.hidden = order[pool.train : pool.train + pool.holdout], order[pool.train + pool.holdout :]
         self.features = pool.features[rows]
         self.given, self.truth = pool.given[rows], pool.truth[rows]
@@ -270,6 +273,188 @@ def resampled(project: Project) -> list[tuple[Columns, Columns | None]]:
     return [(project.truth, project.rng.integers(size, size=size)) for _ in range(2)]
 
 
+# --- when to stop
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """A project reviewed to its end: after each round the reviews, clean accuracy, and what the next ones promise.
+
+    ``promised`` is how many labels a review of the next 50 is expected to put right; ``counted`` how many issues
+    cleanlab's own filter counts before the first review.
+    """
+
+    answers: str
+    seed: int
+    reviews: tuple[int, ...]
+    accuracy: tuple[float, ...]
+    promised: tuple[float, ...]
+    counted: int
+
+
+def run_path(pool: Pool, answers: str, seed: int) -> Reviewed:
+    """Review a project in rounds until every label was looked at."""
+    from cleanlab.filter import find_label_issues
+
+    project = Project(pool, answers, seed)
+    reviews, accuracy, promised = [0], [accuracy_of(project)], [1.0]
+    counted = len(
+        find_label_issues(
+            project.given, left_out(project.features, project.given, pool.n_classes),
+            return_indices_ranked_by="self_confidence", n_jobs=1,
+        )
+    )  # fmt: skip
+    for share in STOP_ROUNDS:
+        project.score()
+        project.review(round(share * len(project.given)), beyond=True)
+        project.decide()
+        reviews.append(project.reviews)
+        accuracy.append(accuracy_of(project))
+        promised.append(promise(project))
+    return Reviewed(answers, seed, tuple(reviews), tuple(accuracy), tuple(promised), counted)
+
+
+def accuracy_of(project: Project) -> float:
+    """Clean accuracy of a head trained on the labels as they are now, on all images outside of the training set."""
+    rest = np.concatenate([project.held, project.hidden])
+    predicted = right_rows(project.pool, project, project.labels)[rest]
+    return float((predicted == project.pool.truth[rest]).mean())
+
+
+def promise(project: Project) -> float:
+    """Labels put right by a review of the next 50, as ``curation.audit.recommend`` expects."""
+    assert project.beliefs is not None
+    left = project.said == 0
+    ahead = look_ahead(project.beliefs, doubt_of(project.quality[left]), project.flags[left], sizes=(50,))
+    return ahead[0].errors_found.value / ahead[0].reviews if ahead else 0.0
+
+
+def stopped(path: Reviewed, rule: str) -> int:
+    """The round after which a rule stops: ``ours``, ``cleanlab's count``, or a number of reviews."""
+    if rule == "ours":
+        return next((n for n, promised in enumerate(path.promised) if promised < LEAST_YIELD), len(path.reviews) - 1)
+    budget = path.counted if rule == "cleanlab's count" else int(rule)
+    return max(n for n, reviews in enumerate(path.reviews) if n == 0 or reviews <= budget)
+
+
+def stops_of(paths: Sequence[Reviewed]) -> list[dict[str, Any]]:
+    """What each rule loses of the gain at the best stopping point, and which share of its reviews it takes."""
+    rows = []
+    for kind in dict.fromkeys(p.answers for p in paths):
+        own = [p for p in paths if p.answers == kind]
+        best = [int(np.argmax(p.accuracy)) for p in own]
+        most = sum(p.accuracy[b] - p.accuracy[0] for p, b in zip(own, best, strict=True))
+        asked = sum(p.reviews[b] for p, b in zip(own, best, strict=True))
+        for rule in RULES:
+            at = [stopped(p, rule) for p in own]
+            gained = sum(p.accuracy[n] - p.accuracy[0] for p, n in zip(own, at, strict=True))
+            taken = sum(p.reviews[n] for p, n in zip(own, at, strict=True))
+            rows.append(
+                {
+                    "answers": kind, "rule": rule, "projects": len(own), "reviews": taken / len(own),
+                    "lost": 1 - gained / most, "of_best_reviews": taken / asked, "best_gain": most / len(own),
+                }
+            )  # fmt: skip
+    return rows
+
+
+# --- credit
+
+
+@dataclass(frozen=True)
+class Named:
+    """A planted case and the causes that the credit report named."""
+
+    case: str
+    seed: int
+    planted: tuple[str, ...]
+    named: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Dimmed:
+    """CIFAR-10N images twice: as they are, and made dark; features (images, d); columns of labels (images,)."""
+
+    plain: Features
+    dark: Features
+    truth: Columns
+    noisy: Columns
+    another: Columns
+
+
+CASES = {
+    "relabeling": ("relabeling",), "augmentation": ("augmentation",), "both": ("augmentation", "relabeling"),
+    "neither": (),
+}  # fmt: skip
+
+
+def run_credit(images: Dimmed, case: str, seed: int) -> Named:
+    """A project in which this and nothing else helps, and the causes that are named.
+
+    Where relabeling helps, the labels are CIFAR-10N's worst, of which a third is put right; elsewhere they are right,
+    and relabeling exchanges a twentieth of them for what a person said at random, which is seldom better. Where
+    augmentation helps, two fifths of the holdout are dark and no image of train is; it adds dark copies of half of
+    train. Elsewhere the copies are added to no end.
+    """
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(images.truth))
+    rows, held = order[:2_000], order[2_000:3_500]
+    planted = CASES[case]
+    given, relabeled = images.truth[rows].copy(), images.truth[rows].copy()
+    if "relabeling" in planted:
+        given = images.noisy[rows].copy()
+        wrong = np.flatnonzero(given != images.truth[rows])
+        keep = rng.permutation(wrong)[len(rows) // 3 :]
+        relabeled[keep] = given[keep]
+    else:
+        some = rng.permutation(len(rows))[: len(rows) // 20]
+        given[some], relabeled[some] = images.noisy[rows][some], images.another[rows][some]
+    dark = rng.random(len(held)) < (0.4 if "augmentation" in planted else 0.0)
+    measured = TrainingSet(np.where(dark[:, None], images.dark[held], images.plain[held]), images.truth[held])
+    copied = rng.permutation(len(rows))[: len(rows) // 2]
+    features = np.concatenate([images.plain[rows], images.dark[rows[copied]]])
+
+    def with_copies(labels: Columns) -> TrainingSet:
+        return TrainingSet(features, np.concatenate([labels, labels[copied]]))
+
+    credits = credit_actions(
+        TrainingSet(images.plain[rows], given),
+        {
+            "relabeling": TrainingSet(images.plain[rows], relabeled), "augmentation": with_copies(given),
+            "all": with_copies(relabeled),
+        },
+        measured, int(images.truth.max()) + 1,
+    )  # fmt: skip
+    return Named(case, seed, planted, tuple(sorted(causes(credits))))
+
+
+def dimmed_images(archive: Path, cache: Path, count: int = 4_000) -> Dimmed:
+    """Features at 112 px of the first images, and of the same at a fifth of their brightness."""
+    import pandas as pd
+    from PIL import Image
+
+    kept = cache / f"dimmed-{count}.npz"
+    table = cifar_table(archive, cache)
+    images = pd.read_csv(table, dtype=str)[:count]
+    if not kept.exists():
+        from curation.backbone import load_backbone
+        from curation.features import FeatureStore
+        from curation.images import PixelCache
+
+        store = FeatureStore(load_backbone("tf_efficientnet_lite0", size=112), PixelCache(cache, 112), cache)
+        pixels = np.stack([np.asarray(Image.open(table.parent / p).resize((112, 112))) for p in images["path"]])
+        both = np.concatenate([store.encode(pixels)[0], store.encode((0.2 * pixels).astype(np.uint8))[0]])
+        reduced_both = principal_components(scale(both), COMPONENTS, 0)
+        np.savez(kept, plain=reduced_both[:count], dark=reduced_both[count:])
+    features = np.load(kept)
+    names = sorted(set(images["clean_label"]))
+    columns = [
+        np.array([names.index(label) for label in images[name]], dtype=np.int64)
+        for name in ("clean_label", "worse_label", "random_label2")
+    ]
+    return Dimmed(features["plain"], features["dark"], *columns)
+
+
 # --- claims
 
 
@@ -278,7 +463,7 @@ def share_with_interval(hits: Sequence[bool]) -> tuple[float, tuple[float, float
     return float(np.mean(hits)), wilson_interval(int(np.sum(hits)), len(hits))
 
 
-def claims_of(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+def claims_of(outcomes: Sequence[Outcome], paths: Sequence[Reviewed], named: Sequence[Named]) -> list[dict[str, Any]]:
     """What must hold, for each kind of answers."""
     claims: list[dict[str, Any]] = []
 
@@ -300,6 +485,18 @@ def claims_of(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
               [o.null_low > 0 for o in own], 0.05, lambda value, ci: ci[1] <= 0.05)  # fmt: skip
         claim(f"{kind}: reviewing made the labels worse",
               [o.wrong > o.wrong_at_first for o in own], 0.05, lambda value, ci: value <= 0.05)  # fmt: skip
+    for row in stops_of(paths):
+        if row["rule"] == "ours":
+            for what, bar in (("lost", 0.1), ("of_best_reviews", 0.5)):
+                words = {
+                    "lost": "share of the best gain lost by stopping",
+                    "of_best_reviews": "reviews over the best's",
+                }
+                claims.append({"name": f"{row['answers']}: {words[what]}", "value": row[what], "bar": bar,
+                               "ci": None, "holds": bool(row[what] <= bar), "projects": row["projects"]})  # fmt: skip
+    for case in dict.fromkeys(n.case for n in named):
+        claim(f"credit: the right cause is named where it is {case}",
+              [n.named == n.planted for n in named if n.case == case], 0.9, lambda value, ci: value >= 0.9)  # fmt: skip
     return claims
 
 
@@ -339,30 +536,36 @@ def summary_of(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 
 def pools_of(options: argparse.Namespace, cache: Path) -> dict[str, list[Pool]]:
     """Pools to draw projects from for each kind of answers."""
-    rng = np.random.default_rng(0)
     perfect: list[Pool] = []
     human: list[Pool] = []
     if options.cifar10n:
-        cases = {case.name: case for case in cifar_cases(Path(options.cifar10n), None, cache)}
-        features = reduced(next(iter(cases.values())), cache)
-        third = cifar_column(cache, "random_label3", cases["random_label1"])
-        people = np.stack([cases["random_label2"].given, third], axis=1)
-        for name in ("random_label1", "aggre_label"):
-            case = cases[name]
-            perfect.append(Pool(name, features, case.given, case.truth, people, len(case.names)))
-        first = cases["random_label1"]
-        human.append(Pool("random_label1", features, first.given, first.truth, people, len(first.names)))
+        every = pools_from_cifar(Path(options.cifar10n), cache)
+        perfect += [every["random_label1"], every["aggre_label"]]
+        human.append(every["random_label1"])
     if options.elpv:
         for case in elpv_cases(None, cache, 0)[:1]:
             nobody = case.truth[:, None]
             perfect.append(Pool(case.name, reduced(case, cache), case.given, case.truth, nobody, 2, 1_000, 250))
     if not perfect:
         print("no images given: measuring on scikit-learn's digits with planted errors; see --help for real ones")
-        case = digits_case()
-        people = np.stack([erring(case.truth, 0.12, rng) for _ in range(2)], axis=1)
-        pool = Pool(case.name, reduced(case, cache), case.given, case.truth, people, 10, 800, 300)
-        perfect, human = [pool], [pool]
+        perfect = human = list(digits_pools(cache).values())
     return {"perfect": perfect, "human": human}
+
+
+def pools_from_cifar(archive: Path, cache: Path) -> dict[str, Pool]:
+    """A pool for each label set of CIFAR-10N; annotators 2 and 3 answer."""
+    cases = {case.name: case for case in cifar_cases(archive, None, cache)}
+    features = reduced(cases["random_label1"], cache)
+    third = cifar_column(cache, "random_label3", cases["random_label1"])
+    people = np.stack([cases["random_label2"].given, third], axis=1)
+    return {name: Pool(name, features, case.given, case.truth, people, len(case.names)) for name, case in cases.items()}
+
+
+def digits_pools(cache: Path) -> dict[str, Pool]:
+    """scikit-learn's digits with planted errors, answered by two drawn people who err in one of eight."""
+    case, rng = digits_case(), np.random.default_rng(0)
+    people = np.stack([erring(case.truth, 0.12, rng) for _ in range(2)], axis=1)
+    return {"digits": Pool("digits", reduced(case, cache), case.given, case.truth, people, 10, 800, 300)}
 
 
 def erring(truth: Columns, rate: float, rng: np.random.Generator) -> Columns:
@@ -379,6 +582,17 @@ def reduced(case: Case, cache: Path) -> Features:
     found = principal_components(scale(case.features if case.views is None else case.views), COMPONENTS, 0)
     np.save(kept, found)
     return found
+
+
+def cifar_table(archive: Path, cache: Path) -> Path:
+    """CIFAR-10N's table, unpacked where it is not yet."""
+    import zipfile
+
+    folder = cache / "cifar10n"
+    if not folder.exists():
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(folder)
+    return next(folder.rglob("train.csv"))
 
 
 def cifar_column(cache: Path, name: str, case: Case) -> Columns:
@@ -401,39 +615,74 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--elpv", action="store_true", help="ELPV with flipped labels too (package elpv-dataset)")
     parser.add_argument("--cache", type=Path, help="keep features here for the next time")
     parser.add_argument("--projects", type=int, default=PROJECTS, help="how many for each kind of answers")
+    parser.add_argument("--paths", type=int, default=100, help="projects reviewed to their end, for the stop rule")
+    parser.add_argument("--credits", type=int, default=100, help="projects for each planted case of credit")
     parser.add_argument("--only", choices=("perfect", "human"), help="one kind of answers")
     parser.add_argument("--part", default="0/1", help="i/n: the i-th of n parts of the projects")
     parser.add_argument("--merge", type=Path, nargs="+", help="put the JSON of parts together instead of running")
     options = parser.parse_args(arguments)
     if options.quick:
-        options.projects = QUICK
+        options.projects, options.paths, options.credits = QUICK, QUICK // 10, QUICK // 4
     return options
 
 
-def run(options: argparse.Namespace) -> list[Outcome]:
-    """All projects of this part."""
+@dataclass(frozen=True)
+class Found:
+    """All that was measured."""
+
+    outcomes: list[Outcome]
+    paths: list[Reviewed]
+    named: list[Named]
+
+
+def run(options: argparse.Namespace) -> Found:
+    """Everything of this part."""
     part, parts = map(int, options.part.split("/"))
-    outcomes = []
+    found = Found([], [], [])
     with tempfile.TemporaryDirectory() as temporary:
-        pools = pools_of(options, options.cache or Path(temporary))
+        cache = options.cache or Path(temporary)
+        pools = pools_of(options, cache)
+        images = dimmed_images(Path(options.cifar10n), cache) if options.cifar10n and options.credits else None
     for kind, among in pools.items():
         if options.only in (None, kind):
             for seed in range(part, options.projects, parts):
-                outcomes.append(run_project(among[seed % len(among)], kind, seed))
-                if len(outcomes) % 50 == 0:
-                    print(f"{len(outcomes)} projects", file=sys.stderr, flush=True)
-    return outcomes
+                found.outcomes.append(run_project(among[seed % len(among)], kind, seed))
+                if len(found.outcomes) % 50 == 0:
+                    print(f"{len(found.outcomes)} projects", file=sys.stderr, flush=True)
+            found.paths.extend(run_path(among[0], kind, seed) for seed in range(part, options.paths, parts))
+    if images is not None and options.only in (None, "perfect"):
+        found.named.extend(run_credit(images, case, s) for s in range(part, options.credits, parts) for case in CASES)
+    return found
 
 
-def show(rows: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, Any]]) -> None:
+def merged(files: Sequence[Path]) -> Found:
+    """What the parts of a run have found."""
+    parts = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+
+    def lists(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+    return Found(
+        [Outcome(**values) for part in parts for values in part["outcomes"]],
+        [Reviewed(**lists(values)) for part in parts for values in part["paths"]],
+        [Named(**lists(values)) for part in parts for values in part["named"]],
+    )
+
+
+def show(rows: Sequence[Mapping[str, Any]], stops: Sequence[Mapping[str, Any]], claims: Sequence[Any]) -> None:
     """The tables."""
     for row in rows:
         print(f"{row['pool']}, {row['answers']} answers, {row['projects']} projects:")
         for name, value in list(row.items())[3:]:
             said = " to ".join(f"{v:.1f}" for v in value) if isinstance(value, list) else f"{value:.3f}"
             print(f"    {name:36}{said}")
+    for row in stops:
+        print(
+            f"stopping, {row['answers']} answers, {row['rule']:16} {row['reviews']:6.0f} reviews, "
+            f"{row['of_best_reviews']:.2f} of the best's; loses {row['lost']:.1%} of {100 * row['best_gain']:.1f}"
+        )
     for claim in claims:
-        low, high = claim["ci"]
+        low, high = claim["ci"] or (claim["value"], claim["value"])
         print(f"{'holds' if claim['holds'] else 'FAILS'}: {claim['name']} = {claim['value']:.3f} "
               f"({low:.3f} to {high:.3f}, {claim['projects']} projects; bar {claim['bar']})")  # fmt: skip
 
@@ -441,15 +690,12 @@ def show(rows: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, Any]])
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run everything; 1 where a claim does not hold."""
     options = read_options(arguments)
-    if options.merge:
-        written = [json.loads(file.read_text(encoding="utf-8"))["outcomes"] for file in options.merge]
-        outcomes = [Outcome(**values) for part in written for values in part]
-    else:
-        outcomes = run(options)
-    rows, claims = summary_of(outcomes), claims_of(outcomes)
-    show(rows, claims)
+    found = merged(options.merge) if options.merge else run(options)
+    rows, stops = summary_of(found.outcomes), stops_of(found.paths)
+    claims = claims_of(found.outcomes, found.paths, found.named)
+    show(rows, stops, claims)
     if options.json:
-        written = {"claims": claims, "summary": rows, "outcomes": [asdict(o) for o in outcomes]}
+        written = {"claims": claims, "summary": rows, "stops": stops, **asdict(found)}
         options.json.write_text(json.dumps(written) + "\n", encoding="utf-8")
     return 0 if all(claim["holds"] for claim in claims) else 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +112,8 @@ def _gain(before: Predictions, after: Predictions, truth: Mapping[str, str], see
         p_value=comparison.p_value,
         shown=comparison.shown,
         words=comparison.words,
+        rows=len(before),
+        disagreement=comparison.disagreement,
     )
 
 
@@ -243,18 +246,25 @@ def audit_of(
         settled_unflagged=len(done - flagged),
         settled_flagged=len(done & flagged),
     )
+    by_sample = {d.sample_id: d for d in decisions}
+    seen = Audit(
+        flagger_precision=figures.flagger_precision,
+        by_rank=auditing.precision_by_rank(queue, by_sample),
+        by_class=tuple((account.classes.name(c), share) for c, share in auditing.precision_by_class(queue, by_sample)),
+        sway=auditing.sway(queue, account.verdicts),
+    )
     said = account.said
     if said is None or not len(said.answers) or said.answers.flagged.all():
         # Without a single control nothing but the flagger itself tells what it misses.
-        return Audit(flagger_precision=figures.flagger_precision)
+        return seen
     beliefs = learn(said.answers)
     changed = _changed_as_said(account, said)
     left = [s for s in scored.quality if s not in set(said.sample_ids) and s not in done]
     doubt = doubt_of(np.array([scored.quality[s] for s in left], dtype=np.float64))
     open_flags = np.array([s in flagged for s in left], dtype=bool)
     wrong = auditing.still_wrong(beliefs, said.answers, changed, doubt, open_flags)
-    return Audit(
-        flagger_precision=figures.flagger_precision,
+    return replace(
+        seen,
         flagger_recall=auditing.recall(beliefs, said.answers, doubt, open_flags),
         labels_wrong=wrong,
         labels_wrong_ci=wrong.ci,
@@ -295,7 +305,21 @@ def advise(account: Account, gain: Gain | None, cards: Sequence[SliceCard], audi
         lines.append(f"Weakest slice: {weakest.words}")
     if gain is not None and not gain.shown:
         lines.append("No change shown yet: the holdout can't tell this gain from chance.")
+        lines += too_small(gain)
     return tuple(lines)
+
+
+def too_small(gain: Gain) -> list[str]:
+    """Says so where the holdout can't show a gain of one point of accuracy, with how many images it takes."""
+    low, high = gain.accuracy.ci or (0.0, 0.0)
+    if gain.rows == 0 or (high - low) / 2 <= 0.01:
+        return []
+    needed = gains.needed_rows(gain.disagreement)
+    if needed <= gain.rows:
+        return []
+    return [
+        f"The holdout of {gain.rows} images is too small to show a gain of one point: about {needed} images are needed."
+    ]
 
 
 def sample_table(account: Account, verdicts: Sequence[Verdict]) -> pd.DataFrame:
@@ -375,6 +399,8 @@ def metrics_json(summary: IterationSummary) -> dict[str, Any]:
             "p_value": summary.gain.p_value,
             "shown": summary.gain.shown,
             "words": summary.gain.words,
+            "rows": summary.gain.rows,
+            "rows_needed": gains.needed_rows(summary.gain.disagreement),
         }
         if summary.gain
         else None,
@@ -386,6 +412,10 @@ def metrics_json(summary: IterationSummary) -> dict[str, Any]:
             "flagger_precision_ci": _interval(audit.flagger_precision),
             "flagger_recall": audit.flagger_recall.value if audit.flagger_recall else None,
             "flagger_recall_ci": _interval(audit.flagger_recall),
+            "precision_by_rank": _shares_json(audit.by_rank),
+            "precision_by_class": _shares_json(audit.by_class),
+            "sway": audit.sway.value if audit.sway else None,
+            "sway_ci": _interval(audit.sway),
         },
         "next": _next_json(audit),
         "still_wrong": summary.rows[-1].still_wrong,
@@ -406,6 +436,10 @@ def _holdout_json(metrics: Metrics | None) -> dict[str, Any]:
         "log_loss": metrics.log_loss.value,
         "log_loss_ci": _interval(metrics.log_loss),
     }
+
+
+def _shares_json(shares: Sequence[tuple[str, Estimate]]) -> list[dict[str, Any]]:
+    return [{"name": name, "value": share.value, "ci": _interval(share)} for name, share in shares]
 
 
 def _next_json(audit: Audit) -> dict[str, Any] | None:

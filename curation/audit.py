@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from curation.evidence import Answers, Beliefs
-from curation.records import Decision, Estimate, Interval, QueueEntry
+from curation.records import SKIPPED, WITHDRAWN, Decision, Estimate, Interval, QueueEntry, Verdict
 
 #: Draws from the posterior of the rates, for intervals of what is computed from two of them.
 DRAWS = 8_000
@@ -22,7 +23,7 @@ Draws = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 _Z = 1.959964
 #: Reviewing pays while a review puts so many labels right; chosen by simulated projects (benchmarks/proof.py).
-LEAST_YIELD = 0.25
+LEAST_YIELD = 0.08
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,70 @@ def recall(beliefs: Beliefs, answers: Answers, doubt: Draws, flagged: Mask, *, s
         return None
     shares = caught[some] / (caught + missed)[some]
     return Estimate(float(np.median(shares)), _middle(shares))
+
+
+# --- where the flagger is right, and whom it sways
+
+
+def precision_by_rank(
+    entries: Sequence[QueueEntry], decisions: Mapping[str, Decision], parts: int = 4
+) -> tuple[tuple[str, Estimate], ...]:
+    """How many flagged labels were wrong in each of ``parts`` equal parts of the batch, the worst first.
+
+    Names are ranges of places among the flagged labels that were decided, from 1. Parts that would hold fewer than
+    five are not made.
+    """
+    wrong = _wrong([e for e in sorted(entries, key=lambda e: e.position) if is_flagged(e)], decisions)
+    count = min(parts, len(wrong) // 5)
+    edges = [round(number * len(wrong) / count) for number in range(count + 1)] if count else []
+    return tuple(
+        (f"{start + 1} to {end}", _share_wrong(wrong[start:end]))
+        for start, end in pairwise(edges)
+    )  # fmt: skip
+
+
+def precision_by_class(
+    entries: Sequence[QueueEntry], decisions: Mapping[str, Decision]
+) -> tuple[tuple[str, Estimate], ...]:
+    """How many flagged labels of each given class were wrong: class id and share, the most often wrong first."""
+    by_class: dict[str, list[QueueEntry]] = {}
+    for entry in entries:
+        if is_flagged(entry) and entry.given:
+            by_class.setdefault(entry.given, []).append(entry)
+    found = [(c, wrong) for c, own in by_class.items() if (wrong := _wrong(own, decisions))]
+    return tuple(sorted(((c, _share_wrong(w)) for c, w in found), key=lambda pair: (-pair[1].value, pair[0])))
+
+
+def _share_wrong(wrong: Sequence[bool]) -> Estimate:
+    return Estimate(sum(wrong) / len(wrong), wilson_interval(sum(wrong), len(wrong)))
+
+
+def sway(entries: Sequence[QueueEntry], verdicts: Sequence[Verdict]) -> Estimate | None:
+    """How much more often people name the suggested class where it is shown to them than where it is not.
+
+    A difference of shares with its 95 % interval (Newcombe, Statistics in Medicine 17, 1998, method 10); which flagged
+    labels are asked about blind is drawn at random, so that it is the showing that makes it. ``None`` with fewer than
+    ten answers of either kind.
+    """
+    suggested = {e.key: e for e in entries if e.suggested is not None and is_flagged(e)}
+    counts = {"shown": [0, 0], "blind": [0, 0]}
+    for verdict in verdicts:
+        entry = suggested.get(verdict.key)
+        if entry is not None and entry.mode in counts and verdict.answer not in (SKIPPED, WITHDRAWN):
+            counts[entry.mode][0] += verdict.answer == entry.suggested
+            counts[entry.mode][1] += 1
+    (yes, shown), (also, blind) = counts["shown"], counts["blind"]
+    if min(shown, blind) < 10:
+        return None
+    p, q = yes / shown, also / blind
+    (p_low, p_high), (q_low, q_high) = wilson_interval(yes, shown), wilson_interval(also, blind)
+    return Estimate(
+        p - q,
+        (
+            p - q - float(np.hypot(p - p_low, q_high - q)),
+            p - q + float(np.hypot(p_high - p, q - q_low)),
+        ),
+    )  # fmt: skip
 
 
 # --- what comes next

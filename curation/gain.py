@@ -41,6 +41,7 @@ class Comparison:
     p_value: float
     shown: bool
     words: str
+    disagreement: float = 0.0  #: share of the rows on which only one of both is right
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +148,7 @@ def compare(before: Predictions, after: Predictions, labels: Mapping[str, str], 
         p_value=mcnemar(gained, lost),
         shown=shown,
         words=_words(accuracy, shown, gained, lost, len(change)),
+        disagreement=(gained + lost) / len(change),
     )
 
 

@@ -141,6 +141,7 @@ class Account:
     properties: pd.DataFrame
     trained: Mapping[str, Any]
     said: Said | None = None  #: what labelers said so far, judged by this iteration's predictions
+    verdicts: Sequence[Verdict] = ()  #: what labelers said in this iteration
 
 
 @dataclass(frozen=True)
@@ -566,6 +567,7 @@ class Loop:
             properties=self.parts.measure(self.samples, self.parts.progress),
             trained=finished(folder, "train") or {},
             said=self.said(scored.predictions, number) if scored else None,
+            verdicts=[v for v in by_labelers(self.ledger.verdicts()) if v.iteration == number],
         )
 
     # --- what earlier stages left

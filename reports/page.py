@@ -163,9 +163,31 @@ def audit_lines(summary: IterationSummary) -> list[tuple[str, str]]:
         ("Of the flagged labels, really wrong", estimate_words(audit.flagger_precision, "")),
         ("Of the wrong labels, flagged", estimate_words(audit.flagger_recall, "")),
         ("Labels still wrong", count),
+        ("Wrong by place in the queue", _shares_words(audit.by_rank)),
+        ("Wrong by given class", _shares_words(audit.by_class[:5])),
+        ("The suggestion is named more often where it is shown", sway_words(audit.sway)),
         *((f"The next {ahead.reviews} reviews", outlook_words(ahead)) for ahead in audit.outlook),
     ]
     return [(what, much) for what, much in lines if much]
+
+
+def _shares_words(shares: Sequence[tuple[str, Estimate]]) -> str:
+    return ", ".join(f"{name} {share.value:.0%}" for name, share in shares) if len(shares) > 1 else ""
+
+
+def sway_words(sway: Estimate | None) -> str:
+    """How far shown suggestions sway people, '' where it is not known.
+
+    >>> sway_words(Estimate(0.12, (0.01, 0.22)))
+    'by 12 points (+1 to +22), so it sways people'
+    >>> sway_words(Estimate(0.02, (-0.1, 0.14)))
+    'by 2 points (-10 to +14): no sway shown'
+    """
+    if sway is None or sway.ci is None:
+        return ""
+    low, high = sway.ci
+    said = f"by {100 * sway.value:.0f} points ({100 * low:+.0f} to {100 * high:+.0f})"
+    return f"{said}, so it sways people" if low > 0 else f"{said}: no sway shown"
 
 
 def outlook_words(ahead: Outlook) -> str:

@@ -51,6 +51,8 @@ class Gain:
     p_value: float
     shown: bool
     words: str
+    rows: int = 0
+    disagreement: float = 0.0  #: share of the rows on which only one of both is right
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,9 @@ class Audit:
     labels_wrong_ci: Interval | None = None
     outlook: tuple[Outlook, ...] = ()
     next: Recommendation | None = None
+    by_rank: tuple[tuple[str, Estimate], ...] = ()
+    by_class: tuple[tuple[str, Estimate], ...] = ()
+    sway: Estimate | None = None
 
 
 @dataclass(frozen=True)

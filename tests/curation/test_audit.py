@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,16 @@ from hypothesis import given as drawn
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from curation.audit import AuditFigures, estimate_audit, is_flagged, wilson_interval
-from curation.records import Decision, QueueEntry
+from curation.audit import (
+    AuditFigures,
+    estimate_audit,
+    is_flagged,
+    precision_by_class,
+    precision_by_rank,
+    sway,
+    wilson_interval,
+)
+from curation.records import Decision, QueueEntry, Verdict
 
 
 def entry(number: int, mode: Any = "shown", given: str | None = "c1", reason: str = "looks wrong") -> QueueEntry:
@@ -161,3 +170,49 @@ def test_the_interval_holds_the_truth_nineteen_times_in_twenty(miss_rate: float,
         low, high = figures.labels_wrong.ci or (0, 0)
         held += low <= left <= high
     assert held >= 0.91 * 150
+
+
+class TestWhereTheFlaggerIsRight:
+    def test_precision_falls_with_rank(self) -> None:
+        entries = [entry(n) for n in range(20)]
+        decisions = {e.sample_id: decision(e.position, "change" if e.position < 8 else "keep") for e in entries}
+        found = precision_by_rank(entries, decisions)
+        assert [name for name, _ in found] == ["1 to 5", "6 to 10", "11 to 15", "16 to 20"]
+        assert [share.value for _, share in found] == [1.0, 0.6, 0.0, 0.0]
+        assert found[1][1].ci == wilson_interval(3, 5)
+
+    def test_few_decisions_make_few_parts(self) -> None:
+        entries = [entry(n) for n in range(7)]
+        decisions = {e.sample_id: decision(e.position, "keep") for e in entries}
+        assert [name for name, _ in precision_by_rank(entries, decisions)] == ["1 to 7"]
+        assert precision_by_rank(entries[:3], decisions) == ()
+
+    def test_classes_come_the_most_often_wrong_first_and_controls_do_not_count(self) -> None:
+        entries = [entry(n, given="c1" if n < 4 else "c2") for n in range(8)]
+        entries.append(entry(8, "control", given="c1", reason=""))
+        outcomes = ["keep", "keep", "keep", "change", "change", "change", "keep", "keep", "change"]
+        decisions = {e.sample_id: decision(e.position, o) for e, o in zip(entries, outcomes, strict=True)}
+        found = precision_by_class(entries, decisions)
+        assert [(name, share.value) for name, share in found] == [("c2", 0.5), ("c1", 0.25)]
+
+
+class TestSway:
+    def verdicts(self, entries: list[QueueEntry], named: int) -> list[Verdict]:
+        at = datetime(2026, 1, 1, tzinfo=UTC)
+        return [
+            Verdict(e.sample_id, "c2" if n < named else "c1", "ann", at, e.key, f"s{e.key}", e.mode, 1)
+            for n, e in enumerate(entries)
+        ]
+
+    def test_is_the_difference_between_shown_and_blind(self) -> None:
+        """Newcombe 1998, table II, case (a): 56 of 70 less 48 of 80 is 0.2, from 0.0524 to 0.3339."""
+        shown = [entry(n) for n in range(70)]
+        blind = [entry(100 + n, "blind") for n in range(80)]
+        found = sway([*shown, *blind], [*self.verdicts(shown, 56), *self.verdicts(blind, 48)])
+        assert found is not None
+        assert found.value == pytest.approx(0.2)
+        assert found.ci == pytest.approx((0.0524, 0.3339), abs=5e-5)
+
+    def test_is_not_known_from_few_answers(self) -> None:
+        shown, blind = [entry(n) for n in range(70)], [entry(100 + n, "blind") for n in range(9)]
+        assert sway([*shown, *blind], [*self.verdicts(shown, 56), *self.verdicts(blind, 4)]) is None

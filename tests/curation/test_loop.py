@@ -14,6 +14,7 @@ from tests_stand_ins import PixelFeatures, TruthfulPeople, content_id, draw
 
 from augment.choose import plan
 from curation import streaming
+from curation.account import audit_of
 from curation.config import ReviewSettings, Settings
 from curation.heads import HeadTrainer
 from curation.ledger import Ledger, NewPath, NewSample
@@ -109,6 +110,25 @@ def test_the_account_holds_labels_before_and_after(done: House) -> None:
     account = done.recorder.accounts[-1]
     changed = [s for s in done.truth if s in account.before and account.before[s].class_id != account.after[s].class_id]
     assert len(changed) == account.review["changed"] >= FLIPPED - 2
+
+
+def test_the_account_tells_what_is_still_wrong_and_what_to_do_next(done: House) -> None:
+    account = done.recorder.accounts[-1]
+    assert account.said is not None
+    asked = {e.sample_id for e in done.ledger.queue(1) if e.given is not None}
+    assert set(account.said.sample_ids) == asked
+    assert {v.sample_id for v in account.verdicts} >= asked
+    audit = audit_of(account, done.ledger.queue(1), (), None, 0)
+    left = sum(
+        c.class_id != done.truth[s] for s, c in account.after.items() if s in account.scored.quality  # type: ignore[union-attr]
+    )  # fmt: skip
+    assert audit.labels_wrong is not None
+    assert audit.labels_wrong_ci is not None
+    assert audit.labels_wrong_ci[0] <= left <= audit.labels_wrong_ci[1]
+    assert audit.next is not None
+    assert audit.next.action in ("review", "slices", "collect", "stop")
+    assert [a.errors_found.value for a in audit.outlook] == sorted(a.errors_found.value for a in audit.outlook)
+    assert audit.by_rank
 
 
 def test_the_queue_holds_no_holdout_row_and_no_more_than_the_budget(done: House) -> None:
