@@ -33,9 +33,9 @@ from scipy.linalg import solve_triangular
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a checkout that is not installed
 
 from benchmarks.detection import Case, cifar_cases, digits_case, elpv_cases
-from curation.audit import LEAST_YIELD, look_ahead, still_wrong, wilson_interval
+from curation.audit import LEAST_YIELD, still_wrong, wilson_interval
 from curation.credit import TrainingSet, causes, credit_actions, fit_head, predict_head
-from curation.evidence import SURE, Answers, Beliefs, doubt_of, learn
+from curation.evidence import DRAWS, SURE, Answers, Beliefs, doubt_of, learn
 from curation.gain import paired_interval
 from curation.issues import doubtful_labels
 from curation.scoring import (
@@ -62,7 +62,7 @@ PENALTY = 100.0
 BATCH, CONTROLS = 150, 0.1
 ROUNDS = 2
 #: The stop rule is watched after rounds of these shares of the labels.
-STOP_ROUNDS = (*[0.05] * 8, *[0.15] * 4)
+STOP_ROUNDS = (*[0.05] * 8, 0.1, 0.1, 0.2, 0.2)
 RULES = ("ours", "cleanlab's count", "100", "200", "400", "800")
 
 
@@ -163,11 +163,13 @@ class Project:
         self.doubt[asked], self.flagged[asked] = doubt_of(self.quality[asked]), self.flags[asked]
         self.shares[asked] = self.others[asked]
 
-    def decide(self, *, relearn: bool = True) -> None:
-        """Learn from all answers, change the labels that are wrong, note which need another opinion."""
+    def decide(self, draws: int = 0) -> None:
+        """Learn from all answers, change the labels that are wrong, note which need another opinion.
+
+        Intervals need ``draws`` from what is believed; decisions do without.
+        """
         rows, answers, top = self.answers()
-        if relearn or self.beliefs is None:
-            self.beliefs = learn(answers, self.seed)
+        self.beliefs = learn(answers, self.seed, draws)
         chances = self.beliefs.weigh(answers)
         self.changed = (chances[:, 1] >= SURE) & (answers.other > 0)
         self.changed |= (chances[:, 1] > 0.5) & (answers.other > 1)
@@ -225,10 +227,10 @@ def run_project(pool: Pool, answers: str, seed: int) -> Outcome:
     """One project from import to report."""
     began = time.perf_counter()
     project = Project(pool, answers, seed)
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         project.score()
         project.review(BATCH)
-        project.decide()
+        project.decide(DRAWS if number == ROUNDS - 1 else 0)
     wrong, low, high = project.wrong_estimate()
     before, after = (right_rows(pool, project, labels) for labels in (project.given, project.labels))
     gain = compared(before, after, project, pool.truth)
@@ -244,10 +246,16 @@ def run_project(pool: Pool, answers: str, seed: int) -> Outcome:
 
 
 def right_rows(pool: Pool, project: Project, labels: Columns, rows: Columns | None = None) -> Columns:
-    """What a head trained on these labels (of these rows, by default all) predicts for every image of the pool."""
+    """What a head trained on these labels (of these rows, by default all) predicts for every image of the pool.
+
+    -1 for those of train, which nothing is measured on.
+    """
     chosen = np.arange(len(labels)) if rows is None else rows
     head = fit_head(TrainingSet(project.features[chosen], labels[chosen]), pool.n_classes, PENALTY)
-    return predict_head(head, pool.features)
+    rest = np.concatenate([project.held, project.hidden])
+    predicted = np.full(len(pool.truth), -1, dtype=np.int64)
+    predicted[rest] = predict_head(head, pool.features[rest])
+    return predicted
 
 
 def compared(before: Columns, after: Columns, project: Project, labels: Columns) -> tuple[float, float, float, float]:
@@ -324,9 +332,10 @@ def accuracy_of(project: Project) -> float:
 def promise(project: Project) -> float:
     """Labels put right by a review of the next 50, as ``curation.audit.recommend`` expects."""
     assert project.beliefs is not None
-    left = project.said == 0
-    ahead = look_ahead(project.beliefs, doubt_of(project.quality[left]), project.flags[left], sizes=(50,))
-    return ahead[0].errors_found.value / ahead[0].reviews if ahead else 0.0
+    left = np.flatnonzero(project.said == 0)
+    order = left[np.lexsort((project.quality[left], ~project.flags[left]))][:50]
+    rates = project.beliefs.wrong_rate(doubt_of(project.quality[order]), project.flags[order])
+    return float(rates.mean() * project.beliefs.finds.mean()) if len(order) else 0.0
 
 
 def stopped(path: Reviewed, rule: str) -> int:

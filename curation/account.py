@@ -14,6 +14,7 @@ import numpy.typing as npt
 from curation import audit as auditing
 from curation import gain as gains
 from curation import slices as slicing
+from curation.credit import Credit, credit_words
 from curation.evidence import Said, doubt_of, learn
 from curation.issues import LABEL_KINDS
 from curation.loop import Account, Scored, labeled_holdout, slice_table, trainable
@@ -100,6 +101,20 @@ def summarize(
         rows=(*earlier, row),
         advice=advise(account, gain, cards, audit),
         links=links,
+        credits=credits_of(account),
+    )
+
+
+def credits_of(account: Account) -> tuple[Credit, ...]:
+    """What each action gained, as training has left it."""
+    return tuple(
+        Credit(
+            c["action"],
+            Estimate(c["gain"]["value"], tuple(c["gain"]["ci"]) if c["gain"]["ci"] else None),
+            c["shown"],
+            c["per_minute"],
+        )
+        for c in account.trained.get("credits", [])
     )
 
 
@@ -418,6 +433,19 @@ def metrics_json(summary: IterationSummary) -> dict[str, Any]:
             "sway_ci": _interval(audit.sway),
         },
         "next": _next_json(audit),
+        "credit": {
+            "words": credit_words(summary.credits) if summary.number else "",
+            "actions": [
+                {
+                    "action": c.action,
+                    "gain": c.gain.value,
+                    "gain_ci": _interval(c.gain),
+                    "shown": c.shown,
+                    "per_minute": c.per_minute,
+                }
+                for c in summary.credits
+            ],
+        },
         "still_wrong": summary.rows[-1].still_wrong,
         "weakest_slice": summary.rows[-1].weakest_slice,
         "advice": list(summary.advice),

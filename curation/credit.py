@@ -105,6 +105,43 @@ def credit_actions(
     return tuple(found)
 
 
+def action_sets(
+    features: Features, before: Columns, after: Columns, copies: Features | None = None, copied: Columns | None = None
+) -> tuple[TrainingSet, dict[str, TrainingSet]]:
+    """The set as it was, and as each action by itself makes it, by the action's name; only actions that were taken.
+
+    ``features`` (rows, dimensions) are of all images that either set holds; ``before`` and ``after`` (rows,) their
+    columns, -1 where an image is not trained on. ``copies`` (copies, dimensions) are features of augmented copies of
+    the rows ``copied``.
+
+    >>> both = action_sets(np.zeros((3, 1), dtype=np.float32), np.array([0, 1, -1]), np.array([1, -1, 0]))[1]
+    >>> {name: train.labels.tolist() for name, train in both.items()}
+    {'relabeling': [1, 1], 'exclusions': [0], 'new labels': [0, 1, 0], 'all': [1, 0]}
+    """
+    was, now = before >= 0, after >= 0
+    changed, gone, new = was & now & (before != after), was & ~now, now & ~was
+    actions: dict[str, TrainingSet] = {}
+    if changed.any():
+        actions["relabeling"] = TrainingSet(features[was], np.where(changed, after, before)[was])
+    if gone.any():
+        actions["exclusions"] = TrainingSet(features[was & ~gone], before[was & ~gone])
+    if new.any():
+        actions["new labels"] = TrainingSet(features[was | new], np.where(new, after, before)[was | new])
+    everything = TrainingSet(features[now], after[now])
+    if copies is not None and copied is not None and len(copied):
+        kept = was[copied]
+        actions["augmentation"] = _joined(TrainingSet(features[was], before[was]), copies[kept], before[copied[kept]])
+        kept = now[copied]
+        everything = _joined(everything, copies[kept], after[copied[kept]])
+    if len(actions) > 1:
+        actions[ALL] = everything
+    return TrainingSet(features[was], before[was]), actions
+
+
+def _joined(train: TrainingSet, features: Features, labels: Columns) -> TrainingSet:
+    return TrainingSet(np.concatenate([train.features, features]), np.concatenate([train.labels, labels]))
+
+
 def causes(credits: Sequence[Credit]) -> tuple[str, ...]:
     """The actions that are shown to have helped by themselves, best first."""
     helped = [c for c in credits if c.shown and c.gain.value > 0 and c.action != ALL]

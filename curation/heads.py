@@ -103,7 +103,8 @@ class HeadTrainer:
         if len(np.unique(labels)) < 2:
             raise TrainingError("a head needs at least two classes to train on; add labeled images of another class")
         features = self._featurizer.features(samples, progress)
-        extra, extra_labels = self._copies(samples, labels, augmentations, seed)
+        extra, copied = encode_copies(self._featurizer, self._pixels, samples, augmentations, seed)
+        extra_labels = labels[copied]
         mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-6
         inputs = _scaled(np.concatenate([features, extra]) if len(extra) else features, mean, scale)
         fitted = LogisticRegression(C=STRENGTH, max_iter=300).fit(inputs, np.concatenate([labels, extra_labels]))
@@ -117,25 +118,25 @@ class HeadTrainer:
             coefficients[present], intercept[present] = fitted.coef_, fitted.intercept_
         return HeadModel(self._featurizer, class_ids, mean, scale, coefficients, intercept)
 
-    def _copies(
-        self,
-        samples: Sequence[Sample],
-        labels: npt.NDArray[np.int64],
-        augmentations: Sequence[Augmentation],
-        seed: int,
-    ) -> tuple[Features, npt.NDArray[np.int64]]:
-        row_of = {s.id: row for row, s in enumerate(samples)}
-        images, rows = [], []
-        for augmentation in augmentations:
-            chosen = [row_of[s] for s in augmentation.sample_ids if s in row_of]
-            pixels = self._pixels.pixels([samples[row] for row in chosen])
-            for copy in range(augmentation.copies):
-                for row, image in zip(chosen, pixels, strict=True):
-                    images.append(augmentation.transform(image, seed + 7919 * copy + row))
-                    rows.append(row)
-        if not images:
-            return np.zeros((0, 0), dtype=np.float32), np.zeros(0, dtype=np.int64)
-        return self._featurizer.encode(np.stack(images))[0], labels[rows]
+
+def encode_copies(
+    featurizer: Featurizer, pixels: Pixels, samples: Sequence[Sample], augmentations: Sequence[Augmentation], seed: int
+) -> tuple[Features, npt.NDArray[np.int64]]:
+    """Features of all augmented copies of ``samples``, and each copy's row in ``samples``; empty without any."""
+    row_of = {s.id: row for row, s in enumerate(samples)}
+    images, rows = [], []
+    for augmentation in augmentations:
+        chosen = [row_of[s] for s in augmentation.sample_ids if s in row_of]
+        if not chosen:
+            continue
+        originals = pixels.pixels([samples[row] for row in chosen])
+        for copy in range(augmentation.copies):
+            for row, image in zip(chosen, originals, strict=True):
+                images.append(augmentation.transform(image, seed + 7919 * copy + row))
+                rows.append(row)
+    if not images:
+        return np.zeros((0, 0), dtype=np.float32), np.zeros(0, dtype=np.int64)
+    return featurizer.encode(np.stack(images))[0], np.array(rows, dtype=np.int64)
 
 
 def _scaled(features: Features, mean: Features, scale: Features) -> Features:

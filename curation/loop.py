@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from curation.config import Settings
+from curation.credit import Credit, TrainingSet, action_sets, credit_actions
 from curation.errors import ProjectError, TrainingError
 from curation.evidence import Said, gather, hold_back, learn
 from curation.ledger import Ledger
@@ -154,6 +155,16 @@ class Scored:
     slices: tuple[Slice, ...]
 
 
+class Copies(Protocol):
+    """Encodes augmented copies."""
+
+    def __call__(
+        self, samples: Sequence[Sample], augmentations: Sequence[Augmentation], seed: int
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Features of all copies of ``samples`` (copies, dimensions), and each copy's row in ``samples``."""
+        ...
+
+
 @dataclass(frozen=True)
 class Parts:
     """The collaborators of the loop; made where the program is put together."""
@@ -165,6 +176,7 @@ class Parts:
     reporters: Sequence[Reporter]
     progress: Progress | None = None
     judge: Encoder | None = None  #: features that labels are judged by, where not those of ``encoder``
+    copies: Copies | None = None  #: features of augmented copies; without it augmentation gets no credit
 
 
 Outcome = Literal["done", "waiting"]
@@ -513,7 +525,46 @@ class Loop:
             "seed": self.settings.seed,
             "words": model.words,
             "recipes": [a.name for a in augmentations],
+            "credits": [asdict(c) for c in self._credits(number, labels, augmentations)] if number else [],
         }
+
+    def _credits(
+        self, number: int, labels: Mapping[str, CurrentLabel], augmentations: Sequence[Augmentation]
+    ) -> tuple[Credit, ...]:
+        """What relabeling, exclusions, new labels and augmentation each gained, by heads on cached features."""
+        from curation.scoring import scale
+
+        earlier = self.ledger.labels(as_of=number - 1)
+        held = labeled_holdout(self.samples, labels)
+        was, now = ({s.id for s in trainable(self.samples, known)} for known in (earlier, labels))
+        rows = [s for s in self.samples if s.id in was | now]
+        if not held or not was:
+            return ()
+        classes = self.ledger.classes()
+        before = np.array([classes.index(_class_of(earlier, s)) if s.id in was else -1 for s in rows], dtype=np.int64)
+        after = np.array([classes.index(_class_of(labels, s)) if s.id in now else -1 for s in rows], dtype=np.int64)
+        features = self.parts.encoder.features([*rows, *held], self.parts.progress)
+        copies: npt.NDArray[np.float32] | None = None
+        copied: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        if self.parts.copies is not None and augmentations:
+            copies, copied = self.parts.copies(rows, augmentations, self.settings.seed)
+        together = scale(features if copies is None or not len(copied) else np.concatenate([features, copies]))
+        base, actions = action_sets(together[: len(rows)], before, after, together[len(features) :], copied)
+        measured = TrainingSet(
+            together[len(rows) : len(features)],
+            np.array([classes.index(_class_of(labels, s)) for s in held], dtype=np.int64),
+        )
+        return credit_actions(base, actions, measured, len(classes), minutes=self._minutes(number, actions))
+
+    def _minutes(self, number: int, actions: Mapping[str, object]) -> dict[str, float]:
+        """Minutes that labelers spent on images with a label (relabeling, exclusions) and without (new labels)."""
+        given = {e.sample_id: e.given for e in self.ledger.queue(number)}
+        spent = {"relabeling": 0.0, "new labels": 0.0}
+        for verdict in by_labelers(self.ledger.verdicts()):
+            if verdict.iteration == number and verdict.sample_id in given:
+                action = "new labels" if given[verdict.sample_id] is None else "relabeling"
+                spent[action] += (verdict.seconds or 0.0) / 60
+        return {**spent, "exclusions": spent["relabeling"], "all": sum(spent.values())}
 
     def _augmentations(self, folder: Path, number: int, labels: Mapping[str, CurrentLabel]) -> list[Augmentation]:
         """The recipe for the weakest open slice that still has something to copy; none before the first iteration."""

@@ -625,7 +625,7 @@ class Project:
 
     def _parts(self, settings: Settings) -> Parts:
         from curation.features import ViewFeatures
-        from curation.heads import HeadTrainer
+        from curation.heads import HeadTrainer, encode_copies
         from curation.properties import measure_properties
 
         store = self._store(settings)
@@ -640,6 +640,7 @@ class Project:
             plan_recipe=lambda *given: self._plan_recipe(settings, *given),
             reporters=[self._reporting(settings, backbone.describe(), fiftyone=settings.report.fiftyone)],
             progress=self.progress,
+            copies=lambda samples, augmentations, seed: encode_copies(store, pixels, samples, augmentations, seed),
         )
 
     def _plan_recipe(

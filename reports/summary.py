@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from curation.audit import Outlook, Recommendation
+from curation.credit import Credit
 from curation.records import Estimate, Interval, Metrics, Slice
 
 
@@ -116,6 +117,7 @@ class IterationSummary:
     rows: tuple[Row, ...]
     advice: tuple[str, ...]
     links: Mapping[str, str] = field(default_factory=dict)
+    credits: tuple[Credit, ...] = ()
 
 
 def worst_pair(summary: IterationSummary) -> tuple[str, str, int] | None:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from curation.credit import Credit, TrainingSet, causes, credit_actions, credit_words, fit_head, predict_head
+from curation.credit import (
+    Credit,
+    TrainingSet,
+    action_sets,
+    causes,
+    credit_actions,
+    credit_words,
+    fit_head,
+    predict_head,
+)
 from curation.errors import RecordError
 from curation.records import Estimate
 
@@ -63,3 +72,26 @@ def test_head_learns_what_separates() -> None:
 def test_labels_must_fit_features() -> None:
     with pytest.raises(RecordError, match="training set"):
         TrainingSet(np.zeros((3, 2), dtype=np.float32), np.zeros(2, dtype=np.int64))
+
+
+def test_each_action_is_taken_by_itself() -> None:
+    """Row 0 is relabeled, row 1 kept and copied, row 2 excluded, row 3 new; an excluded row takes its copy along."""
+    features = np.arange(4, dtype=np.float32)[:, None]
+    before, after = np.array([0, 1, 1, -1]), np.array([1, 1, -1, 0])
+    copies, copied = np.array([[10.0], [20.0]], dtype=np.float32), np.array([0, 2])
+    base, actions = action_sets(features, before, after, copies, copied)
+    assert base.labels.tolist() == [0, 1, 1]
+    held = {name: (train.features[:, 0].tolist(), train.labels.tolist()) for name, train in actions.items()}
+    assert held == {
+        "relabeling": ([0, 1, 2], [1, 1, 1]),
+        "exclusions": ([0, 1], [0, 1]),
+        "new labels": ([0, 1, 2, 3], [0, 1, 1, 0]),
+        "augmentation": ([0, 1, 2, 10, 20], [0, 1, 1, 0, 1]),
+        "all": ([0, 1, 3, 10], [1, 1, 0, 1]),
+    }
+
+
+def test_nothing_done_gets_no_credit() -> None:
+    base, actions = action_sets(np.zeros((2, 1), dtype=np.float32), np.array([0, 1]), np.array([0, 1]))
+    assert actions == {}
+    assert credit_actions(base, actions, base, 2) == ()

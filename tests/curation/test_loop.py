@@ -14,9 +14,9 @@ from tests_stand_ins import PixelFeatures, TruthfulPeople, content_id, draw
 
 from augment.choose import plan
 from curation import streaming
-from curation.account import audit_of
+from curation.account import audit_of, credits_of
 from curation.config import ReviewSettings, Settings
-from curation.heads import HeadTrainer
+from curation.heads import HeadTrainer, encode_copies
 from curation.ledger import Ledger, NewPath, NewSample
 from curation.loop import Account, Loop, Parts, joint_groups, trainable
 from curation.properties import measure_properties
@@ -86,6 +86,7 @@ class House:
             measure=lambda samples, progress: measure_properties(samples, root / "properties.parquet", progress),
             plan_recipe=no_recipe,
             reporters=[self.recorder],
+            copies=lambda samples, augmentations, seed: encode_copies(features, features, samples, augmentations, seed),
         )
         return Loop(self.paths, settings, self.ledger, self.samples, parts, secret="s" * 64)
 
@@ -129,6 +130,17 @@ def test_the_account_tells_what_is_still_wrong_and_what_to_do_next(done: House) 
     assert audit.next.action in ("review", "slices", "collect", "stop")
     assert [a.errors_found.value for a in audit.outlook] == sorted(a.errors_found.value for a in audit.outlook)
     assert audit.by_rank
+
+
+def test_the_account_gives_credit_to_what_was_done(done: House) -> None:
+    account = done.recorder.accounts[-1]
+    credits = {c.action: c for c in credits_of(account)}
+    assert "relabeling" in credits
+    assert "new labels" in credits or not account.review["labeled"]
+    assert all(c.gain.ci is not None and c.gain.ci[0] <= c.gain.value <= c.gain.ci[1] for c in credits.values())
+    seconds = sum(v.seconds or 0 for v in account.verdicts if v.sample_id in account.said.sample_ids)  # type: ignore[union-attr]
+    assert credits["relabeling"].per_minute == pytest.approx(credits["relabeling"].gain.value / (seconds / 60))
+    assert ("augmentation" in credits) == bool(account.trained["recipes"])
 
 
 def test_the_queue_holds_no_holdout_row_and_no_more_than_the_budget(done: House) -> None:
