@@ -337,8 +337,11 @@ def too_small(gain: Gain) -> list[str]:
     ]
 
 
-def sample_table(account: Account, verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """One row a sample for the FiftyOne dataset; labels are class names, ``label_quality`` in [0, 1] or NaN."""
+def sample_table(account: Account, verdicts: Sequence[Verdict], live: Sequence[Mapping[str, str]] = ()) -> pd.DataFrame:
+    """One row a sample for the FiftyOne dataset; labels are class names, ``label_quality`` in [0, 1] or NaN.
+
+    ``live`` is what ``curation.reviews.live_rows`` says of each sample at this moment.
+    """
     import pandas as pd
 
     classes, scored = account.classes, account.scored
@@ -351,9 +354,11 @@ def sample_table(account: Account, verdicts: Sequence[Verdict]) -> pd.DataFrame:
             slices_of.setdefault(sample_id, []).append(weak.name)
     said: dict[str, list[str]] = {}
     for verdict in verdicts:
-        if verdict.iteration == account.number:
+        if verdict.iteration == account.number and verdict.mode != "review":
             said.setdefault(verdict.sample_id, []).append(f"{classes.name(verdict.answer)} ({verdict.person})")
     predicted = _predicted(account)
+    disputed = {d["sample_id"] for d in account.review.get("decisions", []) if d["outcome"] == "contested"}
+    now = {row["sample_id"]: row for row in live}
     rows = []
     for sample in account.samples:
         before, after = account.before.get(sample.id), account.after.get(sample.id)
@@ -372,6 +377,9 @@ def sample_table(account: Account, verdicts: Sequence[Verdict]) -> pd.DataFrame:
                 "reason": "; ".join(i.reason for i in found),
                 "suggested": classes.name(label_issue.suggested) if label_issue else "",
                 "verdict": "; ".join(said.get(sample.id, [])), "changed": _differs(account, sample), "fold": fold,
+                "disputed": sample.id in disputed,
+                **({"now": now[sample.id]["current"]} if sample.id in now else {}),
+                **{name: now.get(sample.id, {}).get(name, "") for name in ("review", "cause", "note")},
                 "slices": slices_of.get(sample.id, []),
                 **{f"meta_{k}": v for k, v in sample.metadata.items()},
             }

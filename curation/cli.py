@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -313,25 +315,48 @@ def label(directory: Path, stop: bool, as_json: bool) -> None:
 
 @curate.command()
 @DIRECTORY
-@click.option("--port", type=int, help="Port of the App; a free one by default.")
+@click.option("--for", "names", multiple=True, metavar="NAME", help="Who reviews; again for a second reviewer's App.")
+@click.option("--port", type=int, help="Port of the App (of the first, for several); free ones by default.")
 @click.option("--address", default="127.0.0.1", show_default=True, help="Address to listen on; the App has no login.")
 @click.option("--rebuild", is_flag=True, help="Record every iteration again, from the ledger and the tables.")
-def review(directory: Path, port: int | None, address: str, rebuild: bool) -> None:
-    """Open the FiftyOne App on the project; Ctrl-C ends it."""
+def review(directory: Path, names: tuple[str, ...], port: int | None, address: str, rebuild: bool) -> None:
+    """Open the FiftyOne App on the project, one for each reviewer; Ctrl-C ends all of them."""
     project = _open(directory)
-    app = project.review_app(port=port, address=address, rebuild=rebuild)
+    reviewers = list(dict.fromkeys(names)) or [os.environ.get("USER", "reviewer")]
+    apps: list[Any] = []
     try:
-        click.echo(f"FiftyOne App: {app.start()}   (Ctrl-C ends it)")
-        warning = getattr(app, "warning", "")
-        if warning:
-            click.echo(warning, err=True)
-        while True:
-            time.sleep(3600)
+        with _ended_by_signal():
+            for place, name in enumerate(reviewers):
+                chosen = None if port is None else port + place
+                again = rebuild and not place
+                apps.append(project.review_app(port=chosen, address=address, rebuild=again, reviewer=name))
+                if not place and apps[0].warning:
+                    click.echo(f"Warning: {apps[0].warning}", err=True)
+                apps[-1].begin()
+            for name, app in zip(reviewers, apps, strict=True):
+                click.echo(f"FiftyOne App for {name}: {app.start()}   (Ctrl-C ends it)")
+            while True:
+                time.sleep(3600)
     except KeyboardInterrupt:
-        click.echo("The App is closed.", err=True)
+        click.echo("The App is closed." if len(reviewers) == 1 else "The Apps are closed.", err=True)
     finally:
-        app.stop()
+        for app in apps:
+            app.stop()
         project.fiftyone().stop()
+
+
+@contextmanager
+def _ended_by_signal() -> Iterator[None]:
+    """Let the wish to end that other programs send (SIGTERM) work as Ctrl-C does, so that nothing is left running."""
+
+    def end(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @curate.command()

@@ -279,6 +279,14 @@ class Project:
         self.ledger.add_remarks([Remark(s, "error", cause.strip(), note.strip(), person, now, done) for s in ids])
         return len(ids)
 
+    def live(self, sample_ids: Sequence[str] | None = None) -> list[dict[str, str]]:
+        """What stands of samples now, for the App: ``sample_id, current, review, cause, note`` (classes by name)."""
+        return reviews.live_rows(self.ledger, sample_ids)
+
+    def causes_offered(self) -> list[str]:
+        """Causes of errors to choose from, most used first."""
+        return reviews.causes_offered(self.ledger.remarks())
+
     def causes(self) -> pd.DataFrame:
         """How often reviewers named each cause of errors: ``iteration, cause, images``."""
         import pandas as pd
@@ -750,8 +758,14 @@ class Project:
         recorder = self.fiftyone() if fiftyone else None
         return Reporting(self.paths, settings, self.ledger, backbone, self.still_wrong, self.recording, recorder)
 
-    def review_app(self, *, port: int | None = None, address: str = "127.0.0.1", rebuild: bool = False) -> ReviewApp:
-        """The FiftyOne App on this project's dataset, not yet started; ``rebuild`` records all iterations again."""
+    def review_app(
+        self, *, port: int | None = None, address: str = "127.0.0.1", rebuild: bool = False, reviewer: str = "reviewer"
+    ) -> ReviewApp:
+        """The FiftyOne App on this project's dataset, not yet started, for one reviewer who acts under that name.
+
+        What is missing in the dataset is recorded first (all of it with ``rebuild``), and what people have decided
+        since is brought up to date. Raises ProjectError where there is nothing to review yet.
+        """
         from reports.app import ReviewApp
 
         reporter = self.fiftyone()
@@ -765,7 +779,12 @@ class Project:
             for number in missing:
                 reporting.record(loop.account(number))
                 self.recording.finish(check=True)
-        return ReviewApp(self.paths.fiftyone, reporter.open_dataset_name(), port=port, address=address)
+        else:
+            reporter.refresh(self.live())
+        return ReviewApp(
+            self.paths.fiftyone, reporter.open_dataset_name(), port=port, address=address, project=self.root,
+            reviewer=reviewer,
+        )  # fmt: skip
 
     def fiftyone(self) -> FiftyOneReporter:
         """What records iterations in the project's FiftyOne dataset."""

@@ -13,7 +13,7 @@ from curation.errors import DatabaseError
 from curation.ledger import Ledger
 from curation.loop import Account
 from curation.records import CurrentLabel
-from curation.reviews import standing
+from curation.reviews import live_rows, standing
 from curation.runs import ProjectPaths, read_json, write_json
 
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ class Reporting:
         write_json(account.folder / "metrics.json", metrics_json(summary))
         told = {"report": str(HtmlReporter().write(summary, account.folder / "report"))}
         if self.fiftyone:
-            self.recording.start(self.fiftyone, summary, sample_table(account, self.ledger.verdicts()))
+            table = sample_table(account, self.ledger.verdicts(), live_rows(self.ledger))
+            self.recording.start(self.fiftyone, summary, table)
             told["dataset"] = self.fiftyone.open_dataset_name()
         return told
 

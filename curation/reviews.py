@@ -7,7 +7,7 @@ of labelers, closes what is still asked of them, and stays out of every estimate
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -148,6 +148,30 @@ def take_back(
             ledger.undo(sample_id, who=person, iteration=iteration, why=why, at=at)
             changed.append(sample_id)
     return Judged(tuple(given), tuple(changed), left)
+
+
+def live_rows(ledger: Ledger, sample_ids: Collection[str] | None = None) -> list[dict[str, str]]:
+    """What stands of samples at this moment, of these or of all: ``sample_id, current, review, cause, note``.
+
+    ``current`` is a class name or ''; ``review`` the standing verdict with its person; ``cause`` and ``note`` those of
+    the last remark.
+    """
+    classes, labels, in_force = ledger.classes(), ledger.labels(), standing(ledger.verdicts())
+    remarks = {r.sample_id: r for r in ledger.remarks() if r.kind == "error"}
+    ids = [s.id for s in ledger.samples()] if sample_ids is None else list(sample_ids)
+    rows = []
+    for sample_id in ids:
+        now, said, remark = labels.get(sample_id), in_force.get(sample_id), remarks.get(sample_id)
+        rows.append(
+            {
+                "sample_id": sample_id,
+                "current": classes.name(now.class_id if now else None),
+                "review": f"{classes.name(said.answer)} ({said.person})" if said else "",
+                "cause": remark.cause if remark else "",
+                "note": remark.note if remark else "",
+            }
+        )
+    return rows
 
 
 def source_of(person: str, sample_id: str) -> str:

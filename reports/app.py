@@ -1,13 +1,17 @@
 """The FiftyOne App as a process of its own: start it on a project's dataset, wait until it answers, stop it.
 
 One server holds one state that every browser window on it shares, so each reviewer gets a server and port of their
-own; several may stand on one database. The App asks nobody who they are: whoever reaches the port sees the pictures.
+own; several may stand on one database. The App asks nobody who they are: whoever reaches the port sees the pictures
+and acts in the name of the reviewer whose server it is. A server ends with the process that started it; one that is
+found without its owner all the same is stopped by the next start.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import ipaddress
+import json
+import os
 import re
 import socket
 import subprocess
@@ -16,23 +20,61 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from curation.errors import ServiceError
+from curation.runs import write_json
 from reports.fiftyone_store import WORKSPACE, environment, error_gist
-from reports.mongo import Mongo, free_port
+from reports.mongo import Mongo, birth, free_port
 
 _START_SECONDS = 120.0
 
 
-class ReviewApp:
-    """FiftyOne's App on one dataset. ``home`` is the folder of the project's MongoDB; no ``port`` takes a free one."""
+@dataclass(frozen=True)
+class Running:
+    """An App's server as it is written down: process ids with their birth times (seconds), and where it listens."""
 
-    def __init__(self, home: Path, dataset_name: str, port: int | None = None, address: str = "127.0.0.1") -> None:
+    pid: int
+    created: float
+    owner: int
+    owner_created: float
+    port: int
+    address: str
+    reviewer: str
+
+    @property
+    def is_alive(self) -> bool:
+        return birth(self.pid) == self.created
+
+    @property
+    def is_orphan(self) -> bool:
+        return birth(self.owner) != self.owner_created
+
+
+class ReviewApp:
+    """FiftyOne's App on one dataset.
+
+    ``home`` is the folder of the project's MongoDB; no ``port`` takes a free one. With ``project``, the project's
+    folder, the Curation panel acts on it in the name of ``reviewer``.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        dataset_name: str,
+        port: int | None = None,
+        address: str = "127.0.0.1",
+        *,
+        project: Path | None = None,
+        reviewer: str = "",
+    ) -> None:
         self.mongo = Mongo(home)
         self.dataset_name = dataset_name
         self.address = address
         self.port = port or free_port()
+        self.project = project
+        self.reviewer = reviewer
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -58,11 +100,16 @@ class ReviewApp:
         Raises ServiceError where the port is taken, and with the gist of the App's log where it ends early or does
         not answer within two minutes.
         """
-        if self._process is None or self._process.poll() is not None:
-            self._check_port()
-            self._launch(self.mongo.start())
+        self.begin()
         self._wait()
         return self.url()
+
+    def begin(self) -> None:
+        """Start without waiting, so that several can get ready at once; ``start`` waits for it."""
+        if self._process is None or self._process.poll() is not None:
+            stop_orphans(self.mongo.home)
+            self._check_port()
+            self._launch(self.mongo.start())
 
     def stop(self) -> None:
         """End the App; the database runs on (``Mongo.stop``). Harmless where it is not running."""
@@ -75,6 +122,11 @@ class ReviewApp:
             self._process.kill()
             self._process.wait()
         self._process = None
+        self._state_file.unlink(missing_ok=True)
+
+    @property
+    def _state_file(self) -> Path:
+        return self.mongo.home / f"app-{self.port}.json"
 
     @property
     def log_file(self) -> Path:
@@ -95,21 +147,25 @@ class ReviewApp:
             ) from error
 
     def _launch(self, uri: str) -> None:
-        spec = importlib.util.find_spec("fiftyone")
-        if spec is None or spec.origin is None:
+        if importlib.util.find_spec("fiftyone") is None:
             raise ServiceError("FiftyOne is not installed, so there is no App to start; install fiftyone")
-        server = Path(spec.origin).parent / "server"
         self.mongo.home.mkdir(parents=True, exist_ok=True)
+        own = {"CURATION_REVIEWER": self.reviewer}
+        if self.project is not None:
+            own["CURATION_PROJECT"] = str(self.project.resolve())
+        command = [sys.executable, "-m", "reports.app_server", "--port", str(self.port), "--address", self.address]
         with self.log_file.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "main.py", "--port", str(self.port), "--address", self.address],
-                cwd=server,
-                env=environment(uri) | {"FIFTYONE_DISABLE_SERVICES": "1"},
+                [*command, "--owner", str(os.getpid())],
+                env=environment(uri) | own,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C reaches whoever started us, and they call stop()
             )
+        pid, me = self._process.pid, os.getpid()
+        running = Running(pid, birth(pid) or 0, me, birth(me) or 0, self.port, self.address, self.reviewer)
+        write_json(self._state_file, asdict(running))
 
     def _wait(self) -> None:
         assert self._process is not None
@@ -127,6 +183,39 @@ class ReviewApp:
 
     def _gist(self) -> str:
         return error_gist(self.log_file.read_text(encoding="utf-8", errors="replace"))
+
+
+def running_apps(home: Path) -> list[Running]:
+    """The App servers of a project that run, by port; what is written down of dead ones is removed."""
+    found = []
+    for file in sorted(Path(home).glob("app-*.json")):
+        try:
+            running = Running(**json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            continue
+        if running.is_alive:
+            found.append(running)
+        else:
+            file.unlink(missing_ok=True)
+    return found
+
+
+def stop_orphans(home: Path) -> list[Running]:
+    """Stop App servers whose owner is gone (it was killed, and they outlived it); returns them."""
+    import psutil
+
+    orphans = [running for running in running_apps(home) if running.is_orphan]
+    for running in orphans:
+        try:
+            process = psutil.Process(running.pid)
+            process.terminate()
+            process.wait(10)
+        except psutil.NoSuchProcess:
+            pass
+        except psutil.TimeoutExpired:
+            process.kill()
+        (Path(home) / f"app-{running.port}.json").unlink(missing_ok=True)
+    return orphans
 
 
 def is_loopback(address: str) -> bool:

@@ -15,20 +15,24 @@ import argparse
 import json
 import math
 import os
+import random
 import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation.errors import DatabaseError, RecordError
+from curation.issues import LABEL_KINDS
+from curation.records import Estimate
 from curation.runs import write_json
 from reports.mongo import Mongo
+from reports.page import audit_lines
 from reports.summary import IterationSummary, estimate_words, interval_words, percent, worst_pair
 
 if TYPE_CHECKING:
@@ -48,9 +52,14 @@ _COLUMNS = (
 )
 #: What an iteration's fields start with, in the order of the App's sidebar.
 _PLACES = (
-    *("label", "pred", "quality", "issue", "reason", "suggested", "kinds", "verdict", "changed", "slices", "fold"),
-    "eval",
+    *("label", "pred", "quality", "issue", "reason", "suggested", "kinds", "verdict", "changed", "disputed"),
+    *("slices", "fold", "eval"),
 )
+#: What reviewers change, seen at once whatever iteration is looked at; optional columns of the table.
+LIVE = ("review", "cause", "note")
+REVIEWED = "reviewed"
+#: A holdout label that the model contradicts with this much confidence is to be looked at.
+_SUSPECT = 0.95
 _CONFLICTS = ("label_conflict",)
 _DUPLICATES = ("exact_duplicate", "near_duplicate", "leak")
 
@@ -72,8 +81,9 @@ class FiftyOneReporter:
         ``table`` has a row a sample: ``sample_id, path, file, split, group, width, height, current, given,
         prediction, confidence, label_quality, issue, issue_kinds, reason, suggested, verdict, changed, fold, slices``
         (classes by name; ``label_quality`` in [0, 1] or missing; ``issue_kinds`` comma separated; ``slices`` a list
-        of names), any ``meta_*`` and ``prop_*`` columns, and optionally points ``x, y``. Returns ``dataset``, ``uri``,
-        ``iteration``, ``samples``, ``added``, ``views`` (saved views in order) and ``seconds``.
+        of names), any ``meta_*`` and ``prop_*`` columns, and optionally ``disputed`` (people disagree), ``now`` (the
+        label at this moment), what reviewers said (``review, cause, note``) and points ``x, y``. Returns ``dataset``,
+        ``uri``, ``iteration``, ``samples``, ``added``, ``views`` (saved views in order) and ``seconds``.
 
         Raises RecordError for a missing column or a repeated sample, DatabaseError where the writing fails.
         """
@@ -84,10 +94,24 @@ class FiftyOneReporter:
         with tempfile.TemporaryDirectory(prefix="curation-fiftyone-") as folder:
             table.reset_index(drop=True).to_parquet(Path(folder, "table.parquet"))
             Path(folder, "facts.json").write_text(json.dumps(iteration_facts(summary)), encoding="utf-8")
-            _write_apart(uri, self._dataset, Path(folder))
+            _write_apart(uri, self._dataset, Path(folder), self.mongo.home / "record.lock")
             result: dict[str, Any] = json.loads(Path(folder, "result.json").read_text(encoding="utf-8"))
         self._note(self.recorded() | {summary.number})
         return {"dataset": self._dataset, "uri": uri, **result, "seconds": time.monotonic() - started}
+
+    def refresh(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Bring what reviewers change up to the ledger, as ``live_fields`` takes it; the database must be running.
+
+        It takes no FiftyOne, so it is done in a second. Nothing happens where nothing is recorded yet.
+        """
+        from pymongo import MongoClient
+
+        client: MongoClient[Any]
+        with MongoClient(self.mongo.start()) as client:
+            database: Any = client[os.environ.get("FIFTYONE_DATABASE_NAME", "fiftyone")]
+            stored = database["datasets"].find_one({"name": self._dataset}, {"sample_collection_name": 1})
+            if stored is not None:
+                write_live(database[stored["sample_collection_name"]], rows)
 
     def recorded(self) -> frozenset[int]:
         """Which iterations this database holds whole; one whose writing was cut short is not among them."""
@@ -117,7 +141,10 @@ def _check(table: pd.DataFrame) -> None:
 
 
 def environment(uri: str, environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a FiftyOne process of ours: which database, which plugins, no tracking, no bars."""
+    """The environment of a FiftyOne process of ours: which database, which plugins, no tracking, no bars.
+
+    The database's address is handed over here and never on a command line, which every user of the machine can read.
+    """
     own = dict(os.environ if environ is None else environ)
     root = str(Path(__file__).resolve().parent.parent)
     paths = [root, *(path for path in own.get("PYTHONPATH", "").split(os.pathsep) if path and path != root)]
@@ -131,10 +158,10 @@ def environment(uri: str, environ: Mapping[str, str] | None = None) -> dict[str,
     }
 
 
-def _write_apart(uri: str, dataset: str, folder: Path) -> None:
+def _write_apart(uri: str, dataset: str, folder: Path, lock: Path) -> None:
     command = [sys.executable, "-m", "reports.fiftyone_store", "record"]
     answer = subprocess.run(
-        [*command, "--uri", uri, "--dataset", dataset, "--input", str(folder)],
+        [*command, "--dataset", dataset, "--input", str(folder), "--lock", str(lock)],
         env=environment(uri),
         capture_output=True,
         text=True,
@@ -200,6 +227,8 @@ def iteration_facts(summary: IterationSummary) -> dict[str, Any]:
         "contested": summary.contested,
         "still_wrong": row.still_wrong if row else None,
         "issues": dict(summary.issues),
+        "point": _point(summary.metrics.accuracy if summary.metrics else None),
+        "audit": [list(line) for line in audit_lines(summary)],
         "advice": list(summary.advice),
         "confused": list(pair) if pair else None,
         "slices": [
@@ -212,10 +241,34 @@ def iteration_facts(summary: IterationSummary) -> dict[str, Any]:
                 "rest": percent(card.slice.rest_error_rate),
                 "status": card.slice.status,
                 "recipe": card.recipe_words or card.slice.recipe or "",
+                "before": estimate_words(card.before, ""),
+                "after": estimate_words(card.after, ""),
             }
             for card in summary.slices
         ],
     }
+
+
+def _point(estimate: Estimate | None) -> list[float] | None:
+    """A figure with its interval, for a curve: value, low, high."""
+    return None if estimate is None else [estimate.value, *(estimate.ci or (estimate.value, estimate.value))]
+
+
+def live_fields(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a sample's document says of reviewers: ``current`` (class name), ``review``, ``cause``, ``note``."""
+    return {"current": _classification(row["current"]), **{name: _text(row[name]) for name in LIVE}}
+
+
+def write_live(collection: Any, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write what reviewers changed into a MongoDB collection of samples; each row has ``sample_id`` besides."""
+    from pymongo import UpdateOne
+
+    now = datetime.now(UTC)
+    updates = [
+        UpdateOne({"uid": row["sample_id"]}, {"$set": live_fields(row) | {"last_modified_at": now}}) for row in rows
+    ]
+    if updates:
+        collection.bulk_write(updates, ordered=False)
 
 
 def field_names(columns: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
@@ -253,26 +306,25 @@ def plan_views(facts: Mapping[str, Any]) -> list[ViewPlan]:
 
     >>> [plan.name for plan in plan_views({"key": "it01", "number": 1, "slices": [{"name": "wafer = poly"}]})]
     ... # doctest: +NORMALIZE_WHITESPACE
-    ['issues_it01', 'changed_it01', 'slice_it01_1: wafer = poly', 'holdout_errors_it01', 'conflicts_it01',
-     'duplicates_it01']
+    ['issues_it01', 'changed_it01', 'disputed_it01', 'slice_it01_1: wafer = poly', 'new_errors_it01',
+     'fixed_errors_it01', 'holdout_errors_it01', 'holdout_suspects_it01', 'conflicts_it01', 'duplicates_it01']
     """
     key, number = facts["key"], facts["number"]
+    right, was_right = f"eval_{key}", f"eval_{iteration_key(number - 1)}"
     quality, pred, confidence = f"quality_{key}", f"pred_{key}", f"pred_{key}.confidence"
     plans = [
         ViewPlan(f"issues_{key}", f"Iteration {number}: labels that look wrong, worst first",
-                 {f"issue_{key}": True}, quality, always=True, color="#d1495b"),
+                 {f"issue_{key}": True, "review": None}, quality, always=True, color="#d1495b"),
         ViewPlan(f"changed_{key}", f"Iteration {number}: labels that people changed",
                  {f"changed_{key}": True}, quality, always=True, color="#2e8b57"),
+        ViewPlan(f"disputed_{key}", f"Iteration {number}: images on which people disagree",
+                 {f"disputed_{key}": True, "review": None}, quality, color="#2e8b57"),
     ]  # fmt: skip
     plans += [
         ViewPlan(slice_view_name(key, position, weak["name"]), f"Iteration {number}: weak slice, {weak['name']}",
                  {f"slices_{key}": weak["name"]}, quality, color="#e08e1b")
         for position, weak in enumerate(facts["slices"], start=1)
     ]  # fmt: skip
-    plans.append(
-        ViewPlan(f"holdout_errors_{key}", f"Iteration {number}: errors on the holdout, most confident first",
-                 {"split": "holdout", f"eval_{key}": False}, confidence, descending=True, color="#3d6fb6")
-    )  # fmt: skip
     if facts.get("confused"):
         labeled, predicted, _ = facts["confused"]
         plans.append(
@@ -280,7 +332,16 @@ def plan_views(facts: Mapping[str, Any]) -> list[ViewPlan]:
                      {f"label_{key}.label": labeled, f"{pred}.label": predicted}, confidence, descending=True,
                      color="#3d6fb6")
         )  # fmt: skip
+    suspect = [{f"kinds_{key}": {"$in": ["leak", *LABEL_KINDS]}}, {right: False, confidence: {"$gte": _SUSPECT}}]
     plans += [
+        ViewPlan(f"new_errors_{key}", f"Iteration {number}: right before, wrong now",
+                 {right: False, was_right: True}, confidence, descending=True, color="#3d6fb6"),
+        ViewPlan(f"fixed_errors_{key}", f"Iteration {number}: wrong before, right now",
+                 {right: True, was_right: False}, confidence, descending=True, color="#3d6fb6"),
+        ViewPlan(f"holdout_errors_{key}", f"Iteration {number}: errors on the holdout, most confident first",
+                 {"split": "holdout", right: False}, confidence, descending=True, color="#3d6fb6"),
+        ViewPlan(f"holdout_suspects_{key}", f"Iteration {number}: holdout labels to doubt",
+                 {"split": "holdout", "$or": suspect}, confidence, descending=True, color="#3d6fb6"),
         ViewPlan(f"conflicts_{key}", f"Iteration {number}: the same picture with different labels",
                  {f"kinds_{key}": {"$in": list(_CONFLICTS)}}, quality, color="#7b5ea7"),
         ViewPlan(f"duplicates_{key}", f"Iteration {number}: the same or nearly the same picture twice",
@@ -318,10 +379,12 @@ def _record(dataset_name: str, folder: Path) -> dict[str, Any]:
     exists = fo.dataset_exists(dataset_name)
     dataset = fo.load_dataset(dataset_name) if exists else fo.Dataset(dataset_name, persistent=True)
     _mark(dataset, facts, complete=False)
-    added = _add_samples(dataset, table)
+    before = dataset.count()
+    known = _prepare_samples(dataset, table)
     extra = field_names([c for c in table.columns if c.startswith(("meta_", "prop_"))], _FIXED_FIELDS)
     _declare_fields(dataset, facts["key"], table, extra)
-    _write_fields(dataset, facts, table, extra)
+    _write_fields(dataset, facts, table, extra, known)
+    added = dataset.count() - before
     _evaluate(dataset, facts["key"], facts["classes"])
     _set_points(dataset, table)
     views = _save_views(dataset, facts)
@@ -331,7 +394,10 @@ def _record(dataset_name: str, folder: Path) -> dict[str, Any]:
     return {"iteration": facts["number"], "samples": len(table), "added": added, "views": [v["name"] for v in views]}
 
 
-_FIXED_FIELDS = ("id", "filepath", "tags", "metadata", "uid", "path", "split", "group_name", "given", "current")
+_FIXED_FIELDS = (
+    *("id", "filepath", "tags", "metadata", "uid", "path", "split", "group_name", "given", "current"),
+    *LIVE,
+)
 
 
 def _mark(dataset: Any, facts: Mapping[str, Any], complete: bool) -> None:
@@ -342,7 +408,11 @@ def _mark(dataset: Any, facts: Mapping[str, Any], complete: bool) -> None:
     dataset.save()
 
 
-def _add_samples(dataset: Any, table: pd.DataFrame) -> int:
+def _prepare_samples(dataset: Any, table: pd.DataFrame) -> set[str]:
+    """Make sure that samples can be written by their id; the ids of those that are there. The first comes in here.
+
+    FiftyOne's own way of adding samples takes four times as long as a bulk write, but it has to see one of them.
+    """
     import fiftyone as fo
 
     if not dataset.has_sample_field("uid"):
@@ -350,14 +420,11 @@ def _add_samples(dataset: Any, table: pd.DataFrame) -> int:
     if "uid" not in dataset.list_indexes():
         dataset.create_index("uid", unique=True)
     known = set(dataset.values("uid"))
-    new = table[~table["sample_id"].isin(known)]
-    dataset.add_samples(
-        [fo.Sample(filepath=file, uid=uid) for file, uid in zip(new["file"], new["sample_id"], strict=True)],
-        dynamic=False,
-        validate=False,
-        progress=False,
-    )
-    return len(new)
+    if not known and len(table):
+        first = table.iloc[0]
+        dataset.add_samples([fo.Sample(filepath=first["file"], uid=first["sample_id"])], validate=False, progress=False)
+        known.add(first["sample_id"])
+    return known
 
 
 def _declare_fields(dataset: Any, key: str, table: pd.DataFrame, extra: Mapping[str, str]) -> None:
@@ -368,10 +435,10 @@ def _declare_fields(dataset: Any, key: str, table: pd.DataFrame, extra: Mapping[
     text, number, flag = (fo.StringField, plain), (fo.FloatField, plain), (fo.BooleanField, plain)
     texts, whole = (fo.ListField, {"subfield": fo.StringField}), (fo.IntField, plain)
     wanted: dict[str, tuple[Any, dict[str, Any]]] = {
-        **dict.fromkeys(("path", "split", "group_name"), text),
+        **dict.fromkeys(("path", "split", "group_name", *LIVE), text),
         **dict.fromkeys(("current", "given", f"label_{key}", f"pred_{key}"), label),
         f"quality_{key}": number,
-        **dict.fromkeys((f"issue_{key}", f"changed_{key}"), flag),
+        **dict.fromkeys((f"issue_{key}", f"changed_{key}", f"disputed_{key}"), flag),
         **dict.fromkeys((f"reason_{key}", f"suggested_{key}", f"verdict_{key}"), text),
         **dict.fromkeys((f"kinds_{key}", f"slices_{key}"), texts),
         f"fold_{key}": whole,
@@ -397,26 +464,35 @@ def _kind(column: pd.Series[Any]) -> str:
     return "number" if types.is_numeric_dtype(column) else "text"
 
 
-def _write_fields(dataset: Any, facts: Mapping[str, Any], table: pd.DataFrame, extra: Mapping[str, str]) -> None:
-    """One bulk write for everything: five to ten times faster than FiftyOne's own setters."""
+def _write_fields(
+    dataset: Any, facts: Mapping[str, Any], table: pd.DataFrame, extra: Mapping[str, str], known: Collection[str]
+) -> None:
+    """One bulk write for everything, new samples too: several times faster than FiftyOne's own setters."""
     from fiftyone.core.odm import get_db_conn
-    from pymongo import UpdateOne
+    from pymongo import InsertOne, UpdateOne
 
     newest = max(entry["number"] for entry in dataset.info["iterations"].values())
     casts: dict[str, Callable[[Any], Any]] = {"flag": bool, "whole": int, "number": float, "text": str}
     makers = {column: casts[_kind(table[column])] for column in extra}
-    collection = get_db_conn()[dataset._sample_collection_name]
-    updates = []
+    now, dice = datetime.now(UTC), random.Random(facts["key"])
+    born = {"_media_type": "image", "_dataset_id": dataset._doc.id, "tags": [], "created_at": now}
+    updates: list[Any] = []
     for row in _rows(table):
-        fields = _iteration_fields(row, facts["key"])
+        fields = _iteration_fields(row, facts["key"]) | {"last_modified_at": now}
         fields |= {
             extra[column]: None if _missing(row[column]) else make(row[column]) for column, make in makers.items()
         }
-        if facts["number"] == newest:
+        if "now" in row:
+            fields["current"] = _classification(row["now"])
+        elif facts["number"] == newest:
             fields["current"] = _classification(row["current"])
-        updates.append(UpdateOne({"uid": row["sample_id"]}, {"$set": fields}))
+        fields |= {name: _text(row[name]) for name in LIVE if name in row}
+        if row["sample_id"] in known:
+            updates.append(UpdateOne({"uid": row["sample_id"]}, {"$set": fields}))
+        else:
+            updates.append(InsertOne({"_rand": dice.random(), "uid": row["sample_id"], **born, **fields}))
     if updates:
-        collection.bulk_write(updates, ordered=False)
+        get_db_conn()[dataset._sample_collection_name].bulk_write(updates, ordered=False)
     dataset.reload()
 
 
@@ -444,9 +520,9 @@ def _iteration_fields(row: Mapping[str, Any], key: str) -> dict[str, Any]:
         f"suggested_{key}": _text(row["suggested"]),
         f"verdict_{key}": _text(row["verdict"]),
         f"changed_{key}": _flag(row["changed"]),
+        f"disputed_{key}": _flag(row.get("disputed")),
         f"fold_{key}": None if _missing(row["fold"]) else int(row["fold"]),
         f"slices_{key}": [str(name) for name in row["slices"]] if row["slices"] is not None else [],
-        "last_modified_at": datetime.now(UTC),
     }
 
 
@@ -509,7 +585,7 @@ def _save_views(dataset: Any, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     schema = dataset.get_field_schema()
     saved = []
     for plan in plan_views(facts):
-        if not all(name.split(".")[0] in schema for name in plan.match):
+        if not all(name.split(".")[0] in schema for name in plan.match if not name.startswith("$")):
             continue
         view = dataset.match(dict(plan.match))
         count = view.count()
@@ -517,6 +593,8 @@ def _save_views(dataset: Any, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
             ordered = view.sort_by(plan.order, reverse=plan.descending) if plan.order else view
             dataset.save_view(plan.name, ordered, description=plan.words, color=plan.color)
             saved.append({"name": plan.name, "words": plan.words, "count": count})
+    by_reviewers = dataset.match({"review": {"$ne": None}}).sort_by("last_modified_at", reverse=True)
+    dataset.save_view(REVIEWED, by_reviewers, description="What reviewers judged, last first", overwrite=True)
     _newest_views_first(dataset)
     return saved
 
@@ -567,7 +645,7 @@ def _arrange_app(dataset: Any, key: str, extra: Sequence[str]) -> None:
         paths = [f"{start}_{entry['key']}" for start in _PLACES if f"{start}_{entry['key']}" in fields]
         title, is_newest = f"iteration {entry['number']}", entry["key"] == newest
         groups.append(fo.SidebarGroupDocument(name=title, paths=paths, expanded=is_newest))
-    rest = [name for name in ("current", "given", "split", "group_name", "path") if name in fields]
+    rest = [name for name in ("current", *LIVE, "given", "split", "group_name", "path") if name in fields]
     groups.append(fo.SidebarGroupDocument(name="image", paths=rest, expanded=True))
     for title, start in (("your columns", "meta_"), ("measured", "prop_")):
         if own := [name for name in extra if name.startswith(start)]:
@@ -599,12 +677,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The process of its own; its options are ours alone and may change."""
     parser = argparse.ArgumentParser(prog="python -m reports.fiftyone_store")
     parser.add_argument("action", choices=["record"])
-    parser.add_argument("--uri", required=True)
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--input", type=Path, required=True)
+    parser.add_argument("--lock", type=Path, required=True)
     options = parser.parse_args(arguments)
-    os.environ.update(environment(options.uri))
-    result = _record(options.dataset, options.input)
+    from filelock import FileLock
+
+    with FileLock(options.lock):  # of two that record at once, one may have outlived the program that began it
+        result = _record(options.dataset, options.input)
     (options.input / "result.json").write_text(json.dumps(result), encoding="utf-8")
     return 0
 

@@ -167,7 +167,7 @@ class Mongo:
             found = _Running(**json.loads(self.state_file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
-        return found if _birth(found.pid) == found.created else None
+        return found if birth(found.pid) == found.created else None
 
     def _orphan(self) -> _Running | None:
         import psutil
@@ -208,7 +208,7 @@ class Mongo:
             )
         give_up = time.monotonic() + _START_SECONDS
         while process.poll() is None and time.monotonic() < give_up:
-            if _answers(port) and (created := _birth(process.pid)):
+            if _answers(port) and (created := birth(process.pid)):
                 return _Running(process.pid, created, port)
             time.sleep(0.05)
         process.kill()
@@ -275,7 +275,7 @@ def _is_used_by_others(found: _Running) -> bool:
     )
 
 
-def _birth(pid: int) -> float | None:
+def birth(pid: int) -> float | None:
     """When the process was born, ``None`` where it is gone (or dead and not yet collected)."""
     import psutil
 

@@ -42,7 +42,7 @@ DOORS = {
     "label_studio_sdk": {"labeling/client.py", "labeling/server.py"},
     "albumentations": {"augment/transforms.py"},
     "faiss": {"curation/neighbours.py"},
-    "fiftyone": {"reports/fiftyone_store.py", "reports/fiftyone_plugin/curation/__init__.py"},
+    "fiftyone": {"reports/fiftyone_store.py", "reports/app_server.py", "reports/fiftyone_plugin/curation/__init__.py"},
     "sqlalchemy": {"curation/ledger.py", "curation/schema.py"},
     "jinja2": {"reports/page.py"},
     "click": {"curation/cli.py"},

@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from curation import Project
+from curation.config import Settings
 from curation.errors import DatabaseError
+from labeling.server import LabelStudioServer
+from labeling.web import token_client
 from reports.app import ReviewApp
 from reports.fiftyone_store import FiftyOneReporter, environment, iteration_facts
 from reports.page import HtmlReporter
+from reports.panel import complete_iterations
 from tests.reports.cases import PROJECT, make_images, make_summary, make_table
 
 if TYPE_CHECKING:
@@ -121,8 +126,17 @@ SERIOUS = ("serious", "critical")
 
 
 @pytest.fixture(scope="module")
-def reporter(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[FiftyOneReporter]:
-    made = FiftyOneReporter(tmp_path_factory.mktemp("fiftyone"), PROJECT, "fedcba9876543210")
+def project(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A real project over the pictures, with the labels and splits of the made-up iterations."""
+    root, table = tmp_path_factory.mktemp("project"), make_table(files, 0)
+    table[["path", "given", "split"]].rename(columns={"given": "label"}).to_csv(root / "labels.csv", index=False)
+    images = files[0].parent.parent
+    return Project.create(root / "p", images, root / "labels.csv", settings=Settings(name=PROJECT))[0]
+
+
+@pytest.fixture(scope="module")
+def reporter(files: list[Path], project: Project) -> Iterator[FiftyOneReporter]:
+    made = project.fiftyone()
     try:
         made.record(make_summary(files, 0), make_table(files[:20], 0))
         told = made.record(make_summary(files, 1), make_table(files, 1))
@@ -223,7 +237,7 @@ def test_old_iterations_are_thinned_out_and_can_be_recorded_again(
     assert {"pred_it00", "label_it00", "eval_it00", "quality_it01"} <= set(told["fields"])
     assert not {"quality_it00", "slices_it00"} & set(told["fields"])
     assert told["views"]
-    assert all("_it01" in name for name in told["views"])
+    assert all("_it01" in name for name in told["views"] if name != "reviewed")
     assert told["complete"] == [True, True]
     assert told["current"] == [make_table(files, 1)["current"][4]], "an old iteration must not turn labels back"
 
@@ -258,10 +272,48 @@ def test_two_projects_do_not_see_each_other(reporter: FiftyOneReporter, tmp_path
         other.stop()
 
 
+CUT_SHORT = """
+import os, sys
+import reports.fiftyone_store as store
+store._evaluate = lambda *_: os.kill(os.getpid(), 9)
+store.main(["record", "--dataset", sys.argv[1], "--input", sys.argv[2], "--lock", sys.argv[2] + "/lock"])
+"""
+
+
+def test_recording_that_was_killed_in_the_middle_is_seen_and_made_good(
+    reporter: FiftyOneReporter, files: list[Path], tmp_path: Path
+) -> None:
+    from pymongo import MongoClient
+
+    half = FiftyOneReporter(reporter.mongo.home, "half", "0123")
+    make_table(files, 1).to_parquet(tmp_path / "table.parquet")
+    (tmp_path / "facts.json").write_text(json.dumps(iteration_facts(make_summary(files, 1))))
+    command = [sys.executable, "-c", CUT_SHORT, half.open_dataset_name(), str(tmp_path)]
+    assert subprocess.run(command, env=environment(reporter.mongo.start())).returncode == -9
+
+    def info() -> Any:
+        client: MongoClient[Any]
+        with MongoClient(reporter.mongo.start()) as client:
+            return client["fiftyone"]["datasets"].find_one({"name": half.open_dataset_name()})["info"]
+
+    assert half.recorded() == frozenset()
+    assert complete_iterations(info()) == []
+    told = half.record(make_summary(files, 1), make_table(files, 1))
+    assert (told["added"], half.recorded()) == (0, {1})
+    assert [entry["number"] for entry in complete_iterations(info())] == [1]
+
+
 @pytest.fixture(scope="module")
-def app(reporter: FiftyOneReporter) -> Iterator[ReviewApp]:
-    started = ReviewApp(reporter.mongo.home, reporter.open_dataset_name())
+def app(reporter: FiftyOneReporter, project: Project, label_studio: LabelStudioServer) -> Iterator[ReviewApp]:
+    """Ann's App, in an environment that names a Label Studio."""
+    home, dataset = reporter.mongo.home, reporter.open_dataset_name()
+    started = ReviewApp(home, dataset, project=project.root, reviewer="Ann")
+    connection = label_studio.start()
     try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("LABEL_STUDIO_URL", connection.url)
+            patch.setenv("LABEL_STUDIO_API_KEY", connection.token)
+            started.begin()
         started.start()
         yield started
     finally:
@@ -312,5 +364,87 @@ def test_panel_tells_the_iterations_and_its_button_opens_the_view(
     page.get_by_text("1 sample", exact=True).wait_for(timeout=30_000)
     page.get_by_role("button", name="All images").click()
     page.get_by_text("24 samples", exact=True).wait_for(timeout=30_000)
+    assert said == []
+    page.close()
+
+
+def tick(page: Page, count: int) -> None:
+    """Select the first images, as a person does: at their upper left corner."""
+    page.locator("[data-cy=looker]").nth(count - 1).wait_for(timeout=30_000)
+    for place in range(count):
+        box = page.locator("[data-cy=looker]").nth(place).bounding_box()
+        assert box is not None
+        page.mouse.move(box["x"] + 40, box["y"] + 40)
+        page.mouse.click(box["x"] + 12, box["y"] + 12)
+    page.get_by_text(f"{count} image{'s' if count > 1 else ''} selected").wait_for(timeout=30_000)
+
+
+def history(project: Project, who: str) -> list[tuple[str, str]]:
+    """What ``curate history`` tells of a person: what, and of which image."""
+    command = [sys.executable, "-c", "from curation.cli import main; main()", "history", str(project.root), "--json"]
+    told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return [(row["what"], row["path"][-6:-4]) for row in told if row["who"] == who]
+
+
+def test_verdict_on_a_selection_arrives_in_the_ledger_and_in_the_next_view_and_is_taken_back(
+    browser: Browser, app: ReviewApp, project: Project, artifacts: Path
+) -> None:
+    page, said = open_app(browser, app.url("issues_it01"))
+    page.get_by_text("3 samples", exact=True).wait_for(timeout=60_000)
+    before = project.labels().set_index("path")["label"]
+    tick(page, 2)
+    page.screenshot(path=artifacts / "app-selected-1366x768.png")
+    page.get_by_role("button", name="Suggestion is right").click()
+    page.get_by_text("1 sample", exact=True).wait_for(timeout=60_000)
+    assert history(project, "Ann") == [("verdict", "01"), ("verdict", "02"), ("decision", "01"), ("decision", "02")]
+    after = project.labels().set_index("path")["label"]
+    assert sorted(path[-6:-4] for path in after.index[after.ne(before) & after.notna()]) == ["01", "02"]
+    page.get_by_role("button", name="What reviewers judged, last first (2)").click()
+    page.get_by_text("2 samples", exact=True).wait_for(timeout=30_000)
+    page.screenshot(path=artifacts / "app-reviewed-1366x768.png")
+    page.get_by_role("button", name="Take back the last 2").click()
+    page.get_by_text("0 samples", exact=True).wait_for(timeout=60_000)
+    assert project.labels().set_index("path")["label"].equals(before)
+    assert [what for what, _ in history(project, "Ann")[4:]] == ["verdict", "verdict", "undo", "undo"]
+    assert said == []
+    page.close()
+
+
+def test_cause_of_an_error_is_noted_counted_and_offered_again(
+    browser: Browser, app: ReviewApp, project: Project, artifacts: Path
+) -> None:
+    page, said = open_app(browser, app.url("holdout_errors_it01"))
+    page.get_by_text("1 sample", exact=True).wait_for(timeout=60_000)
+    tick(page, 1)
+    page.get_by_role("button", name="Why it errs…").click()
+    cause = page.get_by_role("combobox").last
+    cause.fill("glare of the lamp")
+    cause.press("Enter")
+    page.screenshot(path=artifacts / "app-cause-1366x768.png")
+    page.get_by_role("button", name="Execute").click()
+    page.get_by_text("Noted on 1 image(s)").wait_for(timeout=30_000)
+    assert [(row.cause, row.images) for row in project.causes().itertuples()] == [("glare of the lamp", 1)]
+    assert project.causes_offered()[0] == "glare of the lamp"
+    assert said == []
+    page.close()
+
+
+def test_selection_sent_to_label_studio_is_there_as_tasks(
+    browser: Browser, app: ReviewApp, project: Project, label_studio: LabelStudioServer
+) -> None:
+    page, said = open_app(browser, app.url("issues_it01"))
+    page.get_by_text("3 samples", exact=True).wait_for(timeout=60_000)
+    tick(page, 2)
+    page.get_by_role("button", name="Ask labelers").click()
+    page.get_by_text("2 for labelers, in Label Studio now").wait_for(timeout=120_000)
+    keys = {entry.key for entry in project.ledger.queue(1)}
+    connection = label_studio.start()
+    with token_client(connection.url, connection.token) as client:
+        projects = client.get("/api/projects/", params={"page_size": 100}).raise_for_status().json()["results"]
+        mark = f"[{project.ledger.about()['id']}/blind]"
+        [number] = [p["id"] for p in projects if mark in (p["description"] or "")]
+        tasks = client.get("/api/tasks/", params={"project": number, "fields": "all"}).raise_for_status().json()
+    assert {task["data"]["key"] for task in tasks["tasks"]} == keys
+    assert len(keys) == 2
     assert said == []
     page.close()

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
 import socket
+import subprocess
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from curation.errors import ServiceError
-from reports.app import ReviewApp, view_slug
+from reports.app import ReviewApp, running_apps, stop_orphans, view_slug
+from reports.app_server import guarded, refusal
+from reports.mongo import birth
 
 
 def test_address_of_a_view_keeps_the_panel_beside_it(tmp_path: Path) -> None:
@@ -49,3 +58,100 @@ def test_app_that_ends_at_once_says_why(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("FIFTYONE_DATABASE_URI", "mongodb://127.0.0.1:1")
     with pytest.raises(ServiceError, match="ended at once: ImportError: no module named app"):
         ReviewApp(tmp_path, "d").start()
+
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
+
+
+def write_down(home: Path, port: int, pid: int, owner: int, owner_created: float) -> Path:
+    file = home / f"app-{port}.json"
+    told = {"pid": pid, "created": birth(pid), "owner": owner, "owner_created": owner_created, "port": port}
+    file.write_text(json.dumps(told | {"address": "127.0.0.1", "reviewer": "Ann"}))
+    return file
+
+
+def test_server_whose_owner_was_killed_is_stopped_and_one_with_an_owner_is_not(tmp_path: Path) -> None:
+    with subprocess.Popen(SLEEP) as orphan, subprocess.Popen(SLEEP) as other:
+        try:
+            gone = write_down(tmp_path, 1, orphan.pid, os.getpid(), 12.5)  # born at another time: somebody else
+            kept = write_down(tmp_path, 2, other.pid, os.getpid(), birth(os.getpid()) or 0)
+            assert [running.port for running in stop_orphans(tmp_path)] == [1]
+            assert birth(orphan.pid) is None
+            assert [running.reviewer for running in running_apps(tmp_path)] == ["Ann"]
+            assert (gone.exists(), kept.exists(), other.poll()) == (False, True, None)
+        finally:
+            for process in (orphan, other):
+                process.kill()
+
+
+def test_what_is_written_down_of_a_dead_server_is_forgotten(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as over:
+        file = write_down(tmp_path, 1, over.pid, os.getpid(), 0.0)
+    assert running_apps(tmp_path) == []
+    assert not file.exists()
+
+
+SERVER = """
+import os, subprocess, sys, time
+code = "import sys, time; from reports.app_server import end_with; end_with(int(sys.argv[1])); time.sleep(600)"
+child = subprocess.Popen([sys.executable, "-c", code, str(os.getpid())], start_new_session=True)
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_server_ends_with_whoever_started_it_even_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        server = int(owner.stdout.readline())
+        time.sleep(0.5)
+        assert birth(server) is not None
+        owner.kill()
+    give_up = time.monotonic() + 20
+    while birth(server) is not None and time.monotonic() < give_up:
+        time.sleep(0.1)
+    assert birth(server) is None
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "address", "known", "refused"),
+    [
+        ("127.0.0.1:5151", "", "127.0.0.1", (), False),
+        ("localhost:9000", "http://localhost:9000", "127.0.0.1", (), False),  # through an SSH tunnel
+        ("[::1]:5151", "http://[::1]:5151", "::1", (), False),
+        ("127.0.0.1:5151", "http://127.0.0.1:8080", "127.0.0.1", (), True),  # another server's page on this machine
+        ("127.0.0.1:5151", "null", "127.0.0.1", (), True),
+        ("rebound.example:5151", "http://rebound.example:5151", "127.0.0.1", (), True),
+        ("review.team", "https://review.team", "127.0.0.1", ("review.team",), False),
+        ("127.0.0.1:5151", "https://review.team", "127.0.0.1", ("review.team",), False),
+        ("10.0.0.7:5151", "http://10.0.0.7:5151", "0.0.0.0", (), False),
+        ("10.0.0.7:5151", "http://evil.example", "0.0.0.0", (), True),
+    ],
+)
+def test_pages_of_other_sites_can_not_use_the_app(
+    host: str, origin: str, address: str, known: tuple[str, ...], refused: bool
+) -> None:
+    assert bool(refusal(host, origin, address, known)) is refused
+
+
+def test_guard_answers_403_and_lets_the_rest_through() -> None:
+    passed: list[str] = []
+    sent: list[Mapping[str, Any]] = []
+
+    async def app(scope: Mapping[str, Any], _receive: Any, _send: Any) -> None:
+        passed.append(scope["type"])
+
+    async def send(message: Mapping[str, Any]) -> None:
+        sent.append(message)
+
+    def ask(kind: str, origin: bytes) -> None:
+        headers = [(b"Host", b"127.0.0.1:1"), (b"origin", origin)]
+        receive: Any = None
+        asyncio.run(guarded(app, "127.0.0.1", ())({"type": kind, "headers": headers}, receive, send))  # type: ignore[arg-type]
+
+    ask("http", b"http://evil.example")
+    ask("websocket", b"http://evil.example")
+    ask("http", b"http://127.0.0.1:1")
+    assert passed == ["http"]
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body", "websocket.close"]
+    assert sent[0]["status"] == 403

@@ -54,10 +54,10 @@ def test_facts_survive_json(files: list[Path]) -> None:
 def test_views_stand_in_the_order_of_the_work(files: list[Path]) -> None:
     plans = plan_views(iteration_facts(make_summary(files, 2)))
     assert [plan.name.split(":")[0] for plan in plans] == [
-        "issues_it02", "changed_it02", "slice_it02_1", "holdout_errors_it02", "confused_it02", "conflicts_it02",
-        "duplicates_it02",
+        "issues_it02", "changed_it02", "disputed_it02", "slice_it02_1", "confused_it02", "new_errors_it02",
+        "fixed_errors_it02", "holdout_errors_it02", "holdout_suspects_it02", "conflicts_it02", "duplicates_it02",
     ]  # fmt: skip
-    assert plans[2].match == {"slices_it02": SLICE}
+    assert plans[3].match == {"slices_it02": SLICE}
     assert not plans[0].descending  # 0 is the worst label quality
 
 

@@ -1,33 +1,16 @@
-"""The Curation panel's words: FiftyOne itself is replaced by nothing here, since only its pure functions are read."""
+"""What the Curation panel says and draws."""
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import reports
+from reports import panel
 from reports.fiftyone_store import iteration_facts
-from tests.reports.cases import make_summary
-
-SOURCE = Path(reports.__file__).parent / "fiftyone_plugin" / "curation" / "__init__.py"
-
-
-@pytest.fixture(scope="module")
-def panel() -> dict[str, Callable[..., Any]]:
-    """The panel's functions without its class, which would need FiftyOne's seven seconds of import."""
-    tree = ast.parse(SOURCE.read_text(encoding="utf-8"))
-    kept = [
-        node
-        for node in tree.body
-        if not isinstance(node, ast.ClassDef) and not (isinstance(node, ast.Import) and "fiftyone" in ast.dump(node))
-    ]
-    names: dict[str, Any] = {}
-    exec(compile(ast.Module(kept, []), str(SOURCE), "exec"), names)
-    return names
+from tests.reports.cases import make_images, make_summary
 
 
 @pytest.fixture(scope="module")
@@ -35,24 +18,48 @@ def facts() -> Mapping[str, Any]:
     return iteration_facts(make_summary([Path(f"{n}.png") for n in range(24)], 2)) | {"complete": True}
 
 
-def test_iteration_that_was_cut_off_is_not_shown(panel: Any, facts: Mapping[str, Any]) -> None:
+def test_iteration_that_was_cut_off_is_not_shown(facts: Mapping[str, Any]) -> None:
     cut = {**facts, "number": 3, "complete": False}
-    assert panel["complete_iterations"]({"iterations": {"it03": cut, "it02": facts}}) == [facts]
-    assert panel["complete_iterations"]({}) == []
+    assert panel.complete_iterations({"iterations": {"it03": cut, "it02": facts}}) == [facts]
+    assert panel.complete_iterations({}) == []
 
 
-def test_table_holds_text_only(panel: Any, facts: Mapping[str, Any]) -> None:
-    [row] = panel["table_rows"]([facts])
+def test_table_holds_text_only(facts: Mapping[str, Any]) -> None:
+    [row] = panel.table_rows([facts])
     assert row == {"number": "2", "changed": "2 of 40", "issues": "3", "accuracy": "79.0 % (74.0 to 84.0 %)"}
 
 
-def test_names_are_plain_text_in_markdown(panel: Any, facts: Mapping[str, Any]) -> None:
-    words = panel["headline"](facts) + panel["slice_words"](facts)
+def test_names_are_plain_text_in_markdown(facts: Mapping[str, Any]) -> None:
+    words = panel.headline(facts) + panel.slice_words(facts["slices"][0])
     assert "\\<script\\>" in words
     assert "\\<b\\>dim" in words
-    assert panel["plain"]("[x](http://y)\n# z") == "\\[x\\](http://y) \\# z"
+    assert panel.plain("[x](http://y)\n# z") == "\\[x\\](http://y) \\# z"
 
 
-def test_button_is_short_and_without_its_iteration(panel: Any) -> None:
-    assert panel["button_words"]("Iteration 3: labels that people changed") == "Labels that people changed"
-    assert len(panel["button_words"]("x" * 200)) == 61
+def test_button_is_short_and_without_its_iteration() -> None:
+    assert panel.button_words("Iteration 3: labels that people changed") == "Labels that people changed"
+    assert len(panel.button_words("x" * 200)) == 61
+
+
+def test_curve_has_a_point_with_its_interval_an_iteration(facts: Mapping[str, Any]) -> None:
+    assert panel.curve([facts]) is None
+    drawn = panel.curve([{**facts, "number": 0, "point": [0.75, 0.7, 0.85]}, {**facts, "point": None}, facts])
+    assert drawn is not None
+    [line] = drawn[0]
+    assert line["x"] == [0, 2]
+    assert line["y"] == pytest.approx([75, 79])
+    assert (line["error_y"]["array"][0], line["error_y"]["arrayminus"][0]) == pytest.approx((10, 5))
+
+
+def test_flagging_is_judged_in_words_where_it_is_known(facts: Mapping[str, Any]) -> None:
+    assert "Of the flagged labels, really wrong: 70.0 %" in panel.audit_words(facts)
+    assert panel.audit_words({}) == panel.cause_words({}) == ""
+
+
+def test_typical_pictures_stand_side_by_side_and_a_broken_one_is_left_out(tmp_path: Path) -> None:
+    files = make_images(tmp_path, 2)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    whole = panel.strip([*files, tmp_path / "broken.png"])
+    assert whole == panel.strip(files)
+    assert whole.startswith("data:image/jpeg;base64,")
+    assert panel.strip([tmp_path / "missing.png"]) == ""
