@@ -335,6 +335,7 @@ def review(directory: Path, names: tuple[str, ...], port: int | None, address: s
                 apps[-1].begin()
             for name, app in zip(reviewers, apps, strict=True):
                 click.echo(f"FiftyOne App for {name}: {app.start()}   (Ctrl-C ends it)")
+            project.overview()  # links to the Apps while they run
             while True:
                 time.sleep(3600)
     except KeyboardInterrupt:
@@ -362,9 +363,18 @@ def _ended_by_signal() -> Iterator[None]:
 @curate.command()
 @DIRECTORY
 @click.option("--iteration", type=int, help="Which one; the last by default.")
-def report(directory: Path, iteration: int | None) -> None:
-    """Write an iteration's HTML report again and say where it is."""
-    click.echo(str(_open(directory).report(iteration)))
+@AS_JSON
+def report(directory: Path, iteration: int | None, as_json: bool) -> None:
+    """Write an iteration's HTML report again, and the one over all iterations; say where they are."""
+    project = _open(directory)
+    page = project.report(iteration)
+    overview = project.overview()
+    if as_json:
+        number = int(page.parent.parent.name)
+        _print_json({"report": str(page), "overview": str(overview), **project.report_in_full(number)})
+        return
+    click.echo(str(page))
+    click.echo(f"All iterations: {overview}", err=True)
 
 
 @curate.command()

@@ -34,7 +34,7 @@ from curation.records import (
     Sample,
     Slice,
 )
-from curation.reporting import Recording, Reporting, Say
+from curation.reporting import Recording, Reporting, Say, overview_of
 from curation.runs import (
     ProjectPaths,
     decision_lock,
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from labeling.server import LabelStudioServer
     from reports.app import ReviewApp
     from reports.fiftyone_store import FiftyOneReporter
+    from reports.overview import Overview
 
 SMALL_SIDE = 112
 #: Images on which an exported model must predict what the model does.
@@ -264,6 +265,10 @@ class Project:
             return reviews.take_back(
                 self.ledger, sample_ids, person=person, iteration=self._deciding_iteration(), why=why
             )
+
+    def last_judged(self, person: str) -> list[str]:
+        """The samples of this reviewer's last verdicts, those given at one moment, as far as they stand."""
+        return reviews.last_given(self.ledger.verdicts(), person)
 
     def remark(self, sample_ids: Sequence[str], cause: str, *, person: str, note: str = "") -> int:
         """Note why the model errs on these samples, as of the last finished iteration; returns how many."""
@@ -756,7 +761,52 @@ class Project:
 
     def _reporting(self, settings: Settings, backbone: str, *, fiftyone: bool) -> Reporting:
         recorder = self.fiftyone() if fiftyone else None
-        return Reporting(self.paths, settings, self.ledger, backbone, self.still_wrong, self.recording, recorder)
+        return Reporting(
+            self.paths, settings, self.ledger, backbone, self.still_wrong, self.recording, recorder, self.links
+        )
+
+    def report_in_full(self, number: int | None = None) -> dict[str, Any]:
+        """Everything that an iteration's report shows (of the last one by default), as it was last written.
+
+        Raises ProjectError where there is none.
+        """
+        files = {int(f.parent.parent.name): f for f in self.paths.iterations.glob("*/report/summary.json")}
+        if not files or number not in (None, *files):
+            raise ProjectError(f"there is no report of iteration {number} yet; there are {sorted(files) or 'none'}")
+        full: dict[str, Any] = read_json(files[max(files) if number is None else number])
+        return full
+
+    def overview(self) -> Path:
+        """Write the HTML report over all iterations again; returns its path."""
+        from reports.overview import write_overview
+
+        return write_overview(self._overview(), self.paths.home / "report")
+
+    def _overview(self) -> Overview:
+        return overview_of(self.paths, self.settings.name, self.ledger, self.links())
+
+    def _repr_html_(self) -> str:
+        """The project in a notebook: what each iteration did and was worth, what next, and links to what runs."""
+        from reports.overview import notebook_html
+
+        return notebook_html(self._overview())
+
+    def links(self) -> dict[str, str]:
+        """The addresses of what runs now, by name: the reviewers' Apps and Label Studio."""
+        from labeling.server import connection_from_environment
+        from reports.app import app_url, running_apps
+
+        found: dict[str, str] = {}
+        if self.paths.fiftyone.exists():
+            dataset_name = self.fiftyone().open_dataset_name()
+            for app in running_apps(self.paths.fiftyone):
+                found[f"FiftyOne App ({app.reviewer})"] = app_url(app.address, app.port, dataset_name)
+        connection = connection_from_environment()
+        if connection is None and self.paths.label_studio.exists():
+            connection = self.label_studio().running()
+        if connection is not None:
+            found["Label Studio"] = connection.url
+        return found
 
     def review_app(
         self, *, port: int | None = None, address: str = "127.0.0.1", rebuild: bool = False, reviewer: str = "reviewer"

@@ -13,13 +13,14 @@ from curation.errors import DatabaseError
 from curation.ledger import Ledger
 from curation.loop import Account
 from curation.records import CurrentLabel
-from curation.reviews import live_rows, standing
+from curation.reviews import count_causes, live_rows, standing
 from curation.runs import ProjectPaths, read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from reports.fiftyone_store import FiftyOneReporter
+    from reports.overview import Overview
     from reports.summary import IterationSummary
 
 Say = Callable[[str], None]
@@ -59,7 +60,8 @@ class Recording:
 class Reporting:
     """Writes ``metrics.json`` and the HTML report of an iteration, and begins to record it in FiftyOne, where wanted.
 
-    ``backbone`` describes it in words; ``still_wrong`` counts labels that differ from an answer key, if there is one.
+    ``backbone`` describes it in words; ``still_wrong`` counts labels that differ from an answer key, if there is one;
+    ``links`` gives the addresses of what runs, by name.
     """
 
     paths: ProjectPaths
@@ -69,9 +71,11 @@ class Reporting:
     still_wrong: Callable[[Mapping[str, CurrentLabel]], int | None]
     recording: Recording
     fiftyone: FiftyOneReporter | None
+    links: Callable[[], Mapping[str, str]] = dict
 
     def record(self, account: Account) -> dict[str, str]:
         """Do so, in place of what was there of the same iteration; returns what to tell the user of it."""
+        from reports.overview import write_overview
         from reports.page import HtmlReporter
 
         folder = self.paths.iteration
@@ -83,11 +87,15 @@ class Reporting:
             earlier=[row_from_json(read_json(folder(n) / "metrics.json")) for n in range(account.number)],
             queue=self.ledger.queue(account.number),
             settled=self._settled(account),
-            links={},
+            links=self.links(),
             still_wrong=self.still_wrong(account.after),
         )
         write_json(account.folder / "metrics.json", metrics_json(summary))
+        write_json(account.folder / "report" / "summary.json", in_full(summary))
         told = {"report": str(HtmlReporter().write(summary, account.folder / "report"))}
+        write_overview(
+            overview_of(self.paths, self.settings.name, self.ledger, self.links()), self.paths.home / "report"
+        )
         if self.fiftyone:
             table = sample_table(account, self.ledger.verdicts(), live_rows(self.ledger))
             self.recording.start(self.fiftyone, summary, table)
@@ -100,3 +108,32 @@ class Reporting:
         asked = {d["sample_id"] for d in account.review.get("decisions", [])}
         reviewed = {v.sample_id for v in standing(verdicts).values() if v.iteration == account.number}
         return {v.sample_id for v in verdicts if v.iteration < account.number} | (reviewed - asked)
+
+
+def in_full(summary: IterationSummary) -> dict[str, Any]:
+    """Everything that an iteration's report shows, as JSON values; the words that it begins with under ``words``."""
+    from reports.page import audit_lines
+    from reports.summary import gain_badge, plain_values, what_changed, what_is_weak
+
+    words = {
+        "changed": what_changed(summary),
+        "real": gain_badge(summary.gain),
+        "weak": what_is_weak(summary),
+        "audit": dict(audit_lines(summary)),
+    }
+    return {"words": words, **plain_values(summary)}
+
+
+def overview_of(paths: ProjectPaths, project: str, ledger: Ledger, links: Mapping[str, str]) -> Overview:
+    """All iterations that have figures, for the page over all of them; its place is ``.curation/report``."""
+    from reports.overview import Overview
+
+    files = sorted(paths.iterations.glob("*/metrics.json"))
+    iterations = [read_json(file) for file in files]
+    pages = {
+        metrics["number"]: f"../iterations/{file.parent.name}/report/index.html"
+        for metrics, file in zip(iterations, files, strict=True)
+        if (file.parent / "report" / "index.html").exists()
+    }
+    releases = [release.__dict__ for release in ledger.releases()]
+    return Overview(project, iterations, pages, count_causes(ledger.remarks()), releases, links)

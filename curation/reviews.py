@@ -64,6 +64,13 @@ def standing(verdicts: Sequence[Verdict]) -> dict[str, Verdict]:
     return found
 
 
+def last_given(verdicts: Sequence[Verdict], person: str) -> list[str]:
+    """The samples of a reviewer's last verdicts, those given at one moment, as far as they stand."""
+    mine = [v for v in standing(verdicts).values() if v.person == person]
+    last = max((v.at for v in mine), default=None)
+    return [v.sample_id for v in mine if v.at == last]
+
+
 def by_labelers(verdicts: Sequence[Verdict]) -> list[Verdict]:
     """The verdicts without those of reviewers."""
     return [v for v in verdicts if v.mode != "review"]

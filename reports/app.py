@@ -89,10 +89,7 @@ class ReviewApp:
 
     def url(self, view: str = "") -> str:
         """Where a browser finds the dataset, opened on a saved view, or on pictures beside the Curation panel."""
-        host = "127.0.0.1" if self.address in ("0.0.0.0", "::") else self.address
-        host = f"[{host}]" if ":" in host else host
-        asked = {"workspace": WORKSPACE} | ({"view": view_slug(view)} if view else {})
-        return f"http://{host}:{self.port}/datasets/{self.dataset_name}?{urllib.parse.urlencode(asked)}"
+        return app_url(self.address, self.port, self.dataset_name, view)
 
     def start(self) -> str:
         """Start database and App, wait until the App answers (about ten seconds), give its address.
@@ -183,6 +180,14 @@ class ReviewApp:
 
     def _gist(self) -> str:
         return error_gist(self.log_file.read_text(encoding="utf-8", errors="replace"))
+
+
+def app_url(address: str, port: int, dataset: str, view: str = "") -> str:
+    """Where a browser finds a dataset in the App that listens there, with the Curation panel beside the pictures."""
+    host = "127.0.0.1" if address in ("0.0.0.0", "::") else address
+    host = f"[{host}]" if ":" in host else host
+    asked = {"workspace": WORKSPACE} | ({"view": view_slug(view)} if view else {})
+    return f"http://{host}:{port}/datasets/{dataset}?{urllib.parse.urlencode(asked)}"
 
 
 def running_apps(home: Path) -> list[Running]:

@@ -153,6 +153,7 @@ def environment(uri: str, environ: Mapping[str, str] | None = None) -> dict[str,
         "FIFTYONE_DATABASE_VALIDATION": "false",
         "FIFTYONE_DO_NOT_TRACK": "1",
         "FIFTYONE_PLUGINS_DIR": str(PLUGINS_FOLDER),
+        "FIFTYONE_PLUGINS_CACHE_ENABLED": "true",
         "FIFTYONE_SHOW_PROGRESS_BARS": "false",
         "PYTHONPATH": os.pathsep.join(paths),
     }

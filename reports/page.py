@@ -63,24 +63,32 @@ class HtmlReporter:
 
     def render(self, summary: IterationSummary) -> str:
         """The report as text. Pictures that can't be read are told of in words; nothing is raised for them."""
-        import jinja2
-
-        environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(_TEMPLATES),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
         pictures = _Pictures(PICTURE_BUDGET)
-        environment.globals.update(
+        return render(
+            "report.html",
             picture=pictures.thumbnail,
             preview=pictures.preview,
             percent=percent,
             estimate=estimate_words,
             interval=interval_words,
+            **page_facts(summary),
         )
-        return environment.get_template("report.html").render(page_facts(summary))
+
+
+def render(template: str, **given: Any) -> str:
+    """A template of this package with these values, everything in them escaped."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    helpers = {name: value for name, value in given.items() if callable(value)}
+    environment.globals.update(helpers)  # macros of other files see them too
+    return environment.get_template(template).render(given)
 
 
 def page_facts(summary: IterationSummary) -> dict[str, Any]:

@@ -5,9 +5,11 @@ Class names here are for people; shapes and units are said at each field.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 from curation.audit import Outlook, Recommendation
 from curation.credit import Credit
@@ -220,3 +222,22 @@ def what_is_weak(summary: IterationSummary) -> str:
 
 def _count(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
+
+
+def plain_values(value: Any) -> Any:
+    """Records as values that JSON can hold: fields by name, paths as text, pictures as ``True``, NaN as ``None``.
+
+    >>> plain_values(Estimate(float("nan"), (0.1, 0.2)))
+    {'value': None, 'ci': [0.1, 0.2]}
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        return {part.name: plain_values(getattr(value, part.name)) for part in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): plain_values(held) for name, held in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain_values(held) for held in value]
+    if isinstance(value, bytes):
+        return True
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int | bool) else str(value)

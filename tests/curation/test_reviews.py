@@ -10,7 +10,16 @@ import pytest
 from curation.errors import DataError
 from curation.ledger import Ledger, NewPath, NewSample
 from curation.records import Decision, Remark, Verdict
-from curation.reviews import by_labelers, causes_offered, count_causes, give_verdicts, standing, take_back
+from curation.reviews import (
+    by_labelers,
+    causes_offered,
+    count_causes,
+    give_verdicts,
+    last_given,
+    live_rows,
+    standing,
+    take_back,
+)
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 A, B, H, P = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)
@@ -108,3 +117,22 @@ def test_causes_are_counted_by_iteration_and_the_list_of_them_grows(ledger: Ledg
     assert count_causes(ledger.remarks()) == {1: {"glare": 2}, 2: {"rare kind": 1}}
     assert causes_offered(ledger.remarks())[:2] == ["glare", "rare kind"]
     assert ledger.remarks(B)[0].note == "upper left"
+
+
+def test_last_verdicts_are_those_given_at_once_and_still_standing(ledger: Ledger) -> None:
+    judge(ledger, {A: "c2"})
+    judge(ledger, {B: "c2", P: "c1"}, minute=1)
+    assert last_given(ledger.verdicts(), "ann") == [B, P]
+    assert last_given(ledger.verdicts(), "ben") == []
+    take_back(ledger, [B, P], person="ann", iteration=1)
+    assert last_given(ledger.verdicts(), "ann") == [A]
+
+
+def test_live_rows_say_what_stands_now(ledger: Ledger) -> None:
+    judge(ledger, {A: "c2", B: "bad image"})
+    ledger.add_remarks([Remark(A, "error", "glare", "top", "ann", NOON, 1)])
+    assert live_rows(ledger, [A, B, H]) == [
+        {"sample_id": A, "current": "dog", "review": "dog (ann)", "cause": "glare", "note": "top"},
+        {"sample_id": B, "current": "cat", "review": "bad image (ann)", "cause": "", "note": ""},
+        {"sample_id": H, "current": "cat", "review": "", "cause": "", "note": ""},
+    ]

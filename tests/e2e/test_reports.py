@@ -19,9 +19,10 @@ from labeling.server import LabelStudioServer
 from labeling.web import token_client
 from reports.app import ReviewApp
 from reports.fiftyone_store import FiftyOneReporter, environment, iteration_facts
+from reports.overview import write_overview
 from reports.page import HtmlReporter
 from reports.panel import complete_iterations
-from tests.reports.cases import PROJECT, make_images, make_summary, make_table
+from tests.reports.cases import PROJECT, make_images, make_overview, make_summary, make_table
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -66,9 +67,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 # --- The report --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def report(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> str:
-    return HtmlReporter().write(make_summary(files, 2), tmp_path_factory.mktemp("report")).as_uri()
+@pytest.fixture(scope="module", params=["report", "overview"])
+def report(request: pytest.FixtureRequest, files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("report")
+    if request.param == "overview":
+        return write_overview(make_overview(files), folder).as_uri()
+    return HtmlReporter().write(make_summary(files, 2), folder).as_uri()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -89,7 +93,8 @@ def test_report_opens_from_disk_with_the_network_cut(
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page must not scroll sideways"
         assert said == []
         assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-        page.screenshot(path=artifacts / f"report-{theme}-{width}x{height}.png", full_page=True)
+        kind = "overview" if page.get_by_text("all iterations", exact=True).count() else "report"
+        page.screenshot(path=artifacts / f"{kind}-{theme}-{width}x{height}.png", full_page=True)
         page.close()
 
 

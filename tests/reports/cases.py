@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from curation.account import metrics_json
 from curation.records import Condition, Estimate, Metrics, Slice
+from reports.overview import Overview
 from reports.summary import Audit, Card, Gain, IterationSummary, Row, SliceCard
 
 PROJECT = "Cells <script>alert('p')</script> & co"
@@ -119,3 +122,17 @@ def make_summary(files: list[Path], number: int) -> IterationSummary:
         advice=("Review <u>twenty</u> more.",),
         links={"Labels": "http://127.0.0.1:8080/", "trap": "javascript:alert(1)"},
     )  # fmt: skip
+
+
+def make_overview(files: list[Path]) -> Overview:
+    """Iterations 0 to 2 with causes of errors and a release."""
+    iterations = [metrics_json(make_summary(files, number)) for number in range(3)]
+    release = {"name": "v<1>", "at": datetime(2026, 11, 1, tzinfo=UTC), "who": "Ann & Ben", "rows": 24, "checksum": "0"}
+    return Overview(
+        PROJECT,
+        iterations,
+        pages={2: "../iterations/002/report/index.html"},
+        causes={1: {"<b>glare</b>": 2}, 2: {"<b>glare</b>": 1, "rare": 4}},
+        releases=[release],
+        links={"Label Studio": "http://127.0.0.1:8080/", "trap": "javascript:alert(1)"},
+    )

@@ -70,9 +70,8 @@ def _selected(ctx: Any) -> list[str]:
 def _show(ctx: Any, project: Project, sample_ids: Sequence[str]) -> None:
     """Bring what was decided into the dataset and onto the screen."""
     write_live(ctx.dataset._sample_collection, project.live(sample_ids))  # no public way to write fields in bulk
-    ctx.dataset.reload()
     ctx.ops.clear_selected_samples()
-    ctx.ops.reload_samples()
+    ctx.ops.reload_dataset()  # reload_samples leaves those in the grid that the view no longer holds
 
 
 def _act(ctx: Any, act: Any) -> list[str]:
@@ -173,12 +172,11 @@ class CurationPanel(foo.Panel):  # type: ignore[misc]  # FiftyOne has no types
         )
 
     def on_load(self, ctx: Any) -> None:
-        """Fill table, plot and counts when the panel opens."""
+        """Fill table and plot when the panel opens."""
         recorded = _recorded(ctx)
         ctx.panel.set_data("iterations", said.table_rows(recorded))
         if drawn := said.curve(recorded):
             ctx.panel.set_data("curve", drawn[0])
-        _count_views(ctx, recorded)
 
     def on_change_dataset(self, ctx: Any) -> None:
         """Another dataset, another project."""
@@ -198,34 +196,26 @@ class CurationPanel(foo.Panel):  # type: ignore[misc]  # FiftyOne has no types
 
     def judge(self, ctx: Any) -> None:
         """Give the verdict that the button stands for on what is selected; '' says that the labels are right."""
-        self._after(ctx, _act(ctx, _judge(ctx.params["answer"])))
+        _act(ctx, _judge(ctx.params["answer"]))
 
     def agree(self, ctx: Any) -> None:
         """Give each selected image the class that the last iteration suggests for it."""
-        self._after(ctx, _act(ctx, functools.partial(_agree, ctx)))
+        _act(ctx, functools.partial(_agree, ctx))
 
     def undo(self, ctx: Any) -> None:
         """Take back what was last decided of what is selected."""
         _act(ctx, _take_back)
-        _count_views(ctx, _recorded(ctx))
 
     def undo_last(self, ctx: Any) -> None:
-        """Take back the verdicts that were given last here."""
-        project, last = _project(), ctx.panel.state.last or []
-        if project is not None and last:
+        """Take back this reviewer's last verdicts, those that were given at once."""
+        project = _project()
+        if project is not None and (last := project.last_judged(_reviewer())):
             ctx.ops.notify(_take_back(project, last), variant="success")
             _show(ctx, project, last)
-        ctx.panel.state.last = []
-        _count_views(ctx, _recorded(ctx))
 
     def send(self, ctx: Any) -> None:
         """Ask labelers about what is selected."""
         _act(ctx, _send)
-
-    def _after(self, ctx: Any, judged: Sequence[str]) -> None:
-        if judged:
-            ctx.panel.state.last = list(judged)
-            _count_views(ctx, _recorded(ctx))
 
     def render(self, ctx: Any) -> Any:
         """Draw the panel from top to bottom in the order of the work."""
@@ -248,11 +238,11 @@ class CurationPanel(foo.Panel):  # type: ignore[misc]  # FiftyOne has no types
 
     def _views(self, ctx: Any, panel: Any, last: Mapping[str, Any]) -> None:
         panel.md(f"{said.title('What to look at, in this order')}\n\n{said.CHIPS}", name="views_title")
-        counts = ctx.panel.state.counts or {}
+        counts = _counts(ctx.dataset, [view["name"] for view in last.get("views", [])])
         for position, view in enumerate(last.get("views", [])):
             panel.btn(
                 f"view_{position}",
-                label=f"{said.button_words(view['words'])} ({counts.get(f'v{position}', view['count'])})",
+                label=f"{said.button_words(view['words'])} ({counts.get(view['name'], 0)})",
                 on_click=self.open_view,
                 params={"view": view["name"]},
                 variant="contained" if position == 0 else "outlined",
@@ -282,11 +272,18 @@ class CurationPanel(foo.Panel):  # type: ignore[misc]  # FiftyOne has no types
         more.btn(
             "other", label="Verdict with a note…", on_click=f"{_PLUGIN}/judge_selected", prompt=True, disabled=idle
         )
-        more.btn("cause", label="Why it errs…", on_click=f"{_PLUGIN}/note_cause", prompt=True, disabled=idle)
-        more.btn("send", label="Ask labelers", on_click=self.send, disabled=idle)
-        more.btn("undo", label="Take back", on_click=self.undo, disabled=idle)
-        if last := ctx.panel.state.last:
-            more.btn("undo_last", label=f"Take back the last {len(last)}", on_click=self.undo_last)
+        more.btn(
+            "cause",
+            label="Why it errs…",
+            on_click=f"{_PLUGIN}/note_cause",
+            prompt=True,
+            variant="outlined",
+            disabled=idle,
+        )
+        more.btn("send", label="Ask labelers", on_click=self.send, variant="outlined", disabled=idle)
+        more.btn("undo", label="Take back", on_click=self.undo, variant="outlined", disabled=idle)
+        if last := project.last_judged(_reviewer()):
+            more.btn("undo_last", label=f"Take back the last {len(last)}", on_click=self.undo_last, variant="outlined")
 
     def _iterations(self, panel: Any, recorded: Sequence[Mapping[str, Any]]) -> None:
         panel.md(f"{said.title('All iterations')} (labels changed of those reviewed)", name="iterations_title")
@@ -338,16 +335,19 @@ def _recipe_sheet(number: int) -> str:
     return picture_address(file, 720) if file.is_file() else ""
 
 
-def _count_views(ctx: Any, recorded: Sequence[Mapping[str, Any]]) -> None:
-    """Count anew what the views hold; not at every drawing, since it takes a moment where there are many images."""
-    counts = {}
-    saved = set(ctx.dataset.list_saved_views())
-    for position, view in enumerate(recorded[-1].get("views", []) if recorded else ()):
-        if view["name"] in saved:
-            counts[f"v{position}"] = ctx.dataset.load_saved_view(view["name"]).count()
-    if REVIEWED in saved:
-        counts[REVIEWED] = ctx.dataset.load_saved_view(REVIEWED).count()
-    ctx.panel.state.counts = counts
+def _counts(dataset: Any, names: Sequence[str]) -> Mapping[str, int]:
+    """What the saved views hold now; counted anew only when something has changed, whoever changed it."""
+    newest = dataset._sample_collection.find_one({}, {"last_modified_at": 1}, sort=[("last_modified_at", -1)])
+    return _counted(dataset.name, (*names, REVIEWED), str((newest or {}).get("last_modified_at")))
+
+
+@functools.lru_cache(maxsize=4)
+def _counted(dataset_name: str, names: tuple[str, ...], _stamp: str) -> Mapping[str, int]:
+    import fiftyone as fo
+
+    dataset = fo.load_dataset(dataset_name)
+    saved = set(dataset.list_saved_views())
+    return {name: dataset.load_saved_view(name).count() for name in names if name in saved}
 
 
 def _page() -> Any:
