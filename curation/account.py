@@ -34,6 +34,8 @@ from reports.summary import Audit, Card, Gain, IterationSummary, Row, SliceCard
 if TYPE_CHECKING:
     import pandas as pd
 
+    from curation.tracking import Shot
+
 WORST_SHOWN = 36
 CHANGED_SHOWN = 24
 EXAMPLES_SHOWN = 6
@@ -72,7 +74,7 @@ def summarize(
         labels_changed=int(account.review.get("changed", 0)),
         accuracy=metrics.accuracy if metrics else None,
         balanced_accuracy=metrics.balanced_accuracy if metrics else None,
-        weakest_slice=cards[0].slice.name if cards else "",
+        weakest_slice=next((card.slice.name for card in cards if card.slice.status != "fixed"), ""),
         still_wrong=still_wrong,
     )
     return IterationSummary(
@@ -156,27 +158,48 @@ def slice_cards(
     wrong_after = wrong_before
     if holdout and before and after:
         labels = [account.after[s.id].class_id or "" for s in holdout]
-        table = slice_table(holdout, account.properties)
+        looks = account.looks
+        table = slice_table(holdout, account.properties if looks is None else account.properties.join(looks))
         wrong_before = np.array([p != t for p, t in zip(before.predicted(), labels, strict=True)])
         wrong_after = np.array([p != t for p, t in zip(after.predicted(), labels, strict=True)])
         slices = slicing.confirm_slices(slices, table, wrong_before, labels, account.classes)
         masks = [slicing.members(s, table, labels) for s in slices]
     cards = []
+    shots = {shot.slice: shot for shot in account.shots}
     for found, mask in zip(slices, masks, strict=True):
-        preview = account.folder / "recipe.png" if found.recipe else None
-        recipe = read_json(account.folder / "recipe.json") if found.recipe else {}
+        preview = account.folder / "recipe.png" if found.repair in ("recipe", "unproven") else None
+        shot = shots.get(found.name)
         cards.append(
             SliceCard(
                 slice=found,
                 words=slicing.words(found, account.classes),
                 examples=_examples(account, scored, found),
-                recipe_words=recipe.get("words", ""),
+                recipe_words=_recipe_words(account, found),
                 preview=preview.read_bytes() if preview and preview.exists() else None,
                 before=_rate(wrong_before[mask]),
                 after=_rate(wrong_after[mask]),
+                shot=_shot_words(shot) if shot else "",
+                wanted=shot.wanted if shot else 0,
+                arrived=shot.arrived if shot else 0,
             )
         )
     return tuple(cards)
+
+
+def _recipe_words(account: Account, found: Slice) -> str:
+    """What was done about a slice in this iteration; empty where nothing was."""
+    if found.recipe is None:
+        return ""
+    if found.repair == "oversampling":
+        return "These images are shown more often in training."
+    words = str(read_json(account.folder / "recipe.json").get("words", ""))
+    return f"Not proven to help, used on trial: {words}" if found.repair == "unproven" else words
+
+
+def _shot_words(shot: Shot) -> str:
+    if not shot.pool or shot.done:
+        return shot.words
+    return f"{shot.words}; {len(shot.pool)} unlabeled images are in the pool, the nearest are asked about first"
 
 
 def _rate(wrong: npt.NDArray[np.bool_]) -> Estimate | None:
@@ -315,9 +338,11 @@ def advise(account: Account, gain: Gain | None, cards: Sequence[SliceCard], audi
         lines.append(f"{account.review['contested']} images are contested; they come first in the next batch.")
     if account.review.get("ambiguous"):
         lines.append(f"{account.review['ambiguous']} images were called ambiguous: sharpen the class guide.")
-    if cards:
-        weakest = cards[0]
-        lines.append(f"Weakest slice: {weakest.words}")
+    weak = [card for card in cards if card.slice.status != "fixed"]
+    if weak:
+        lines.append(f"Weakest slice: {weak[0].words}")
+    if to_collect := [card.shot for card in cards if card.shot and card.arrived < card.wanted]:
+        lines.append(f"Collect or label: {'; '.join(to_collect)}.")
     if gain is not None and not gain.shown:
         lines.append("No change shown yet: the holdout can't tell this gain from chance.")
         lines += too_small(gain)
@@ -509,6 +534,13 @@ def _slice_json(card: SliceCard) -> dict[str, Any]:
         "ci": list(found.ci),
         "status": found.status,
         "recipe": found.recipe,
+        "repair": found.repair or None,
+        "proven": None if found.recipe is None else found.repair != "unproven",
+        "proof": found.proof or None,
+        "removable": found.removable,
+        "p_value": found.p_value,
+        "history": [{"iteration": n, "size": size, "error_rate": rate} for n, size, rate in found.history],
+        "collect": {"wanted": card.wanted, "arrived": card.arrived, "words": card.shot} if card.shot else None,
         "holdout": {
             "size": found.holdout_size,
             "error_rate": found.holdout_error_rate,

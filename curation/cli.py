@@ -177,6 +177,7 @@ def _tell_import(imported: Any) -> None:
 @click.option("--annotator", help="label-studio (people), or replay:FILE with path,label[,annotator][,seconds].")
 @click.option("--budget", type=int, help="Reviews an iteration.")
 @click.option("--seed", type=int, help="Seed of every random choice.")
+@click.option("--trial", is_flag=True, default=None, help="Use the weakest slice's recipe even where it is unproven.")
 @click.option("--wait", is_flag=True, help="Wait for people instead of ending in the state 'waiting'.")
 @click.option("--close-batch", is_flag=True, help="Go on with the answers that have come.")
 def run(
@@ -185,12 +186,15 @@ def run(
     annotator: str | None,
     budget: int | None,
     seed: int | None,
+    trial: bool | None,
     wait: bool,
     close_batch: bool,
 ) -> None:
     """Run iterations: flag, ask people, train, report. Goes on where it stopped."""
     project = _open(directory)
-    status = project.run(iterations, annotator=annotator, budget=budget, seed=seed, wait=wait, close_batch=close_batch)
+    status = project.run(
+        iterations, annotator=annotator, budget=budget, seed=seed, trial=trial, wait=wait, close_batch=close_batch
+    )
     click.echo(table_of(status))
     if all(i["state"] == "done" for i in status["iterations"]):
         last = status["iterations"][-1]["number"]

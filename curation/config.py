@@ -111,6 +111,8 @@ class SliceSettings:
     """Weak slices: smallest size, most conditions, error level that the search may reach by chance, extra copies.
 
     ``ignore`` names metadata columns that slices must not use, for instance one that the label was made from.
+    ``recipes`` is a TOML file of recipes of one's own, relative to the project; ``trial`` uses the recipe for the
+    weakest slice even where it is not proven to help, and marks it as unproven.
     """
 
     min_size: int = 20
@@ -118,6 +120,8 @@ class SliceSettings:
     alpha: float = 0.05
     copies: int = 2
     ignore: tuple[str, ...] = ()
+    recipes: str = ""
+    trial: bool = False
 
     def __post_init__(self) -> None:
         _require(self.min_size >= 2, "slices.min_size", self.min_size, "2 or more")

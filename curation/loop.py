@@ -12,6 +12,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from curation.scoring import OutOfSample
+    from curation.tracking import Shot
 
 
 class Encoder(Protocol):
@@ -143,6 +145,8 @@ class Account:
     trained: Mapping[str, Any]
     said: Said | None = None  #: what labelers said so far, judged by this iteration's predictions
     verdicts: Sequence[Verdict] = ()  #: what labelers said in this iteration
+    looks: pd.DataFrame | None = None
+    shots: tuple[Shot, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -180,6 +184,13 @@ class Parts:
 
 
 Outcome = Literal["done", "waiting"]
+
+#: Recipes are tried for so many of the weakest open slices, until one is repaired.
+MOST_TRIED = 3
+#: Groups of images that look alike hold about so many, coarse and fine.
+LOOK_SIZES = (250, 80)
+#: Share of the budget that images from the pool get which a slice's shot list asks for.
+SHOT_SHARE = 0.2
 
 
 class Loop:
@@ -254,9 +265,9 @@ class Loop:
         labels = self.ledger.labels()
         rows = trainable(self.samples, labels)
         properties = self.parts.measure(self.samples, self.parts.progress)
-        scored = self.score(rows, labels, properties, find_slices=True)
+        scored = self.score(rows, labels, properties, find_slices=True, looks=self._looks(folder))
         leaks = self.leaks(rows, labeled_holdout(self.samples, labels))
-        slices = self._remember(number, scored.slices)
+        slices = self._remember(number, scored, labels, properties)
         by_hand = {r.sample_id for r in self.ledger.remarks() if r.kind == "sent" and r.iteration == number}
         entries = build_batch(
             scored.quality,
@@ -272,6 +283,7 @@ class Loop:
             contested=[s for s in self._contested(number, labels) if s not in by_hand],
             secret=self.secret,
             pool=self._uncertain_pool(number, labels),
+            reserved=round(SHOT_SHARE * self.settings.review.budget) if self._wanted_pool(number, labels) else 0,
         )
         write_frame(folder / "predictions.parquet", predictions_to_frame(scored.predictions))
         write_frame(folder / "quality.parquet", _quality_frame(scored.quality))
@@ -289,6 +301,7 @@ class Loop:
         *,
         find_slices: bool,
         predictions: Predictions | None = None,
+        looks: pd.DataFrame | None = None,
     ) -> Scored:
         """Judge the labels of ``rows`` by predictions that have not seen them: ours, or those given."""
         from curation import issues as issue_finding
@@ -314,7 +327,7 @@ class Loop:
         if find_slices:
             wrong = predictions.probabilities.argmax(axis=1) != columns
             weak = slices.find_slices(
-                slice_table(rows, properties, self.settings.slices.ignore), wrong, ids,
+                self.slice_table(rows, properties, looks), wrong, ids,
                 settings=self.settings.slices, classes=classes, labels=given,
             )  # fmt: skip
         return Scored(predictions, quality, tuple(found), tuple(weak))
@@ -374,15 +387,72 @@ class Loop:
         if not pool:
             return []
         predictions = self.model_predictions(number - 1).take([s.id for s in pool])
-        doubt = 1 - predictions.probabilities.max(axis=1)
-        return sorted(zip(predictions.sample_ids, doubt.tolist(), strict=True), key=lambda pair: -pair[1])
+        doubt = dict(zip(predictions.sample_ids, (1 - predictions.probabilities.max(axis=1)).tolist(), strict=True))
+        doubt |= {s: 2 - rank / (1 + len(doubt)) for rank, s in enumerate(self._wanted_pool(number, labels))}
+        return sorted(doubt.items(), key=lambda pair: -pair[1])
 
-    def _remember(self, number: int, found: Sequence[Slice]) -> list[Slice]:
-        """Slices keep the status that they had in the last iteration, by name."""
+    def _wanted_pool(self, number: int, labels: Mapping[str, CurrentLabel]) -> list[str]:
+        """Unlabeled samples that the shot list of the last iteration asks for, taken in turn from its slices."""
         if number <= 1:
-            return list(found)
-        known = {s.name: s.status for s in self.slices(number - 1)}
-        return [replace(s, status=known[s.name]) if s.name in known else s for s in found]
+            return []
+        wanted = [list(shot.pool[: shot.wanted - shot.arrived]) for shot in self.shots(number - 1, labels)]
+        turns = zip_longest(*wanted)
+        return list(dict.fromkeys(s for turn in turns for s in turn if s is not None))
+
+    def _looks(self, folder: Path) -> pd.DataFrame:
+        """Which images look alike, all of them, so that a group is the same in train, holdout and pool; kept."""
+        import pandas as pd
+
+        from curation.neighbours import group_by_looks
+        from curation.slices import LOOKS
+
+        features = self.parts.encoder.features(self.samples, self.parts.progress)
+        looks = pd.DataFrame({"sample_id": [s.id for s in self.samples]})
+        for name, each in zip(LOOKS, LOOK_SIZES, strict=True):
+            looks[name] = [f"group {number + 1}" for number in group_by_looks(features, each)]
+        write_frame(folder / "looks.parquet", looks)
+        return looks.set_index("sample_id")
+
+    def looks(self, number: int) -> pd.DataFrame | None:
+        """Which images look alike, as an iteration had it, by sample id; ``None`` where it kept nothing of it."""
+        file = self.paths.iteration(number) / "looks.parquet"
+        return read_frame(file).set_index("sample_id") if file.exists() else None
+
+    def _remember(
+        self, number: int, scored: Scored, labels: Mapping[str, CurrentLabel], properties: pd.DataFrame
+    ) -> list[Slice]:
+        """Slices keep the name, status and history that they had in the last iteration."""
+        from curation.tracking import track
+
+        rows = [self.by_id[s] for s in scored.predictions.sample_ids]
+        given = [_class_of(labels, s) for s in rows]
+        wrong = np.array([p != g for p, g in zip(scored.predictions.predicted(), given, strict=True)], dtype=np.bool_)
+        table = self.slice_table(rows, properties, self.looks(number))
+        before = self.slices(number - 1) if number > 1 else []
+        return track(scored.slices, before, table, wrong, [s.id for s in rows], given, number)
+
+    def shots(self, number: int, labels: Mapping[str, CurrentLabel]) -> list[Shot]:
+        """What to collect for the slices of an iteration, with the nearest unlabeled images of the pool."""
+        from curation.slices import members
+        from curation.tracking import nearest_unlabeled, shot_list
+
+        slices = self.slices(number)
+        pool = [s for s in self.samples if s.split == "pool" and s.id not in labels]
+        asked = [s for s in slices if s.status == "collecting" and s.wanted]
+        near: dict[str, list[str]] = {}
+        if pool and asked:
+            rows = trainable(self.samples, labels)
+            features = self.parts.encoder.features(rows, self.parts.progress)
+            of_pool = self.parts.encoder.features(pool, self.parts.progress)
+            looks = self.looks(number)
+            table = self.slice_table(pool, self.parts.measure(pool, self.parts.progress), looks)
+            for found in asked:
+                own = set(found.sample_ids)
+                rule = replace(found, conditions=tuple(c for c in found.conditions if c.field in table.columns))
+                fulfils = members(rule, table, [""] * len(pool)) if rule.conditions else np.zeros(len(pool), np.bool_)
+                inside = np.array([s.id in own for s in rows], dtype=np.bool_)
+                near[found.name] = nearest_unlabeled(found, features, inside, of_pool, [s.id for s in pool], fulfils)
+        return shot_list(slices, self.ledger.classes(), near)
 
     # --- asking people
 
@@ -567,21 +637,37 @@ class Loop:
         return {**spent, "exclusions": spent["relabeling"], "all": sum(spent.values())}
 
     def _augmentations(self, folder: Path, number: int, labels: Mapping[str, CurrentLabel]) -> list[Augmentation]:
-        """The recipe for the weakest open slice that still has something to copy; none before the first iteration."""
+        """Copies for the first of the weakest open slices that can be repaired; none before the first iteration."""
         if number == 0 or self.settings.slices.copies == 0:
             return []
+        from curation.tracking import start_collecting
+
         slices = self.slices(number)
-        weak = next((s for s in slices if s.status == "open"), None)
-        if weak is None:
-            return []
         rows = trainable(self.samples, labels)
         measured = self.parts.measure(rows, self.parts.progress)
-        properties = slice_table(rows, measured, self.settings.slices.ignore)
-        aimed, augmentation = self.parts.plan_recipe(
-            weak, properties, [s.id for s in rows], [_class_of(labels, s) for s in rows], folder
-        )
-        write_frame(folder / "slices.parquet", slices_to_frame([aimed if s.name == weak.name else s for s in slices]))
-        return [augmentation] if augmentation.sample_ids else []
+        properties = self.slice_table(rows, measured, self.looks(number))
+        ids, classes = [s.id for s in rows], [_class_of(labels, s) for s in rows]
+        here = set(ids)
+        found: list[Augmentation] = []
+        for place, weak in [(p, s) for p, s in enumerate(slices) if s.status == "open"][:MOST_TRIED]:
+            now = replace(weak, sample_ids=tuple(s for s in weak.sample_ids if s in here))
+            if not now.sample_ids:
+                continue
+            aimed, augmentation = self.parts.plan_recipe(now, properties, ids, classes, folder)
+            aimed = replace(aimed, sample_ids=weak.sample_ids)
+            slices[place] = start_collecting(aimed) if aimed.repair == "collect" else aimed
+            if augmentation.sample_ids:
+                found = [augmentation]
+                break
+        write_frame(folder / "slices.parquet", slices_to_frame(slices))
+        return found
+
+    def slice_table(
+        self, samples: Sequence[Sample], properties: pd.DataFrame, looks: pd.DataFrame | None = None
+    ) -> pd.DataFrame:
+        """What slices of these samples can speak of, one row a sample: metadata, properties, and who looks alike."""
+        known = properties if looks is None else properties.join(looks)
+        return slice_table(samples, known, self.settings.slices.ignore)
 
     # --- reporting
 
@@ -619,6 +705,8 @@ class Loop:
             trained=finished(folder, "train") or {},
             said=self.said(scored.predictions, number) if scored else None,
             verdicts=[v for v in by_labelers(self.ledger.verdicts()) if v.iteration == number],
+            looks=self.looks(number),
+            shots=tuple(self.shots(number, self.ledger.labels(as_of=number))) if number > 0 else (),
         )
 
     # --- what earlier stages left

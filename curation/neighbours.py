@@ -172,3 +172,22 @@ def join_groups(count: int, pairs: Sequence[tuple[int, int]]) -> Integers:
         first, second = sorted((root(left), root(right)))
         group[second] = first
     return np.unique([root(row) for row in range(count)], return_inverse=True)[1].astype(np.int64).reshape(count)
+
+
+def group_by_looks(features: Features, each: int, seed: int = 0) -> Integers:
+    """Groups of about ``each`` images that look alike, by features alone: a number for each sample, shape (samples,).
+
+    k-means on the 64 main directions of the features at length 1; groups are numbered from the largest on, so that the
+    same samples get the same numbers again. Samples of a set too small to divide are all in group 0.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.decomposition import PCA
+
+    count = min(len(features) // max(each, 1), 64)
+    if count < 2:
+        return np.zeros(len(features), dtype=np.int64)
+    unit = unit_directions(features)
+    reduced = PCA(min(64, *unit.shape), svd_solver="randomized", random_state=seed).fit_transform(unit)
+    found = KMeans(count, n_init=1, max_iter=50, random_state=seed).fit_predict(reduced)
+    order = np.argsort(-np.bincount(found, minlength=count), kind="stable")
+    return np.asarray(np.argsort(order)[found], dtype=np.int64)

@@ -32,8 +32,8 @@ from curation.records import (
     Release,
     Remark,
     Sample,
-    Slice,
 )
+from curation.repairing import Repairer
 from curation.reporting import Recording, Reporting, Say, overview_of
 from curation.runs import (
     ProjectPaths,
@@ -430,6 +430,7 @@ class Project:
         annotator: str | None = None,
         budget: int | None = None,
         seed: int | None = None,
+        trial: bool | None = None,
         wait: bool = False,
         close_batch: bool = False,
         poll: float = 5.0,
@@ -438,13 +439,14 @@ class Project:
 
         A run that was stopped, or that waits for people, is taken up where it is, with its own settings, and its number
         of iterations is not begun anew. ``annotator`` is ``label-studio`` or ``replay:FILE``. With people it ends with
-        the iteration ``waiting`` unless ``wait``; ``close_batch`` goes on with the answers that are there.
+        the iteration ``waiting`` unless ``wait``; ``close_batch`` goes on with the answers that are there. ``trial``
+        uses the recipe for the weakest slice even where it is not proven to help.
         """
         if iterations is not None and iterations < 1:
             raise ConfigError(f"--iterations must be 1 or more, got {iterations}")
         with project_lock(self.paths), self._tidy():
             sweep(self.paths)
-            goal = self._goal(iterations, annotator, budget, seed)
+            goal = self._goal(iterations, annotator, budget, seed, trial)
             server = self._begin_server(goal["annotator"])
             loop = self._loop(goal)
             if finished(self.paths.iteration(0), "report") is None:
@@ -508,7 +510,12 @@ class Project:
         return known[-1].number + (1 if known[-1].state == "done" else 0)
 
     def _goal(
-        self, iterations: int | None, annotator: str | None, budget: int | None, seed: int | None
+        self,
+        iterations: int | None,
+        annotator: str | None,
+        budget: int | None,
+        seed: int | None,
+        trial: bool | None = None,
     ) -> dict[str, Any]:
         """What the run is to reach; kept on disk until it has, so that a stopped run goes on as it was begun."""
         file = self.paths.home / "run.json"
@@ -522,6 +529,7 @@ class Project:
             "annotator": annotator or kept.get("annotator") or review.annotator,
             "budget": budget if budget is not None else kept.get("budget", review.budget),
             "seed": seed if seed is not None else kept.get("seed", self.settings.seed),
+            "trial": trial if trial is not None else kept.get("trial", self.settings.slices.trial),
         }
         replace(self.settings, seed=goal["seed"], review=replace(review, budget=goal["budget"]))  # checks their ranges
         if not (goal["annotator"] == "label-studio" or goal["annotator"].startswith("replay:")):
@@ -619,7 +627,9 @@ class Project:
         """The loop with the settings of a run's goal, by default with the project's own."""
         settings = self.settings
         if goal:
-            settings = replace(settings, seed=goal["seed"], review=replace(settings.review, budget=goal["budget"]))
+            review = replace(settings.review, budget=goal["budget"])
+            slices = replace(settings.slices, trial=goal.get("trial", settings.slices.trial))
+            settings = replace(settings, seed=goal["seed"], review=review, slices=slices)
         return Loop(
             self.paths, settings, self.ledger, self.samples(), self._parts(settings),
             secret=self.paths.secret.read_text(encoding="utf-8").strip(),
@@ -650,34 +660,26 @@ class Project:
             measure=lambda samples, progress: measure_properties(
                 samples, self.paths.cache / "properties.parquet", progress
             ),
-            plan_recipe=lambda *given: self._plan_recipe(settings, *given),
+            plan_recipe=self._repairer(settings, store, pixels),
             reporters=[self._reporting(settings, backbone.describe(), fiftyone=settings.report.fiftyone)],
             progress=self.progress,
             copies=lambda samples, augmentations, seed: encode_copies(store, pixels, samples, augmentations, seed),
         )
 
-    def _plan_recipe(
-        self,
-        settings: Settings,
-        weak: Slice,
-        properties: pd.DataFrame,
-        sample_ids: Sequence[str],
-        labels: Sequence[str],
-        folder: Path,
-    ) -> tuple[Slice, Augmentation]:
-        from augment.choose import plan
-        from augment.preview import contact_sheet
-        from augment.transforms import build_transform
-        from curation.images import read_image
+    def _repairer(self, settings: Settings, store: Any, pixels: Any) -> Repairer:
+        from augment.recipes import read_recipes
+        from curation.loop import joint_groups
+        from curation.neighbours import group_near_duplicates
 
-        recipe, augmentation = plan(weak, properties, sample_ids, labels, settings.slices, settings.seed)
-        files = {s.id: s.file for s in self.samples()}
-        shown = [read_image(files[s]) for s in augmentation.sample_ids[:6]]
-        if shown:
-            sheet = contact_sheet(shown, build_transform(recipe), seed=settings.seed)
-            write_whole(folder / "recipe.png", sheet)
-        write_json(folder / "recipe.json", recipe.to_dict())
-        return replace(weak, recipe=recipe.name), augmentation
+        return Repairer(
+            store=store,
+            pixels=pixels.pixels,
+            group=lambda samples, features: joint_groups(samples, group_near_duplicates(features)),
+            samples={s.id: s for s in self.samples()},
+            settings=settings.slices,
+            recipes=read_recipes(self.root / settings.slices.recipes) if settings.slices.recipes else (),
+            seed=settings.seed,
+        )
 
     def flag(self, predictions: str | Path | None = None) -> pd.DataFrame:
         """Every labeled file, worst first.

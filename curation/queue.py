@@ -34,6 +34,7 @@ def build_batch(
     contested: Sequence[str],
     secret: str,
     pool: Sequence[tuple[str, float]] = (),
+    reserved: int = 0,
 ) -> list[QueueEntry]:
     """The images that people are asked about in one iteration: at most ``budget``, each once, by position from 0.
 
@@ -44,14 +45,15 @@ def build_batch(
     the order from the worst on; blind ones and controls are shuffled by ``seed`` and strewn among them, so that a batch
     that is closed early holds some of each. ``asked`` counts the opinions that an image has; one that has any is asked
     again only where contested. What is left of the budget goes to ``pool``, unlabeled images with the model's doubt,
-    the most doubtful first. ``secret`` keeps the keys opaque.
+    the most doubtful first; ``reserved`` places at least, as far as it goes. ``secret`` keeps the keys opaque.
     """
     rng = random.Random(f"{seed}:{iteration}")
     flags = _flags(issues)
     trained = set(train_ids)
     again = [s for s in dict.fromkeys(contested) if s in trained and asked.get(s, 0) < MOST_OPINIONS][: max(budget, 0)]
     fresh = {s for s in trained if not asked.get(s)} - set(again)
-    room = max(budget, 0) - len(again)
+    reserved = min(reserved, len([p for p in pool if not asked.get(p[0]) and p[0] not in trained]))
+    room = max(max(budget, 0) - len(again) - reserved, 0)
 
     unflagged = sorted(fresh - flags.keys())
     controls = rng.sample(unflagged, min(round(settings.control_share * budget), room, len(unflagged)) if room else 0)
@@ -60,7 +62,7 @@ def build_batch(
     hidden: list[tuple[str, Mode]] = [(s, "blind" if s in blind else "control") for s in [*sorted(blind), *controls]]
     rng.shuffle(hidden)
     shown: list[tuple[str, Mode]] = [(s, "shown") for s in worst if s not in blind]
-    left = room - len(shown) - len(hidden)
+    left = max(budget, 0) - len(again) - len(shown) - len(hidden)
     doubtful = sorted((p for p in pool if not asked.get(p[0]) and p[0] not in trained), key=lambda p: (-p[1], p[0]))
 
     chosen: list[tuple[str, Mode]] = [(s, "blind") for s in again]

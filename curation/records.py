@@ -330,7 +330,12 @@ class Slice:
     ``name`` reads like ``class = defective and wafer = poly``; ``sample_ids`` are its train members. ``error_rate``
     and its 95 % interval ``ci`` come from out-of-sample predictions of train rows, ``rest_error_rate`` from the other
     train rows; the ``holdout_*`` figures confirm it and steer nothing. ``weakness`` names what a recipe should produce
-    (``dark``, ``blurred``, ..., ``rare``), ``""`` where nothing fits.
+    (``dark``, ``blurred``, ..., ``rare``), ``""`` where nothing fits. ``removable`` is how many errors would be gone if
+    it were no worse than other images of its classes; ``typical`` its most typical members, first the most. ``repair``
+    says what is done about it and ``proof`` what that rests on: a recipe that was proven in cross-validation, showing
+    its images more often, a recipe that was not proven, or nothing but to collect more. ``history`` has iteration, size
+    and error rate of each iteration that it was looked at in. While it is being collected for, ``wanted`` more images
+    are asked for, counted from the size ``began``.
     """
 
     name: str
@@ -348,6 +353,13 @@ class Slice:
     holdout_ci: Interval | None = None
     status: Literal["open", "accepted", "collecting", "fixed"] = "open"
     recipe: str | None = None
+    removable: float = 0.0
+    repair: Literal["", "recipe", "oversampling", "unproven", "collect"] = ""
+    proof: str = ""
+    history: tuple[tuple[int, int, float], ...] = ()
+    wanted: int = 0
+    began: int = 0
+    typical: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

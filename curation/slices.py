@@ -1,9 +1,11 @@
 """Weak slices: groups of samples with something in common on which the model is wrong more often than by chance.
 
 The search tries every conjunction of up to ``max_conditions`` conditions on class, metadata and measured properties,
-as sums of products of one 0/1 matrix (Sagadeeva and Boehm, "SliceLine", SIGMOD 2021). How far the best of them would
-stand out if errors fell on the samples at random is found by permuting the errors (Westfall and Young 1993), so a
-slice is reported only where it is more than the best of thousands of tries on noise.
+as sums of products of one 0/1 matrix (Sagadeeva and Boehm, "SliceLine", SIGMOD 2021). Errors are counted against those
+of the same class (Mantel and Haenszel 1959), so that a hard class alone makes no other condition look weak; classes
+that are hard throughout are reported last. How far the best conjunction would stand out if errors fell on the samples
+of a class at random is found by permuting them (Westfall and Young 1993), so a slice is reported only where it is more
+than the best of thousands of tries on noise. Where no words fit, groups of images that look alike are searched in turn.
 """
 
 from __future__ import annotations
@@ -27,17 +29,24 @@ if TYPE_CHECKING:
 Mask = npt.NDArray[np.bool_]
 Counts = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float64]
+Codes = npt.NDArray[np.int64]
 
 #: Numeric columns are cut at these quantiles: below the first, at or above the second.
-LOW_CUTS, HIGH_CUTS = (0.05, 0.10, 0.25), (0.75, 0.90, 0.95)
+LOW_CUTS, HIGH_CUTS = (0.01, 0.02, 0.04, 0.07, 0.12, 0.25), (0.75, 0.88, 0.93, 0.96, 0.98, 0.99)
+#: Columns that say which images look alike (``curation.neighbours.group_by_looks``); searched after those with words.
+LOOKS = ("looks", "looks_closely")
 #: A whole-number column of metadata with no more values than this is read as categories.
 FEW_VALUES = 10
 #: Values of a category beyond the most frequent ones are not tried, nor are more slices reported than people can use.
 MOST_VALUES, MOST_SLICES = 50, 10
-#: A slice whose error rate is less than this times the rest's is no weakness, however sure it is.
+#: How many typical members of a slice are named.
+MOST_TYPICAL = 20
+#: A slice whose error rate is less than this times that of comparable images is no weakness, however sure it is.
 LEAST_RISE = 1.2
+#: How the chance of a false slice is divided: conditions with words, looks, classes alone; the rest is for later ones.
+_SHARES = (0.4, 0.2, 0.2)
 #: Permutations: as many as this many multiplications allow, within the two bounds.
-_FEWEST, _MOST, _WORK = 200, 1000, 1.5e11
+_FEWEST, _MOST, _WORK = 200, 500, 1.5e11
 #: Pairs of conditions that are refined by a third.
 _BEAM = 25
 #: Scores that differ by less are equal: sums in another order differ by rounding.
@@ -77,26 +86,66 @@ def find_slices(
     """Find where the model is weak: the slices whose repair would remove most errors first, none on pure chance.
 
     ``table`` holds metadata and properties, one row a sample in the order of ``errors`` (shape (samples,), bool:
-    the out-of-sample prediction differs from the label), ``sample_ids`` and ``labels`` (class ids). The chance that
-    any slice at all is reported where errors fall at random is at most ``settings.alpha``; ``p_value`` is corrected
-    for everything that was tried. Of slices that overlap, a further one is reported only where it stands out beyond
-    what those before it explain. Raises RecordError where lengths differ.
+    the out-of-sample prediction differs from the label), ``sample_ids`` and ``labels`` (class ids). Columns named in
+    ``LOOKS`` hold groups that look alike; they are searched for what conditions with words do not explain. The chance
+    that any slice at all is reported where errors fall at random within each class is at most ``settings.alpha``;
+    ``p_value`` is corrected for everything that was tried. Of slices that overlap, a further one is reported only where
+    it stands out beyond what those before it explain. A class that is hard throughout comes last: no comparable images
+    tell what could be repaired. Raises RecordError where lengths differ.
     """
     wrong = np.asarray(errors, dtype=np.bool_)
     _check_lengths(len(table), wrong, sample_ids, labels)
     if not wrong.any() or wrong.all():
         return []
     atoms = _find_atoms(table, labels, classes, settings.min_size)
-    if not atoms.conditions:
-        return []
-    search = _Search(atoms, settings.min_size, settings.max_conditions)
-    # Half of alpha is left for the later slices, which are held against what chance reaches in the first.
-    chance = _best_by_chance(search, wrong, settings.alpha / 2, np.random.default_rng(seed))
-    found = [
-        _slice_of(conditions, mask, wrong, sample_ids, classes, p_value)
-        for conditions, mask, p_value in _pick(search, wrong, chance, settings.alpha / 2)
-    ]
-    return sorted(found, key=lambda s: ((s.rest_error_rate - s.error_rate) * s.size, s.name))
+    rng = np.random.default_rng(seed)
+    of_class = np.unique(np.asarray(labels, dtype=str), return_inverse=True)[1].astype(np.int64)
+    chosen: list[Mask] = []
+    found: list[Slice] = []
+    for stage, share in zip(("words", "looks", "class"), _SHARES, strict=True):
+        own = _atoms_of(stage, atoms)
+        strata = _strata_codes(np.zeros_like(of_class) if stage == "class" else of_class, chosen)
+        if not own.conditions or len(chosen) >= MOST_SLICES:
+            continue
+        search = _Search(own, settings.min_size, 1 if stage == "class" else settings.max_conditions, wrong, strata)
+        picked = []
+        for conditions, mask, p_value in _pick(search, wrong, share * settings.alpha, MOST_SLICES - len(chosen), rng):
+            chosen.append(mask)
+            comparable = comparable_rate(wrong, mask, of_class) if stage != "class" else float(wrong[~mask].mean())
+            made = _slice_of(conditions, mask, wrong, sample_ids, classes, p_value, comparable)
+            rows = typical_rows(made, table, labels)[:MOST_TYPICAL]
+            picked.append(replace(made, typical=tuple(sample_ids[row] for row in rows)))
+        found += sorted(picked, key=lambda s: (-s.removable, s.name))
+    with_words = sorted((s for s in found if not _is_class_alone(s)), key=lambda s: (-s.removable, s.name))
+    return with_words + [s for s in found if _is_class_alone(s)]
+
+
+def _is_class_alone(found: Slice) -> bool:
+    return all(c.field == "class" for c in found.conditions)
+
+
+def _atoms_of(stage: str, atoms: _Atoms) -> _Atoms:
+    """The conditions that a stage of the search may use: looks only where no words fit, classes alone at the end."""
+    kinds = np.array(["looks" if c.field in LOOKS else "class" if c.field == "class" else "words"
+                      for c in atoms.conditions])  # fmt: skip
+    keep = ((kinds == stage) | (kinds == "class")) & (kinds == stage).any()
+    rows = np.flatnonzero(keep)
+    return _Atoms(tuple(atoms.conditions[row] for row in rows), atoms.fields[rows], atoms.masks[:, rows])
+
+
+def comparable_rate(wrong: Mask, mask: Mask, of_class: Codes) -> float:
+    """The error rate outside ``mask`` of images with its mix of classes; of all others for a class with none outside.
+
+    >>> wrong, inside = np.array([True, False, True, False, False]), np.array([True, False, False, True, False])
+    >>> comparable_rate(wrong, inside, np.array([0, 0, 0, 1, 1]))
+    0.25
+    """
+    outside = float(wrong[~mask].mean())
+    total = 0.0
+    for code in np.unique(of_class[mask]):
+        others = (of_class == code) & ~mask
+        total += int((of_class[mask] == code).sum()) * (float(wrong[others].mean()) if others.any() else outside)
+    return total / int(mask.sum())
 
 
 def _check_lengths(rows: int, errors: Mask, sample_ids: Sequence[str], labels: Sequence[str]) -> None:
@@ -108,15 +157,18 @@ def _check_lengths(rows: int, errors: Mask, sample_ids: Sequence[str], labels: S
 
 
 class _Search:
-    """All conjunctions of an ``_Atoms`` up to a depth, to be scored for any pattern of errors."""
+    """All conjunctions of an ``_Atoms`` up to a depth, to be scored for any pattern of errors within the strata."""
 
-    def __init__(self, atoms: _Atoms, min_size: int, depth: int) -> None:
+    def __init__(self, atoms: _Atoms, min_size: int, depth: int, wrong: Mask, strata: Codes) -> None:
         self.atoms = atoms
         self.min_size = min_size
         self.depth = depth
+        self.strata = strata
         self.rows = len(atoms.masks)
         self.joint = _joint(atoms.masks, atoms.masks)
         self.flat = self._singles_and_pairs()
+        # The same for every pattern that has as many errors in each stratum, so for every permutation within them.
+        self.expected = self._expected(wrong, strata)
 
     def _singles_and_pairs(self) -> _Candidates:
         """Single conditions (repeated as a pair with themselves), and pairs of different fields that add something."""
@@ -129,23 +181,28 @@ class _Search:
         first, second = np.nonzero(pairs | (np.eye(len(own), dtype=np.bool_) & keep))
         return _Candidates(np.stack([first, second], axis=1), sizes[first, second])
 
+    def _expected(self, wrong: Mask, strata: Codes) -> _Sums:
+        """What errors that fall at random within strata come to in every single condition and pair."""
+        first, second = self.flat.parts.T
+        sums = _Sums(len(first))
+        for code in np.unique(strata):
+            stratum = strata == code
+            inside = _joint(self.atoms.masks[stratum], self.atoms.masks[stratum])
+            sums.add(inside[first, second], int(wrong[stratum].sum()), int(stratum.sum()))
+        return sums
+
     def score(self, wrong: Mask, chosen: Sequence[Mask] = ()) -> tuple[_Candidates, Scores]:
         """Candidates and how far each stands out, shape (candidates,), in standard deviations; < 0: fewer errors.
 
         Within the strata that the chosen slices cut the rows into, so that what these explain counts for nothing.
         """
-        strata = list(_strata(chosen, self.rows))
-        masks = self.atoms.masks
+        strata = _strata_codes(self.strata, chosen)
+        expected = self._expected(wrong, strata) if len(chosen) else self.expected
         first, second = self.flat.parts.T
-        sums = _Sums(len(first))
-        for stratum in strata:
-            inside = self.joint if len(strata) == 1 else _joint(masks[stratum], masks[stratum])
-            seen = _seen(masks, masks, inside, wrong, stratum)
-            sums.add(seen[first, second], inside[first, second], int(wrong[stratum].sum()), int(stratum.sum()))
-        scores = sums.scores()
+        scores = expected.scores(_seen(self.atoms.masks, self.atoms.masks, self.joint, wrong)[first, second])
         return self._with_triples(scores, wrong, strata) if self.depth > 2 else (self.flat, scores)
 
-    def _with_triples(self, scores: Scores, wrong: Mask, strata: Sequence[Mask]) -> tuple[_Candidates, Scores]:
+    def _with_triples(self, scores: Scores, wrong: Mask, strata: Codes) -> tuple[_Candidates, Scores]:
         """The best pairs, each with every condition of a third field that makes it smaller but not too small."""
         pairs = np.flatnonzero(self.flat.parts[:, 0] != self.flat.parts[:, 1])
         best = pairs[np.argsort(-scores[pairs], kind="stable")[:_BEAM]]
@@ -157,14 +214,14 @@ class _Search:
         keep &= (fields[first][:, None] != fields[None, :]) & (fields[second][:, None] != fields[None, :])
         row, third = np.nonzero(keep)
         sums = _Sums(len(row))
-        for stratum in strata:
-            inside = sizes if len(strata) == 1 else _joint(both[stratum], masks[stratum])
-            seen = _seen(both, masks, inside, wrong, stratum)
-            sums.add(seen[row, third], inside[row, third], int(wrong[stratum].sum()), int(stratum.sum()))
+        for code in np.unique(strata):
+            stratum = strata == code
+            inside = _joint(both[stratum], masks[stratum])
+            sums.add(inside[row, third], int(wrong[stratum].sum()), int(stratum.sum()))
         flat = np.concatenate([self.flat.parts, self.flat.parts[:, 1:]], axis=1)
         parts = np.concatenate([flat, np.stack([first[row], second[row], third], axis=1)])
         together = _Candidates(parts, np.concatenate([self.flat.sizes, sizes[row, third].astype(np.float64)]))
-        return together, np.concatenate([scores, sums.scores()])
+        return together, np.concatenate([scores, sums.scores(_seen(both, masks, sizes, wrong)[row, third])])
 
     def conditions(self, parts: npt.NDArray[np.int64]) -> tuple[Condition, ...]:
         """The conditions of a candidate, in the order of fields."""
@@ -177,22 +234,21 @@ class _Search:
 
 
 class _Sums:
-    """Errors seen minus expected, and their variance, summed over strata (Mantel and Haenszel 1959)."""
+    """Errors expected of candidates, and their variance, summed over strata (Mantel and Haenszel 1959)."""
 
     def __init__(self, candidates: int) -> None:
-        self.surplus = np.zeros(candidates)
+        self.expected = np.zeros(candidates)
         self.variance = np.zeros(candidates)
 
-    def add(self, seen: Counts, sizes: Counts, errors: int, rows: int) -> None:
-        """A stratum: of its ``rows``, ``errors`` are wrong; candidates have ``sizes`` rows there, ``seen`` wrong."""
-        if rows < 2:
-            return
+    def add(self, sizes: Counts, errors: int, rows: int) -> None:
+        """A stratum: of its ``rows``, ``errors`` are wrong; candidates have ``sizes`` rows there."""
         rate = errors / rows
-        self.surplus += seen - sizes * rate
-        self.variance += sizes * (rate * (1 - rate) / (rows - 1)) * (rows - sizes)
+        self.expected += sizes * rate
+        if rows > 1:
+            self.variance += sizes * (rate * (1 - rate) / (rows - 1)) * (rows - sizes)
 
-    def scores(self) -> Scores:
-        return standing_out(self.surplus, self.variance)
+    def scores(self, seen: Counts) -> Scores:
+        return standing_out(seen - self.expected, self.variance)
 
 
 def standing_out(surplus: Scores, variance: Scores) -> Scores:
@@ -213,10 +269,10 @@ def standing_out(surplus: Scores, variance: Scores) -> Scores:
     return scores
 
 
-def _seen(left: Counts, right: Counts, inside: Counts, wrong: Mask, stratum: Mask) -> Counts:
-    """Errors in a stratum for each pair of columns; from the right ones, where these are fewer (``inside`` is all)."""
-    few = 2 * int(wrong[stratum].sum()) <= int(stratum.sum())
-    rows = stratum & (wrong if few else ~wrong)
+def _seen(left: Counts, right: Counts, inside: Counts, wrong: Mask) -> Counts:
+    """Errors in each pair of a left and a right column; from what is right, where that is fewer (``inside``: all)."""
+    few = 2 * int(wrong.sum()) <= len(wrong)
+    rows = wrong if few else ~wrong
     counted = _joint(left[rows], right[rows])
     return counted if few else inside - counted
 
@@ -227,45 +283,81 @@ def _joint(left: Counts, right: Counts) -> Counts:
     return counts
 
 
-def _strata(chosen: Sequence[Mask], rows: int) -> Iterator[Mask]:
-    """The parts that these masks cut the rows into."""
-    codes = np.zeros(rows, dtype=np.int64)
-    for number, mask in enumerate(chosen):
-        codes |= mask.astype(np.int64) << number
-    for code in np.unique(codes):
-        yield codes == code
+def _strata_codes(strata: Codes, chosen: Sequence[Mask]) -> Codes:
+    """Number the parts that these masks cut the strata into, shape (rows,)."""
+    codes = strata
+    for mask in chosen:
+        codes = np.unique(2 * codes + mask, return_inverse=True)[1].astype(np.int64)
+    return codes
 
 
 def _best_by_chance(search: _Search, wrong: Mask, level: float, rng: np.random.Generator) -> Scores:
-    """The best score that each of many permutations of the errors reaches, shape (permutations,).
+    """The best score of each depth in many permutations of the errors within strata, shape (permutations, depths).
 
-    Stops as soon as so many of them reach the score of the errors themselves that no slice can be told from chance.
+    Stops as soon as so many of them reach the scores of the errors themselves that no slice can be told from chance.
     """
-    work = float(wrong.sum()) * len(search.atoms.conditions) ** 2
-    count = int(np.clip(_WORK / work, _FEWEST, _MOST))
-    seen = search.score(wrong)[1].max(initial=0.0)
-    best: list[float] = []
-    reached = 0
-    while len(best) < count and (1 + reached) / (1 + count) <= level:
-        best.append(float(search.score(rng.permutation(wrong))[1].max(initial=0.0)))
-        reached += best[-1] >= seen - _TIE
-    return np.array(best + [np.inf] * (count - len(best)))
+    work = float(min(wrong.sum(), (~wrong).sum()) + 1) * len(search.atoms.conditions) ** 2
+    count = int(np.clip(_WORK / work, max(_FEWEST, np.ceil(2 * search.depth / level)), _MOST))
+    seen = _best_by_depth(*search.score(wrong), search.depth)
+    best = np.full((count, search.depth), np.inf)
+    reached = np.zeros(search.depth)
+    for turn in range(count):
+        if ((1 + reached) * search.depth > level * (1 + count)).all():
+            break
+        best[turn] = _best_by_depth(*search.score(_permuted(wrong, search.strata, rng)), search.depth)
+        reached += best[turn] >= seen - _TIE
+    return best
+
+
+def _permuted(wrong: Mask, strata: Codes, rng: np.random.Generator) -> Mask:
+    """The errors in a random order within each stratum."""
+    shuffled = np.empty_like(wrong)
+    places = np.argsort(strata, kind="stable")
+    shuffled[places] = wrong[np.lexsort((rng.random(len(wrong)), strata))]
+    return shuffled
+
+
+def _depths(candidates: _Candidates) -> npt.NDArray[np.int64]:
+    """How many conditions each candidate has, shape (candidates,)."""
+    ordered = np.sort(candidates.parts, axis=1)
+    return np.asarray(1 + (np.diff(ordered, axis=1) > 0).sum(axis=1), dtype=np.int64)
+
+
+def _best_by_depth(candidates: _Candidates, scores: Scores, depth: int) -> Scores:
+    depths = _depths(candidates)
+    return np.array([scores[depths == number].max(initial=0.0) for number in range(1, depth + 1)])
+
+
+def _p_values(candidates: _Candidates, scores: Scores, chance: Scores) -> Scores:
+    """Chance that some candidate of the same depth scores as high, times how many depths there are; at most 1.
+
+    Single conditions are far fewer than pairs, so they need not stand out against what pairs reach by chance.
+    """
+    depths = _depths(candidates)
+    found: Scores = np.ones(len(scores), dtype=np.float64)
+    for number in range(1, chance.shape[1] + 1):
+        ordered = np.sort(chance[:, number - 1])
+        reached = len(ordered) - np.searchsorted(ordered, scores - _TIE, side="left")
+        p_values = chance.shape[1] * (1 + reached) / (1 + len(ordered))
+        found[depths == number] = np.minimum(p_values, 1.0)[depths == number]
+    return found
 
 
 def _pick(
-    search: _Search, wrong: Mask, chance: Scores, level: float
+    search: _Search, wrong: Mask, level: float, most: int, rng: np.random.Generator
 ) -> Iterator[tuple[tuple[Condition, ...], Mask, float]]:
     """The slice that stands out most, then the one that does so beyond it, and so on, each with its p-value.
 
-    A further condition must raise the squared score by twice the logarithm of how many could have been added.
+    A further condition must raise the squared score by twice the logarithm of how many could have been added. The
+    later slices are held against what chance reaches in the first.
     """
+    chance = _best_by_chance(search, wrong, level, rng)
     price = 2 * np.log(max(len(search.atoms.conditions), 2))
     chosen: list[Mask] = []
-    while len(chosen) < MOST_SLICES:
+    while len(chosen) < most:
         candidates, scores = search.score(wrong, chosen)
-        p_values = (1 + (chance[None, :] >= scores[:, None] - _TIE).sum(axis=1)) / (1 + len(chance))
-        depths = np.array([len(set(parts)) for parts in candidates.parts.tolist()])
-        merit = np.where((p_values <= level) & (scores > 0), scores**2 - price * (depths - 1), -np.inf)
+        p_values = _p_values(candidates, scores, chance)
+        merit = np.where((p_values <= level) & (scores > 0), scores**2 - price * (_depths(candidates) - 1), -np.inf)
         best = _first_weak(search, candidates, merit, wrong)
         if best is None:
             return
@@ -275,12 +367,12 @@ def _pick(
 
 
 def _first_weak(search: _Search, candidates: _Candidates, merit: Scores, wrong: Mask) -> int | None:
-    """The candidate of most merit whose error rate is also clearly above the rest's."""
+    """The candidate of most merit whose error rate is also clearly above that of comparable images."""
     for number in np.argsort(-merit, kind="stable"):
         if merit[number] == -np.inf:
             return None
         mask = search.mask(candidates.parts[number])
-        if wrong[mask].mean() >= LEAST_RISE * wrong[~mask].mean():
+        if wrong[mask].mean() >= LEAST_RISE * comparable_rate(wrong, mask, search.strata):
             return int(number)
     return None
 
@@ -292,6 +384,7 @@ def _slice_of(
     sample_ids: Sequence[str],
     classes: Classes,
     p_value: float,
+    comparable: float,
 ) -> Slice:
     size, errors = int(mask.sum()), int(wrong[mask].sum())
     return Slice(
@@ -305,6 +398,7 @@ def _slice_of(
         rest_error_rate=float(wrong[~mask].mean()),
         p_value=p_value,
         weakness=weakness_of(conditions),
+        removable=max(errors - size * comparable, 0.0),
     )
 
 
@@ -421,6 +515,23 @@ def members(found: Slice, table: pd.DataFrame, labels: Sequence[str]) -> Mask:
     return mask
 
 
+def typical_rows(found: Slice, table: pd.DataFrame, labels: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Rows of a table that belong to a slice, the most typical first: those farthest beyond its cut points.
+
+    How far is told by ranks within the table, the least far of a slice's conditions counts; equals keep their order.
+    """
+    inside = np.flatnonzero(members(found, table, labels))
+    depth: Scores = np.ones(len(inside), dtype=np.float64)
+    for condition in found.conditions:
+        if condition.op == "=":
+            continue
+        values = table[condition.field].to_numpy(dtype=np.float64, na_value=np.nan)
+        beyond = values[inside] if condition.op == ">=" else -values[inside]
+        ranks = np.searchsorted(np.sort(beyond), beyond, side="left") / max(len(beyond), 1)
+        np.minimum(depth, ranks, out=depth)
+    return np.asarray(inside[np.argsort(-depth, kind="stable")], dtype=np.int64)
+
+
 # --- confirming
 
 
@@ -516,23 +627,31 @@ def words(found: Slice, classes: Classes) -> str:
     """A slice as one plain sentence: who is in it, how often the model is wrong there, and how often elsewhere."""
     low, high = found.ci
     rates = f"{found.error_rate:.0%} wrong ({low:.0%} to {high:.0%}), elsewhere {found.rest_error_rate:.0%}"
-    return f"{_described(found.conditions, classes)}: {rates}"
+    text = described(found.conditions, classes)
+    return f"{text[0].upper()}{text[1:]}: {rates}"
 
 
-def _described(conditions: Sequence[Condition], classes: Classes) -> str:
+def described(conditions: Sequence[Condition], classes: Classes, *, numbers: bool = False) -> str:
+    """Who is in a slice, in plain words; with ``numbers``, the cut points of measured properties too."""
     who = "images"
     which: list[str] = []
     for condition in conditions:
+        phrase = _PHRASES.get((condition.field, condition.op))
         if condition.field == "class":
             who = f"images labeled {classes.name(str(condition.value))}"
+        elif condition.field in LOOKS:
+            which.append(f"that look alike ({condition.value})")
+        elif phrase and numbers:
+            which.append(f"{phrase} ({_condition_name(condition, classes)})")
         else:
-            which.append(_PHRASES.get((condition.field, condition.op)) or f"with {_condition_name(condition, classes)}")
-    text = ", ".join([f"{who} {which[0]}", *which[1:]]) if which else who
-    return text[0].upper() + text[1:]
+            which.append(phrase or f"with {_condition_name(condition, classes)}")
+    return ", ".join([f"{who} {which[0]}", *which[1:]]) if which else who
 
 
 def _condition_name(condition: Condition, classes: Classes) -> str:
     if condition.field == "class":
         return f"class = {classes.name(str(condition.value))}"
     value = f"{condition.value:g}" if isinstance(condition.value, float) else condition.value
+    if condition.field in LOOKS:
+        return f"looks like {value}"
     return f"{condition.field} {condition.op} {value}"

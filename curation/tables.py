@@ -91,6 +91,8 @@ def slices_from_frame(frame: pd.DataFrame) -> list[Slice]:
 def _slice(values: dict[str, Any]) -> Slice:
     values["conditions"] = tuple(Condition(**c) for c in values["conditions"])
     values["sample_ids"] = tuple(values["sample_ids"])
+    values["typical"] = tuple(values.get("typical", ()))
+    values["history"] = tuple((int(n), int(size), float(rate)) for n, size, rate in values.get("history", ()))
     for key in ("ci", "holdout_ci"):
         values[key] = tuple(values[key]) if values[key] is not None else None
     return Slice(**values)

@@ -33,7 +33,11 @@ class Card:
 
 @dataclass(frozen=True)
 class SliceCard:
-    """A weak slice with typical pictures and, where a recipe was applied, its before/after contact sheet (PNG)."""
+    """A weak slice with typical pictures and, where a recipe was applied, its before/after contact sheet (PNG).
+
+    ``recipe_words`` say what was done, and that it is not proven where it is not; ``shot`` what to collect, in words
+    and numbers, with how many have ``arrived`` of how many are ``wanted``.
+    """
 
     slice: Slice
     words: str
@@ -42,6 +46,9 @@ class SliceCard:
     preview: bytes | None = None
     before: Estimate | None = None
     after: Estimate | None = None
+    shot: str = ""
+    wanted: int = 0
+    arrived: int = 0
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,13 @@ ORDER = [
         "curation.backbone", "curation.features", "curation.networks", "curation.fitting", "curation.training",
         "curation.exports", "curation.heads",
         "curation.neighbours", "curation.scoring", "curation.streaming", "curation.crossval",
-        "curation.issues", "curation.evidence", "curation.audit", "curation.slices", "curation.queue",
+        "curation.issues", "curation.evidence", "curation.audit", "curation.slices", "curation.tracking", "curation.queue",
         "curation.gain", "curation.credit",
         "curation.reviews", "curation.releases",
     ],
     ["labeling", "augment", "reports"],
-    ["curation.loop", "curation.account", "curation.reporting", "curation.project", "curation.doctor", "curation.demo"],
+    ["curation.loop", "curation.repairing", "curation.account", "curation.reporting", "curation.project",
+     "curation.doctor", "curation.demo"],
     ["curation.cli", "reports.fiftyone_plugin"],
 ]  # fmt: skip
 

@@ -1,0 +1,580 @@
+"""How well weak slices are found: slices are planted in real images, and ours is held against what a user would pick.
+
+A share of the images is darkened, blurred, tilted, covered with glare or shrunk, a rare subgroup gets wrong labels, or
+a coloured frame that goes with one class is put around another; the backbone sees the altered pixels, and a linear head
+judges all images out of sample. Everyone gets the same features, predictions and errors of the train rows; what they
+report is judged on held-out rows. Data: ``--cifar10n`` or the variable CURATION_CIFAR10N names a zip with ``train.csv``
+that holds ``path`` and ``clean_label``; ``--elpv`` adds the photovoltaic cells of package elpv-dataset.
+
+    python benchmarks/slices.py --cifar10n cifar10n.zip --elpv --seeds 3 --json slices.json
+
+A planted slice counts where it has at least 30 held-out rows and at least twice the error of the rest; the others are
+reported beside. It is found where, of the ten most typical held-out members of one of the first three slices, at least
+half are planted, and that slice holds a third of it. ``--quick`` takes 4,000 images of CIFAR-10N and one seed. Features
+of altered images are kept in ``--cache``. Exit code 1 where a claim does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a checkout that is not installed
+
+from curation.config import SliceSettings
+from curation.neighbours import group_by_looks, unit_directions
+from curation.properties import PROPERTIES, measure_pixels
+from curation.records import Classes
+from curation.slices import LOOKS, find_slices, typical_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Pixels = npt.NDArray[np.uint8]
+Features = npt.NDArray[np.float32]
+Columns = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+SIDE = 112
+QUICK = 4_000
+HELD_OUT = 0.3
+SIZES = (0.01, 0.02, 0.05, 0.10)
+#: Share of the images that there is an altered version of; slices are drawn from it.
+POOL = 0.12
+NULL_RUNS = 100
+BARS = {"found": 0.9, "precision at 10": 0.9, "quiet": 0.95}
+OURS = "ours"
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images with labels (columns of ``names``), their features and measured properties, all (images, ...)."""
+
+    name: str
+    pixels: Pixels
+    labels: Columns
+    names: tuple[str, ...]
+    features: Features
+    properties: Floats
+
+
+@dataclass(frozen=True)
+class Planted:
+    """What was planted: everything that contenders may see, and which rows are in the slice."""
+
+    features: Features
+    properties: Floats
+    labels: Columns
+    inside: Mask
+    site: npt.NDArray[np.str_]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A planted data set, judged: errors of all rows (train rows out of fold), and which rows are held out."""
+
+    table: pd.DataFrame
+    features: Features
+    probabilities: Floats
+    labels: Columns
+    wrong: Mask
+    held: Mask
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How a contender did on one planted slice."""
+
+    data: str
+    kind: str
+    strength: float
+    size: float
+    seed: int
+    contender: str
+    counts: bool
+    held_out: int
+    error_rate: float
+    rest_error_rate: float
+    found: bool
+    precision_at_10: float
+    first: str
+    reported: int
+    seconds: float
+
+
+# --- altering pixels
+
+
+def darken(image: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
+    """Keeps ``1 - strength`` of the light."""
+    return np.asarray(image * (1 - strength), dtype=np.uint8)
+
+
+def soften(image: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
+    """A Gaussian blur of ``strength`` pixels."""
+    from PIL import Image, ImageFilter
+
+    return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(strength)))
+
+
+def tilt(image: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
+    """Turned by ``strength`` degrees to either side, about a tenth more or less; the border is mirrored."""
+    from PIL import Image
+
+    angle = float(rng.choice([-1, 1]) * strength * rng.uniform(0.9, 1.1))
+    wide = np.pad(image, ((SIDE // 2, SIDE // 2), (SIDE // 2, SIDE // 2), (0, 0)), mode="symmetric")
+    turned = Image.fromarray(wide).rotate(angle, Image.Resampling.BICUBIC)
+    return np.asarray(turned)[SIDE // 2 : -(SIDE // 2), SIDE // 2 : -(SIDE // 2)]
+
+
+def glare(image: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
+    """White spots of soft edge over about ``strength`` of the image."""
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    light = np.zeros((SIDE, SIDE))
+    for _ in range(2):
+        row, column = rng.uniform(0.2, 0.8, 2) * SIDE
+        radius = SIDE * np.sqrt(strength / 2 / np.pi)
+        light += 1.6 * np.exp(-((((rows - row) ** 2 + (columns - column) ** 2) / radius**2) ** 2))
+    share = np.clip(light, 0, 1)[:, :, None]
+    return np.asarray(image * (1 - share) + 255 * share, dtype=np.uint8)
+
+
+def shrink(image: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
+    """Scaled down to ``1 - strength`` of its side and up again."""
+    from PIL import Image
+
+    small = max(4, round(SIDE * (1 - strength)))
+    reduced = Image.fromarray(image).resize((small, small), Image.Resampling.BOX)
+    return np.asarray(reduced.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+
+
+def frame(image: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
+    """A green, grainy border of ``strength`` of the side."""
+    width = round(strength * SIDE)
+    framed = image.copy()
+    border = np.ones((SIDE, SIDE), dtype=np.bool_)
+    border[width:-width, width:-width] = False
+    grain = rng.integers(-25, 25, (int(border.sum()), 1))
+    framed[border] = np.clip(np.array([40, 140, 50]) + grain, 0, 255)
+    return framed
+
+
+Alter = Callable[[Pixels, float, np.random.Generator], Pixels]
+ALTERED: dict[str, tuple[Alter, tuple[float, float]]] = {
+    "darkened": (darken, (0.7, 0.88)),
+    "blurred": (soften, (3.0, 6.0)),
+    "tilted": (tilt, (20.0, 35.0)),
+    "glare": (glare, (0.2, 0.4)),
+    "low resolution": (shrink, (0.8, 0.9)),
+    "spurious background": (frame, (0.08, 0.14)),
+}
+#: Share of wrong labels in the rare subgroup.
+WRONG_LABELS = (0.4, 0.7)
+
+
+# --- planting
+
+
+class Altering:
+    """Altered versions of a fixed draw of the images, seen by the backbone once and kept."""
+
+    def __init__(self, images: Images, encode: Callable[[Pixels], Features], cache: Path) -> None:
+        self.images = images
+        self.encode = encode
+        self.cache = cache
+        self.made: dict[tuple[str, float], tuple[Columns, Features, Floats]] = {}
+
+    def of(self, kind: str, strength: float) -> tuple[Columns, Features, Floats]:
+        """Rows that there is an altered version of, its features and its properties."""
+        if (kind, strength) not in self.made:
+            name = hashlib.sha256(f"{self.images.name}{len(self.images.labels)}{kind}{strength}v2".encode()).hexdigest()
+            file = self.cache / f"altered-{name[:16]}.npz"
+            if not file.exists():
+                np.savez(file, *self._make(kind, strength))
+            with np.load(file) as kept:
+                self.made[kind, strength] = (kept["arr_0"], kept["arr_1"], kept["arr_2"])
+        return self.made[kind, strength]
+
+    def _make(self, kind: str, strength: float) -> tuple[Columns, Features, Floats]:
+        rng = np.random.default_rng(7)
+        rows = np.sort(rng.permutation(len(self.images.labels))[: round(POOL * len(self.images.labels))])
+        if kind == "spurious background":  # the frame goes with the first class, and is put around the second
+            of_class = [np.flatnonzero(self.images.labels == c) for c in (0, 1)]
+            rows = np.concatenate([rng.permutation(of_class[0])[: len(rows) // 2], rng.permutation(of_class[1])])
+            rows = rows[: 2 * round(POOL * len(self.images.labels))]
+        alter = ALTERED[kind][0]
+        changed = np.stack([alter(self.images.pixels[row], strength, rng) for row in rows])
+        return rows, self.encode(changed), measured(changed)
+
+
+def plant(altering: Altering, kind: str, strength: float, size: float, rng: np.random.Generator) -> Planted:
+    """One slice of about ``size`` of the images."""
+    images = altering.images
+    count = round(size * len(images.labels))
+    labels, inside = images.labels.copy(), np.zeros(len(images.labels), dtype=np.bool_)
+    features, properties = images.features.copy(), images.properties.copy()
+    site = rng.choice([f"s{n}" for n in range(8)], len(labels))
+    if kind in ("wrong labels, named", "wrong labels, look-alikes"):
+        if kind == "wrong labels, named":
+            inside[rng.choice(len(labels), count, replace=False)] = True
+            site[inside] = "s8"
+        else:
+            unit = unit_directions(features)
+            inside[np.argsort(-(unit @ unit[rng.integers(len(unit))]))[:count]] = True
+        flipped = np.flatnonzero(inside)[rng.random(count) < strength]
+        labels[flipped] = (labels[flipped] + rng.integers(1, len(images.names), len(flipped))) % len(images.names)
+        return Planted(features, properties, labels, inside, site)
+    rows, seen, looks = altering.of(kind, strength)
+    if kind == "spurious background":
+        first, second = (np.flatnonzero(labels[rows] == c) for c in (0, 1))
+        drawn = rng.permutation(second)[:count]
+        changed = np.concatenate([first, drawn])
+    else:
+        changed = drawn = rng.permutation(len(rows))[:count]
+    features[rows[changed]], properties[rows[changed]] = seen[changed], looks[changed]
+    inside[rows[drawn]] = True
+    return Planted(features, properties, labels, inside, site)
+
+
+def judge(planted: Planted, names: Sequence[str], seed: int) -> Case:
+    """Errors of a linear head: of train rows out of fold, of held-out rows by a head on all train rows."""
+    import pandas as pd
+
+    rng = np.random.default_rng([seed, 1])
+    held = rng.random(len(planted.labels)) < HELD_OUT
+    inputs = reduced(planted.features, ~held)
+    folds = np.where(held, 5, rng.integers(0, 5, len(held)))
+    probabilities = np.zeros((len(held), len(names)))
+    for fold in range(6):
+        rows = (folds != fold) & ~held
+        probabilities[folds == fold] = ridge(inputs[rows], planted.labels[rows], len(names), inputs[folds == fold])
+    table = pd.DataFrame(planted.properties, columns=list(PROPERTIES)).assign(site=planted.site)
+    for name, each in zip(LOOKS, (250, 80), strict=True):
+        numbers = group_by_looks(planted.features, each)
+        table[name] = [f"group {n}" for n in numbers]
+    wrong = probabilities.argmax(axis=1) != planted.labels
+    return Case(table, inputs, probabilities, planted.labels, wrong, held)
+
+
+def reduced(features: Features, train: Mask) -> Features:
+    """The 256 main directions of standardised features, fitted on train rows."""
+    from sklearn.decomposition import PCA
+
+    standard = (features - features[train].mean(axis=0)) / (features[train].std(axis=0) + 1e-6)
+    standard *= 10 / (np.linalg.norm(standard, axis=1, keepdims=True) + 1e-9)
+    fitted = PCA(min(256, int(train.sum())), svd_solver="randomized", random_state=0).fit(standard[train])
+    return np.asarray(fitted.transform(standard), dtype=np.float32)
+
+
+def ridge(inputs: Features, labels: Columns, classes: int, ask: Features) -> Floats:
+    """Probabilities by ridge regression on the classes, sharpened into a distribution."""
+    targets = np.eye(classes)[labels] - 1 / classes
+    gram = inputs.T @ inputs + 20 * np.eye(inputs.shape[1])
+    scores = ask @ np.linalg.solve(gram, inputs.T @ targets)
+    powers = np.exp(6 * (scores - scores.max(axis=1, keepdims=True)))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float64)
+
+
+# --- contenders: slices in order, each as rows of all images, the most typical first
+
+
+def ours(case: Case, classes: Classes, seed: int) -> list[tuple[str, Columns]]:
+    """The project's own search on train rows; its conditions choose among the held-out rows."""
+    train = np.flatnonzero(~case.held)
+    labels = [classes.ids[column] for column in case.labels]
+    found = find_slices(
+        case.table.iloc[train], case.wrong[train], [str(row) for row in train],
+        settings=SliceSettings(), classes=classes, labels=[labels[row] for row in train], seed=seed,
+    )  # fmt: skip
+    return [(s.name, typical_rows(s, case.table, labels)) for s in found]
+
+
+def domino_like(case: Case, classes: Classes, seed: int) -> list[tuple[str, Columns]]:
+    """A mixture of Gaussians over embedding, label and prediction (as Domino does), components by their error rate."""
+    from sklearn.mixture import GaussianMixture
+
+    given = np.eye(len(classes))[case.labels]
+    space = case.features[:, :32] / case.features[:, :32].std()
+    inputs = np.concatenate([space, 10 * given, 10 * case.probabilities], axis=1)
+    train = ~case.held
+    mixture = GaussianMixture(15, covariance_type="diag", random_state=seed, reg_covar=1e-3).fit(inputs[train])
+    shares = mixture.predict_proba(inputs)
+    return by_error_rate(shares.argmax(axis=1), shares.max(axis=1), case)
+
+
+def sliceguard_like(case: Case, classes: Classes, seed: int) -> list[tuple[str, Columns]]:
+    """Clusters of embeddings alone, those whose error rate lies ten points above the average, worst first."""
+    from sklearn.cluster import KMeans
+
+    train = ~case.held
+    space = case.features[:, :64]
+    fitted = KMeans(max(2, int(train.sum()) // 80), n_init=1, random_state=seed).fit(space[train])
+    distance = fitted.transform(space)
+    found = by_error_rate(distance.argmin(axis=1), -distance.min(axis=1), case)
+    usual = case.wrong[train].mean()
+    return [(name, rows) for name, rows in found if case.wrong[rows][train[rows]].mean() > usual + 0.1]
+
+
+def by_error_rate(group: Columns, typical: Floats, case: Case) -> list[tuple[str, Columns]]:
+    """Groups of at least 20 train rows, the highest error rate first; rows by how typical they are."""
+    train = ~case.held
+    rated = []
+    for number in np.unique(group):
+        rows = np.flatnonzero(group == number)
+        if train[rows].sum() >= 20:
+            rate = float(case.wrong[rows][train[rows]].mean())
+            rated.append((rate, f"group {number}", rows[np.argsort(-typical[rows], kind="stable")]))
+    return [(name, rows) for _, name, rows in sorted(rated, key=lambda r: -r[0])]
+
+
+def cleanlab_group(case: Case, classes: Classes, seed: int) -> list[tuple[str, Columns]]:
+    """cleanlab's underperforming group; it is given the held-out rows too, since it names rows and no rule."""
+    from cleanlab import Datalab
+
+    lab = Datalab({"y": case.labels}, label_name="y", verbosity=0)
+    with open(os.devnull, "w") as nowhere:
+        before, sys.stdout = sys.stdout, nowhere
+        try:
+            lab.find_issues(
+                features=case.features[:, :64].astype(np.float64), pred_probs=case.probabilities,
+                issue_types={"underperforming_group": {}},
+            )  # fmt: skip
+        finally:
+            sys.stdout = before
+    flagged = lab.get_issues("underperforming_group")["is_underperforming_group_issue"].to_numpy(dtype=bool)
+    return [("underperforming group", np.flatnonzero(flagged))] if flagged.any() else []
+
+
+CONTENDERS: Mapping[str, Callable[[Case, Classes, int], list[tuple[str, Columns]]]] = {
+    OURS: ours,
+    "Domino-like mixture": domino_like,
+    "sliceguard-like clusters": sliceguard_like,
+    "cleanlab underperforming_group": cleanlab_group,
+}
+
+
+# --- measuring
+
+
+def figures_of(case: Case, inside: Mask, found: Sequence[tuple[str, Columns]], seconds: float, **about: Any) -> Figures:
+    """Hold what was reported against what was planted, on held-out rows."""
+    held_in, held_out = case.held & inside, case.held & ~inside
+    rate, rest = float(case.wrong[held_in].mean()), float(case.wrong[held_out].mean())
+    best, hit = 0.0, False
+    for _, rows in found[:3]:
+        rows = rows[case.held[rows]]
+        if not len(rows):
+            continue
+        precision = float(inside[rows[:10]].mean())
+        best = max(best, precision)
+        hit |= precision >= 0.5 and inside[rows].sum() >= held_in.sum() / 3
+    return Figures(
+        **about, counts=bool(held_in.sum() >= 30 and rate >= 2 * rest), held_out=int(held_in.sum()),
+        error_rate=rate, rest_error_rate=rest, found=bool(hit), precision_at_10=best,
+        first="; ".join(name for name, _ in found[:3]), reported=len(found), seconds=seconds,
+    )  # fmt: skip
+
+
+def planted_runs(altering: Altering, seeds: int, contenders: Sequence[str], quick: bool) -> Iterator[Figures]:
+    """All kinds, strengths, sizes and seeds, by every contender."""
+    images = altering.images
+    classes = Classes(tuple(f"c{n}" for n in range(len(images.names))), images.names)
+    kinds = {kind: strengths for kind, (_, strengths) in ALTERED.items()}
+    kinds |= {"wrong labels, named": WRONG_LABELS, "wrong labels, look-alikes": WRONG_LABELS}
+    for kind, strengths in kinds.items():
+        for strength in strengths:
+            for size in SIZES[1:] if quick else SIZES:
+                for seed in range(seeds):
+                    rng = np.random.default_rng([seed, round(1000 * size), round(1000 * strength)])
+                    planted = plant(altering, kind, strength, size, rng)
+                    case = judge(planted, images.names, seed)
+                    for contender in contenders:
+                        began = time.perf_counter()
+                        found = CONTENDERS[contender](case, classes, seed)
+                        yield figures_of(
+                            case, planted.inside, found, time.perf_counter() - began, data=images.name, kind=kind,
+                            strength=strength, size=size, seed=seed, contender=contender,
+                        )  # fmt: skip
+
+
+def quiet_runs(images: Images, runs: int, contenders: Sequence[str]) -> dict[str, float]:
+    """Share of runs in which each contender reports nothing, where errors are dealt at random within each class."""
+    classes = Classes(tuple(f"c{n}" for n in range(len(images.names))), images.names)
+    site = np.random.default_rng(0).choice([f"s{n}" for n in range(8)], len(images.labels))
+    inside = np.zeros(len(images.labels), dtype=np.bool_)
+    case = judge(Planted(images.features, images.properties, images.labels, inside, site), images.names, 0)
+    rate = float(case.wrong.mean())
+    quiet = dict.fromkeys(contenders, 0)
+    for run in range(runs):
+        wrong = np.random.default_rng([run, 5]).random(len(case.wrong)) < rate
+        other = np.where(case.labels == 0, 1, 0)
+        probabilities = np.full_like(case.probabilities, 0.2 / len(classes))
+        probabilities[np.arange(len(wrong)), np.where(wrong, other, case.labels)] += 0.8
+        dealt = Case(case.table, case.features, probabilities, case.labels, wrong, case.held)
+        for contender in contenders:
+            quiet[contender] += not CONTENDERS[contender](dealt, classes, run)
+    return {contender: count / runs for contender, count in quiet.items()}
+
+
+def summary(figures: Sequence[Figures], quiet: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Claims against their bars."""
+    mine = [f for f in figures if f.contender == OURS and f.counts]
+    values = {
+        "found": float(np.mean([f.found for f in mine])) if mine else 0.0,
+        "precision at 10": float(np.mean([f.precision_at_10 for f in mine])) if mine else 0.0,
+        "quiet": min(shares[OURS] for shares in quiet.values()),
+    }
+    words = {
+        "found": f"planted slice among the first three, {len(mine)} cases that count",
+        "precision at 10": "precision at 10 of the planted slice on held-out rows, mean of the cases that count",
+        "quiet": "runs with nothing planted in which nothing is reported, the worse data set",
+    }
+    return [
+        {"name": words[key], "value": round(value, 4), "bar": BARS[key], "holds": value >= BARS[key]}
+        for key, value in values.items()
+    ]
+
+
+def print_table(figures: Sequence[Figures], quiet: Mapping[str, Mapping[str, float]]) -> None:
+    """Shares found and precision at 10 by data set, kind and contender."""
+    contenders = list(dict.fromkeys(f.contender for f in figures))
+    print(f"\n{'planted':44}{'cases':>6}  " + "".join(f"{c:>32}" for c in contenders))
+    for data in dict.fromkeys(f.data for f in figures):
+        for counts in (True, False):
+            for kind in dict.fromkeys(f.kind for f in figures):
+                chosen = [f for f in figures if (f.data, f.kind, f.counts) == (data, kind, counts)]
+                if chosen:
+                    name = f"{data}, {kind}" + ("" if counts else " (beside)")
+                    print(
+                        f"{name:44}{len(chosen) // len(contenders):6}  " + "".join(_cell(chosen, c) for c in contenders)
+                    )
+    for data, shares in quiet.items():
+        print(f"{data + ', nothing planted: quiet':52}" + "".join(f"{shares[c]:>32.2f}" for c in contenders))
+
+
+def _cell(figures: Sequence[Figures], contender: str) -> str:
+    own = [f for f in figures if f.contender == contender]
+    found, precision = np.mean([f.found for f in own]), np.mean([f.precision_at_10 for f in own])
+    return f"{found:>16.2f} found, P@10 {precision:.2f}"
+
+
+# --- data
+
+
+def measured(pixels: Pixels) -> Floats:
+    """Properties of images of shape (n, side, side, 3), in the order of ``PROPERTIES``; the same size for all."""
+    fixed = {"width": SIDE, "height": SIDE, "aspect": 1.0, "jpeg_quality": 100.0}
+    rows = [measure_pixels(image) | fixed for image in pixels]
+    return np.array([[row[name] for name in PROPERTIES] for row in rows], dtype=np.float64)
+
+
+def load_images(
+    name: str, files: Sequence[Path], labels: Sequence[str], cache: Path
+) -> tuple[Images, Callable[[Pixels], Features]]:
+    """Images with features and properties, and what encodes altered ones; kept in the cache."""
+    from curation.backbone import load_backbone
+    from curation.features import FeatureStore
+    from curation.images import PixelCache, inspect_image
+    from curation.records import Sample
+
+    backbone = load_backbone("tf_efficientnet_lite0", size=SIDE)
+    store = FeatureStore(backbone, PixelCache(cache / "pixels", SIDE), cache / "features")
+    samples = [Sample(inspect_image(file).sha256, file.name, file, "train") for file in files]
+    names = tuple(sorted(set(labels)))
+    features, pixels = store.features(samples), np.array(store.pixels.pixels(samples))
+    kept = cache / f"measured-{hashlib.sha256(''.join(s.id for s in samples).encode()).hexdigest()[:16]}.npy"
+    if not kept.exists():
+        np.save(kept, measured(pixels))
+    columns = np.array([names.index(label) for label in labels], dtype=np.int64)
+    images = Images(name, pixels, columns, names, np.asarray(features), np.load(kept))
+    return images, lambda changed: store.encode(changed)[0]
+
+
+def cifar(archive: Path, rows: int | None, cache: Path) -> tuple[Images, Callable[[Pixels], Features]]:
+    """The images of CIFAR-10N with their clean labels."""
+    import pandas as pd
+
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(cache / "cifar10n")
+    file = next((cache / "cifar10n").rglob("train.csv"))
+    table = pd.read_csv(file, dtype=str)[:rows]
+    return load_images("CIFAR-10N", [file.parent / p for p in table["path"]], list(table["clean_label"]), cache)
+
+
+def elpv(cache: Path) -> tuple[Images, Callable[[Pixels], Features]]:
+    """ELPV, functional or defective."""
+    from curation.demo import read_elpv
+
+    folder, cells = read_elpv()
+    return load_images("ELPV", [folder / c.path for c in cells], [c.truth for c in cells], cache)
+
+
+def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--cifar10n", type=Path, default=os.environ.get("CURATION_CIFAR10N"), help="zip of CIFAR-10N")
+    parser.add_argument("--elpv", action="store_true", help="ELPV (package elpv-dataset); also where no zip is named")
+    parser.add_argument("--seeds", type=int, default=3, help="draws of each planted slice (3)")
+    parser.add_argument("--only-ours", action="store_true", help="leave the contenders out")
+    parser.add_argument("--null-runs", type=int, default=NULL_RUNS, help=f"runs with nothing planted ({NULL_RUNS})")
+    parser.add_argument("--quick", action="store_true", help="4,000 images of CIFAR-10N, one seed, no slice of 1 %%")
+    parser.add_argument("--cache", type=Path, help="folder that keeps features (a temporary one)")
+    parser.add_argument("--json", type=Path, help="write everything that was measured")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print the table and the claims, write JSON; 1 where a claim does not hold."""
+    options = read_options(arguments)
+    contenders = [OURS] if options.only_ours else list(CONTENDERS)
+    figures: list[Figures] = []
+    quiet: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        cache = options.cache or Path(folder)
+        cache.mkdir(parents=True, exist_ok=True)
+        sets = [cifar(options.cifar10n, QUICK if options.quick else None, cache)] if options.cifar10n else []
+        sets += [elpv(cache)] if options.elpv or not sets else []
+        for images, encode in sets:
+            altering = Altering(images, encode, cache)
+            for row in planted_runs(altering, 1 if options.quick else options.seeds, contenders, options.quick):
+                figures.append(row)
+                print_row(row)
+            heard = [c for c in contenders if c in (OURS, "sliceguard-like clusters", "cleanlab underperforming_group")]
+            few = {c: quiet_runs(images, min(options.null_runs, 10), [c])[c] for c in heard if c != OURS}
+            quiet[images.name] = dict.fromkeys(contenders, float("nan")) | few
+            quiet[images.name] |= quiet_runs(images, options.null_runs, [OURS])
+    claims = summary(figures, quiet)
+    print_table(figures, quiet)
+    for claim in claims:
+        print(f"{'holds ' if claim['holds'] else 'MISSED'} {claim['name']}: {claim['value']:.3f} (bar {claim['bar']})")
+    if options.json:
+        told = {"claims": claims, "planted": [asdict(f) for f in figures], "quiet": quiet}
+        options.json.write_text(json.dumps(told, indent=2), encoding="utf-8")
+    return 0 if all(claim["holds"] for claim in claims) else 1
+
+
+def print_row(row: Figures) -> None:
+    """One line a case, as it comes."""
+    mark = "found" if row.found else "-"
+    print(
+        f"{row.data} {row.kind} {row.strength:g} size {row.size:.0%} seed {row.seed} {row.contender}: {mark}, P@10 "
+        f"{row.precision_at_10:.1f}, error {row.error_rate:.2f} rest {row.rest_error_rate:.2f} ({row.held_out})"
+        f"{'' if row.counts else ' beside'}, {row.seconds:.1f} s: {row.first}", flush=True,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

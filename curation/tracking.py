@@ -1,0 +1,198 @@
+"""What becomes of a weak slice over iterations, and what to collect for it: its shot list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from curation.audit import wilson_interval
+from curation.records import Classes, Slice
+from curation.slices import LEAST_RISE, LOOKS, comparable_rate, described, members
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Mask = npt.NDArray[np.bool_]
+
+#: Two slices are the same one where they share at least this much of all that is in either.
+SAME = 0.5
+#: Fewest and most images that a shot list asks for.
+FEWEST, MOST = 20, 200
+
+
+# --- identity
+
+
+def track(
+    found: Sequence[Slice],
+    before: Sequence[Slice],
+    table: pd.DataFrame,
+    errors: Mask,
+    sample_ids: Sequence[str],
+    labels: Sequence[str],
+    iteration: int,
+) -> list[Slice]:
+    """The slices of this iteration with the names, statuses and histories that they had before.
+
+    ``found`` are the slices of this iteration, ``before`` those of the last; ``table``, ``errors``, ``sample_ids`` and
+    ``labels`` as for ``find_slices``. A slice that is found again, by name or with at least half of its members, keeps
+    its name and conditions, measured anew; one that was fixed is open again. One that is not found again is fixed where
+    its error rate is no longer clearly above that of comparable images, and stays what it was where it is. Weak ones
+    come first in the order found, fixed ones last.
+    """
+    wrong = np.asarray(errors, dtype=np.bool_)
+    of_class = np.unique(np.asarray(labels, dtype=str), return_inverse=True)[1].astype(np.int64)
+    left = list(before)
+    weak: list[Slice] = []
+    for new in found:
+        old = next((s for s in left if s.name == new.name), None) or _same(new, left)
+        if old is None:
+            weak.append(_noted(new, iteration))
+            continue
+        left.remove(old)
+        measured = _measured(old, table, wrong, sample_ids, labels, of_class)
+        again = new if measured is None or _by_looks(old) else replace(measured, p_value=new.p_value)
+        status = "open" if old.status == "fixed" else old.status
+        weak.append(_noted(replace(again, status=status, wanted=old.wanted, began=old.began), iteration, old.history))
+    fixed: list[Slice] = []
+    for old in left:
+        measured = _measured(old, table, wrong, sample_ids, labels, of_class) or old
+        usual = (measured.errors - measured.removable) / max(measured.size, 1)
+        well = old.status == "fixed" or measured.removable <= 0 or measured.error_rate < LEAST_RISE * usual
+        (fixed if well else weak).append(
+            _noted(replace(measured, status="fixed" if well else old.status), iteration, old.history)
+        )
+    return weak + fixed
+
+
+def _noted(found: Slice, iteration: int, history: tuple[tuple[int, int, float], ...] = ()) -> Slice:
+    return replace(found, history=(*history, (iteration, found.size, found.error_rate)))
+
+
+def _same(new: Slice, old: Sequence[Slice]) -> Slice | None:
+    """The old slice that shares most with a new one, and enough."""
+    mine = set(new.sample_ids)
+    shares = [(len(mine & set(s.sample_ids)) / max(len(mine | set(s.sample_ids)), 1), s) for s in old]
+    share, best = max(shares, key=lambda pair: pair[0], default=(0.0, None))
+    return best if share >= SAME else None
+
+
+def _by_looks(found: Slice) -> bool:
+    """Whether it speaks of groups that look alike, whose numbers change when images are added."""
+    return any(c.field in LOOKS for c in found.conditions)
+
+
+def _measured(
+    old: Slice,
+    table: pd.DataFrame,
+    wrong: Mask,
+    sample_ids: Sequence[str],
+    labels: Sequence[str],
+    of_class: npt.NDArray[np.int64],
+) -> Slice | None:
+    """An old slice with what is in it now; ``None`` where its conditions can't be asked or nothing is in it."""
+    if _by_looks(old):
+        own = set(old.sample_ids)
+        mask = np.array([s in own for s in sample_ids], dtype=np.bool_)
+    elif all(c.field == "class" or c.field in table.columns for c in old.conditions):
+        mask = members(old, table, labels)
+    else:
+        return None
+    if not mask.any() or mask.all():
+        return None
+    size, errors = int(mask.sum()), int(wrong[mask].sum())
+    alone = all(c.field == "class" for c in old.conditions)
+    usual = float(wrong[~mask].mean()) if alone else comparable_rate(wrong, mask, of_class)
+    return replace(
+        old,
+        sample_ids=tuple(sample_ids[row] for row in np.flatnonzero(mask)),
+        size=size,
+        errors=errors,
+        error_rate=errors / size,
+        ci=wilson_interval(errors, size),
+        rest_error_rate=float(wrong[~mask].mean()),
+        removable=max(errors - size * usual, 0.0),
+        typical=tuple(s for s in old.typical if s in set(sample_ids)),
+        recipe=None,
+        repair="",
+        proof="",
+    )
+
+
+# --- what to collect
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What is asked for: ``wanted`` images for a slice, of which ``arrived`` are there; ``pool`` has the nearest
+    unlabeled ones, nearest first.
+    """
+
+    slice: str
+    words: str
+    wanted: int
+    arrived: int
+    pool: tuple[str, ...] = ()
+
+    @property
+    def done(self) -> bool:
+        """Whether as many have arrived as were asked for."""
+        return self.arrived >= self.wanted
+
+
+def start_collecting(found: Slice) -> Slice:
+    """The slice as being collected for: how many more, counted from its size now.
+
+    So many that its errors would come down to those of comparable images if they fell as one over the number of
+    images, in tens, between 20 and 200.
+    """
+    usual = max(found.errors - found.removable, 1.0)
+    more = found.size * (found.errors / usual - 1)
+    wanted = int(min(max(10 * round(more / 10), FEWEST), MOST))
+    return replace(found, status="collecting", wanted=wanted, began=found.size)
+
+
+def shot_list(
+    slices: Sequence[Slice], classes: Classes, nearest: Mapping[str, Sequence[str]] | None = None
+) -> list[Shot]:
+    """What to collect or label next, in words and numbers, for every slice that is being collected, weakest first.
+
+    ``nearest`` maps a slice's name to the nearest unlabeled samples.
+    """
+    shots = []
+    for found in slices:
+        if not found.wanted or found.status not in ("collecting", "fixed"):
+            continue
+        arrived = max(found.size - found.began, 0)
+        left = max(found.wanted - arrived, 0)
+        what = described(found.conditions, classes, numbers=True)
+        words = f"about {left} more {what}" if left else f"{found.wanted} {what}: arrived"
+        shots.append(Shot(found.name, words, found.wanted, arrived, tuple((nearest or {}).get(found.name, ()))))
+    return shots
+
+
+def nearest_unlabeled(
+    found: Slice,
+    features: npt.NDArray[np.float32],
+    inside: Mask,
+    pool_features: npt.NDArray[np.float32],
+    pool_ids: Sequence[str],
+    fulfils: Mask,
+) -> list[str]:
+    """Samples of the pool, those first that fulfil the slice's conditions (``fulfils``), then by looks.
+
+    ``features`` (samples, d) and ``inside`` (samples,) are of the labeled images, ``pool_features`` (pool, d) of the
+    others; looks are the cosine with the middle of the slice.
+    """
+    if not len(pool_ids) or not inside.any():
+        return []
+    mean = features.mean(axis=0)
+    middle = features[inside].mean(axis=0) - mean
+    around = pool_features - mean
+    cosines = around @ middle / (np.linalg.norm(around, axis=1) * np.linalg.norm(middle) + 1e-9)
+    order = np.lexsort((-cosines, ~fulfils))
+    return [pool_ids[row] for row in order]

@@ -1,0 +1,99 @@
+"""A weak slice gets a recipe only where the trial proves it; otherwise it is said that more has to be collected."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from curation.config import SliceSettings
+from curation.records import Condition, Progress, Sample, Slice
+from curation.repairing import Repairer
+
+SIDE = 8
+DARK = Condition("brightness", "<", 0.2)
+
+
+class Corner:
+    """Features are pixels; what is encoded is seen the same way."""
+
+    def __init__(self, pixels: dict[str, np.ndarray]) -> None:
+        self.by_id = pixels
+
+    def pixels(self, samples: Sequence[Sample]) -> np.ndarray:
+        return np.stack([self.by_id[s.id] for s in samples])
+
+    def features(self, samples: Sequence[Sample], progress: Progress | None = None) -> np.ndarray:
+        return self.encode(self.pixels(samples))[0]
+
+    def encode(self, images: np.ndarray) -> tuple[np.ndarray, None]:
+        grey = images[:, :, :, 0].reshape(len(images), -1).astype(np.float32) / 255
+        return grey, None
+
+
+class Set:
+    """Bright images whose class is told by which half is lighter; the first forty are dark, their labels chance."""
+
+    def __init__(self, folder: Path, count: int = 240) -> None:
+        rng = np.random.default_rng(0)
+        self.ids = [f"s{n}" for n in range(count)]
+        sides = rng.integers(0, 2, count)
+        self.pixels: dict[str, np.ndarray] = {}
+        self.samples: dict[str, Sample] = {}
+        for n, sample_id in enumerate(self.ids):
+            level = np.full((SIDE, SIDE), 100.0) + rng.normal(0, 8, (SIDE, SIDE))
+            level[:, : SIDE // 2] += 40 * (1 - sides[n])
+            level[:, SIDE // 2 :] += 40 * sides[n]
+            image = np.clip(level * (0.1 if n < 40 else 1.0), 0, 255).astype(np.uint8)
+            self.pixels[sample_id] = np.dstack([image] * 3)
+            Image.fromarray(self.pixels[sample_id]).save(folder / f"{n}.png")
+            self.samples[sample_id] = Sample(sample_id, f"{n}.png", folder / f"{n}.png", "train")
+        labels = np.where(np.arange(count) < 40, rng.integers(0, 2, count), sides)
+        self.labels = [f"c{1 + label}" for label in labels]
+        self.table = pd.DataFrame({"brightness": [0.05 if n < 40 else 0.5 for n in range(count)], "saturation": 0.0})
+        self.weak = Slice("dark", (DARK,), tuple(self.ids[:40]), 40, 20, 0.5, (0.3, 0.7), 0.0, 0.001, "dark")
+
+    def repairer(self, settings: SliceSettings) -> Repairer:
+        store = Corner(self.pixels)
+        return Repairer(
+            store, store.pixels, lambda samples, features: np.arange(len(samples)), self.samples, settings
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Set:
+    return Set(tmp_path_factory.mktemp("images"))
+
+
+def test_slice_that_no_copy_helps_is_to_be_collected(made: Set, tmp_path: Path) -> None:
+    aimed, copies = made.repairer(SliceSettings())(made.weak, made.table, made.ids, made.labels, tmp_path)
+    assert (aimed.repair, aimed.recipe, copies.sample_ids) == ("collect", None, ())
+    assert "collect more images of this kind" in aimed.proof
+    tried = json.loads((tmp_path / "trial.json").read_text())
+    assert (tried["slice"], tried["recipe"], tried["repair"]) == ("dark", "dark", "collect")
+    assert tried["gain"]["ci"][0] <= 0 <= tried["gain"]["ci"][1]
+    assert (tmp_path / "recipe.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_on_trial_the_recipe_is_used_and_marked_as_unproven(made: Set, tmp_path: Path) -> None:
+    aimed, copies = made.repairer(SliceSettings(trial=True))(made.weak, made.table, made.ids, made.labels, tmp_path)
+    assert (aimed.repair, aimed.recipe) == ("unproven", "dark")
+    assert len(copies.sample_ids) == 80
+    assert json.loads((tmp_path / "trial.json").read_text())["repair"] == "collect"
+
+
+def test_slice_that_is_merely_rare_is_shown_more_often_or_helped_by_its_recipe(made: Set, tmp_path: Path) -> None:
+    """In the slice the lighter half means the other class: its own images teach that, darkened others the contrary."""
+    other = {"c1": "c2", "c2": "c1"}
+    truth = ["c1" if made.pixels[s][:, :4].mean() > made.pixels[s][:, 4:].mean() else "c2" for s in made.ids]
+    labels = [other[label] if n < 40 else label for n, label in enumerate(truth)]
+    settings = replace(SliceSettings(), copies=1)
+    aimed, copies = made.repairer(settings)(made.weak, made.table, made.ids, labels, tmp_path)
+    assert aimed.repair != "recipe"
+    assert not set(copies.sample_ids) - set(made.weak.sample_ids)

@@ -1,0 +1,90 @@
+"""A slice keeps its name, status and history; what is asked for is counted until it has arrived."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from curation.records import Classes, Condition, Slice
+from curation.tracking import nearest_unlabeled, shot_list, start_collecting, track
+
+CLASSES = Classes(("c1", "c2"), ("functional", "defective"))
+IDS = [f"s{n}" for n in range(100)]
+LABELS = ["c1" if n % 2 else "c2" for n in range(100)]
+TABLE = pd.DataFrame({"brightness": np.arange(100) / 100}, index=IDS)
+DARK = Condition("brightness", "<", 0.2)
+
+
+def weak(name: str = "brightness < 0.2", size: int = 20, cut: float = 0.2) -> Slice:
+    rate = 0.5
+    return Slice(name, (replace(DARK, value=cut),), tuple(IDS[:size]), size, size // 2, rate, (0.3, 0.7), 0.1, 0.001)
+
+
+def errors_in(rows: int, every: int = 2) -> np.ndarray:
+    wrong = np.zeros(100, dtype=bool)
+    wrong[:rows:every] = True
+    return wrong
+
+
+class TestTracking:
+    def test_slice_found_again_keeps_name_status_and_history(self) -> None:
+        """Next time the cut lies elsewhere, but most members are the same."""
+        (first,) = track([weak()], [], TABLE, errors_in(20), IDS, LABELS, 1)
+        accepted = replace(first, status="accepted")
+        (again,) = track([weak("brightness < 0.23", 23, 0.23)], [accepted], TABLE, errors_in(20, 4), IDS, LABELS, 2)
+        assert (again.name, again.status, again.conditions) == ("brightness < 0.2", "accepted", (DARK,))
+        assert (again.size, again.errors) == (20, 5)
+        assert again.history == ((1, 20, 0.5), (2, 20, 0.25))
+
+    def test_slice_that_is_weak_no_more_is_fixed_and_comes_last(self) -> None:
+        other = replace(weak("x", 50), conditions=(Condition("brightness", ">=", 0.5),), sample_ids=tuple(IDS[50:]))
+        wrong = np.zeros(100, dtype=bool)
+        wrong[50::2] = True
+        found = track([other], [weak()], TABLE, wrong, IDS, LABELS, 2)
+        assert [(s.name, s.status) for s in found] == [("x", "open"), ("brightness < 0.2", "fixed")]
+
+    def test_slice_that_is_still_weak_but_not_found_stays_open(self) -> None:
+        (kept,) = track([], [weak()], TABLE, errors_in(20, 5), IDS, LABELS, 2)
+        assert (kept.status, kept.errors, kept.removable) == ("open", 4, 4.0)
+
+    def test_fixed_slice_that_is_weak_again_is_open_again(self) -> None:
+        (again,) = track([weak()], [replace(weak(), status="fixed")], TABLE, errors_in(20), IDS, LABELS, 3)
+        assert again.status == "open"
+
+    def test_another_slice_is_another(self) -> None:
+        other = replace(weak("x"), conditions=(Condition("brightness", ">=", 0.8),), sample_ids=tuple(IDS[80:]))
+        found = track([other], [weak()], TABLE, errors_in(20), IDS, LABELS, 2)
+        assert [s.name for s in found] == ["x", "brightness < 0.2"]
+
+
+class TestShotList:
+    def test_shot_list_says_how_many_more_of_what(self) -> None:
+        """40 errors of 80 where comparable images would have 20: twice as many images, 80 more."""
+        found = replace(weak(size=80), errors=40, removable=20.0, conditions=(Condition("class", "=", "c2"), DARK))
+        asked = start_collecting(found)
+        assert (asked.status, asked.wanted, asked.began) == ("collecting", 80, 80)
+        (shot,) = shot_list([asked], CLASSES)
+        assert shot.words == "about 80 more images labeled defective darker than most (brightness < 0.2)"
+        assert not shot.done
+
+    def test_what_has_arrived_is_ticked_off(self) -> None:
+        asked = start_collecting(replace(weak(size=80), errors=40, removable=20.0))
+        (half,) = shot_list([replace(asked, size=110)], CLASSES)
+        assert (half.arrived, half.done) == (30, False)
+        assert half.words.startswith("about 50 more images")
+        (whole,) = shot_list([replace(asked, size=160)], CLASSES)
+        assert whole.done
+
+    def test_open_slice_asks_for_nothing(self) -> None:
+        assert shot_list([weak()], CLASSES) == []
+
+    def test_nearest_unlabeled_fulfil_the_conditions_first_and_look_alike(self) -> None:
+        features = np.array([[1, 0], [1, 0.1], [-1, 0], [-1, 0.1]], dtype=np.float32)
+        inside = np.array([True, True, False, False])
+        pool = np.array([[-1, 0], [1, 0], [0.2, 1]], dtype=np.float32)
+        near = nearest_unlabeled(
+            weak(), features, inside, pool, ["far", "near", "dark"], np.array([False, False, True])
+        )
+        assert near == ["dark", "near", "far"]
