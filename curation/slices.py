@@ -85,13 +85,16 @@ def find_slices(
 ) -> list[Slice]:
     """Find where the model is weak: the slices whose repair would remove most errors first, none on pure chance.
 
+    Slices with words come first, then groups that look alike, then classes that are hard throughout, each kind in the
+    order of ``removable``: what has a name can be repaired or collected, and of a class no comparable images tell what
+    could be repaired.
+
     ``table`` holds metadata and properties, one row a sample in the order of ``errors`` (shape (samples,), bool:
     the out-of-sample prediction differs from the label), ``sample_ids`` and ``labels`` (class ids). Columns named in
     ``LOOKS`` hold groups that look alike; they are searched for what conditions with words do not explain. The chance
     that any slice at all is reported where errors fall at random within each class is at most ``settings.alpha``;
     ``p_value`` is corrected for everything that was tried. Of slices that overlap, a further one is reported only where
-    it stands out beyond what those before it explain. A class that is hard throughout comes last: no comparable images
-    tell what could be repaired. Raises RecordError where lengths differ.
+    it stands out beyond what those before it explain. Raises RecordError where lengths differ.
     """
     wrong = np.asarray(errors, dtype=np.bool_)
     _check_lengths(len(table), wrong, sample_ids, labels)
@@ -116,12 +119,7 @@ def find_slices(
             rows = typical_rows(made, table, labels)[:MOST_TYPICAL]
             picked.append(replace(made, typical=tuple(sample_ids[row] for row in rows)))
         found += sorted(picked, key=lambda s: (-s.removable, s.name))
-    with_words = sorted((s for s in found if not _is_class_alone(s)), key=lambda s: (-s.removable, s.name))
-    return with_words + [s for s in found if _is_class_alone(s)]
-
-
-def _is_class_alone(found: Slice) -> bool:
-    return all(c.field == "class" for c in found.conditions)
+    return found
 
 
 def _atoms_of(stage: str, atoms: _Atoms) -> _Atoms:
