@@ -14,6 +14,8 @@ import numpy.typing as npt
 from curation import audit as auditing
 from curation import gain as gains
 from curation import slices as slicing
+from curation.config import CostSettings
+from curation.costs import CostFigures, label_weights, measure_costs, positive_class
 from curation.credit import Credit, credit_words
 from curation.evidence import Said, doubt_of, learn
 from curation.issues import LABEL_KINDS
@@ -52,6 +54,7 @@ def summarize(
     settled: Collection[str],
     links: Mapping[str, str],
     still_wrong: int | None = None,
+    costs: CostSettings | None = None,
 ) -> IterationSummary:
     """Everything that the iteration has to say.
 
@@ -67,7 +70,7 @@ def summarize(
     gain = _gain(before, after, truth, seed) if before and after else None
     cards = slice_cards(account, holdout, before, after)
     open_slices = len([c for c in cards if c.slice.status == "open"])
-    audit = audit_of(account, queue, settled, gain, open_slices)
+    audit = audit_of(account, queue, settled, gain, open_slices, costs)
     row = Row(
         number=account.number,
         labels_reviewed=int(account.review.get("reviewed", 0)),
@@ -104,7 +107,22 @@ def summarize(
         advice=advise(account, gain, cards, audit),
         links=links,
         credits=credits_of(account),
+        costs=costs_of(account, after, before, truth, costs, seed) if after and costs else None,
+        cost_class=costs.positive if costs else "",
     )
+
+
+def costs_of(
+    account: Account,
+    after: Predictions,
+    before: Predictions | None,
+    truth: Mapping[str, str],
+    costs: CostSettings,
+    seed: int,
+) -> CostFigures | None:
+    """Escapes, false rejects and what they cost, where costs are set."""
+    positive = positive_class(costs, account.classes)
+    return None if positive is None else measure_costs(after, before, truth, costs, positive, seed=seed)
 
 
 def credits_of(account: Account) -> tuple[Credit, ...]:
@@ -264,7 +282,12 @@ def _differs(account: Account, sample: Sample) -> bool:
 
 
 def audit_of(
-    account: Account, queue: Sequence[QueueEntry], settled: Collection[str], gain: Gain | None, weak_slices: int
+    account: Account,
+    queue: Sequence[QueueEntry],
+    settled: Collection[str],
+    gain: Gain | None,
+    weak_slices: int,
+    costs: CostSettings | None = None,
 ) -> Audit:
     """What the verdicts say of the flagger and of people, what is still wrong, and what more reviews would bring.
 
@@ -310,8 +333,20 @@ def audit_of(
             beliefs, doubt, open_flags, gained=gain.accuracy if gain else None,
             repaired=int(account.review.get("changed", 0)),
         ),
-        next=auditing.recommend(beliefs, said.answers, doubt, open_flags, weak_slices=weak_slices),
+        next=auditing.recommend(beliefs, said.answers, doubt, open_flags, weak_slices=weak_slices,
+            weights=_stakes(account, left, costs),
+        ),
     )  # fmt: skip
+
+
+def _stakes(account: Account, left: Sequence[str], costs: CostSettings | None) -> npt.NDArray[np.float64] | None:
+    """What each of these labels may cost, 1 at most; those that are not flagged as little as any."""
+    positive = positive_class(costs, account.classes) if costs else None
+    if positive is None or costs is None or account.scored is None:
+        return None
+    known = label_weights([i for i in account.scored.issues if i.kind in LABEL_KINDS], costs, positive)
+    least = min(costs.miss, costs.false_alarm) / max(costs.miss, costs.false_alarm)
+    return np.array([known.get(s, least) for s in left], dtype=np.float64)
 
 
 def _changed_as_said(account: Account, said: Said) -> npt.NDArray[np.bool_]:
@@ -466,6 +501,7 @@ def metrics_json(summary: IterationSummary) -> dict[str, Any]:
             "sway_ci": _interval(audit.sway),
         },
         "next": _next_json(audit),
+        "costs": _costs_json(summary.costs),
         "credit": {
             "words": credit_words(summary.credits) if summary.number else "",
             "actions": [
@@ -497,6 +533,13 @@ def _holdout_json(metrics: Metrics | None) -> dict[str, Any]:
         "log_loss": metrics.log_loss.value,
         "log_loss_ci": _interval(metrics.log_loss),
     }
+
+
+def _costs_json(figures: CostFigures | None) -> dict[str, Any] | None:
+    if figures is None:
+        return None
+    named = {name: getattr(figures, name) for name in ("escapes", "false_rejects", "cost", "saved")}
+    return {n: e.value if e else None for n, e in named.items()} | {f"{n}_ci": _interval(e) for n, e in named.items()}
 
 
 def _shares_json(shares: Sequence[tuple[str, Estimate]]) -> list[dict[str, Any]]:

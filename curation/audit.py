@@ -259,16 +259,20 @@ def recommend(
     weak_slices: int = 0,
     least_yield: float = LEAST_YIELD,
     batch: int = 50,
+    weights: Draws | None = None,
 ) -> Recommendation:
     """Go on reviewing or not.
 
     Reviewing pays while one review of the next ``batch`` puts at least ``least_yield`` labels right, by the beliefs.
     How many: as many as keep above that. Else weak slices are worth the time, where there are any; else more images
-    are, where labels are still wrong that no reviewing in this order would find; else nothing is.
+    are, where labels are still wrong that no reviewing in this order would find; else nothing is. ``weights`` (by
+    label, 1 for the dearest kind of mistake) make a review's worth what it may save.
     """
-    order = np.lexsort((-doubt, ~flagged))
-    rates = beliefs.wrong_rate(doubt[order], flagged[order]) * float(beliefs.finds.mean())
-    means = [float(part.mean()) for part in np.split(rates, range(batch, len(rates), batch)) if len(part)]
+    rates = beliefs.wrong_rate(doubt, flagged) * float(beliefs.finds.mean())
+    stakes = rates if weights is None else rates * weights
+    order = np.lexsort((-doubt, ~flagged)) if weights is None else np.argsort(-stakes, kind="stable")
+    rates, stakes = rates[order], stakes[order]
+    means = [float(part.mean()) for part in np.split(stakes, range(batch, len(stakes), batch)) if len(part)]
     worth = next((number for number, mean in enumerate(means) if mean < least_yield), len(means))
     reviews = min(worth * batch, len(rates))
     if reviews:
@@ -277,9 +281,13 @@ def recommend(
             "review",
             reviews,
             f"Go on with {reviews} more reviews: they should put about {expected:.0f} labels right, and "
-            f"{means[0]:.0%} of the next {min(batch, len(rates))}.",
+            f"{float(rates[:batch].mean()):.0%} of the next {min(batch, len(rates))}.",
         )
-    now = f"{means[0]:.0%} of the next {min(batch, len(rates))} reviews would put a label right" if means else ""
+    now = (
+        f"{float(rates[:batch].mean()):.0%} of the next {min(batch, len(rates))} reviews would put a label right"
+        if means
+        else ""
+    )
     why = f"Reviewing pays little now ({now})" if now else "Every label was reviewed"
     if weak_slices:
         return Recommendation("slices", 0, f"{why}; turn to the weak slices.")

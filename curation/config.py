@@ -131,6 +131,23 @@ class SliceSettings:
 
 
 @dataclass(frozen=True)
+class CostSettings:
+    """What mistakes cost where one class must not be missed, in any unit; used only where ``positive`` names a class.
+
+    ``positive`` is that class's name (for instance a defect), ``miss`` what it costs to call one of its images
+    something else, ``false_alarm`` what it costs to call another image so.
+    """
+
+    positive: str = ""
+    miss: float = 10.0
+    false_alarm: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(self.miss > 0, "costs.miss", self.miss, "above 0")
+        _require(self.false_alarm > 0, "costs.false_alarm", self.false_alarm, "above 0")
+
+
+@dataclass(frozen=True)
 class ReportSettings:
     """Where error analysis is recorded: FiftyOne (``fiftyone = false`` leaves it out) and the HTML report."""
 
@@ -158,6 +175,7 @@ class Settings:
     review: ReviewSettings = field(default_factory=ReviewSettings)
     slices: SliceSettings = field(default_factory=SliceSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
+    costs: CostSettings = field(default_factory=CostSettings)
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from curation.config import Settings
+from curation.costs import label_weights, positive_class
 from curation.credit import Credit, TrainingSet, action_sets, credit_actions
 from curation.errors import ProjectError, TrainingError
 from curation.evidence import Said, gather, hold_back, learn
@@ -284,6 +285,7 @@ class Loop:
             secret=self.secret,
             pool=self._uncertain_pool(number, labels),
             reserved=round(SHOT_SHARE * self.settings.review.budget) if self._wanted_pool(number, labels) else 0,
+            weights=self._weights(scored.issues),
         )
         write_frame(folder / "predictions.parquet", predictions_to_frame(scored.predictions))
         write_frame(folder / "quality.parquet", _quality_frame(scored.quality))
@@ -292,6 +294,11 @@ class Loop:
         self.ledger.add_queue(entries)
         kinds = Counter(i.kind for i in [*scored.issues, *leaks])
         return {"labeled": len(rows), "issues": dict(kinds), "queued": len(entries)}
+
+    def _weights(self, issues: Sequence[Issue]) -> dict[str, float] | None:
+        """What flagged labels may cost, where costs are set."""
+        positive = positive_class(self.settings.costs, self.ledger.classes())
+        return None if positive is None else label_weights(issues, self.settings.costs, positive)
 
     def score(
         self,

@@ -35,6 +35,7 @@ def build_batch(
     secret: str,
     pool: Sequence[tuple[str, float]] = (),
     reserved: int = 0,
+    weights: Mapping[str, float] | None = None,
 ) -> list[QueueEntry]:
     """The images that people are asked about in one iteration: at most ``budget``, each once, by position from 0.
 
@@ -46,6 +47,8 @@ def build_batch(
     that is closed early holds some of each. ``asked`` counts the opinions that an image has; one that has any is asked
     again only where contested. What is left of the budget goes to ``pool``, unlabeled images with the model's doubt,
     the most doubtful first; ``reserved`` places at least, as far as it goes. ``secret`` keeps the keys opaque.
+    Where ``weights`` say what a wrong label may cost (by sample, 1 at most), flagged images come by their expected
+    cost, (1 - quality) times that, instead.
     """
     rng = random.Random(f"{seed}:{iteration}")
     flags = _flags(issues)
@@ -57,7 +60,8 @@ def build_batch(
 
     unflagged = sorted(fresh - flags.keys())
     controls = rng.sample(unflagged, min(round(settings.control_share * budget), room, len(unflagged)) if room else 0)
-    worst = sorted(fresh & flags.keys(), key=lambda s: (label_quality.get(s, 1.0), s))[: room - len(controls)]
+    at_stake = {s: (1 - label_quality.get(s, 1.0)) * (weights or {}).get(s, 1.0) for s in fresh & flags.keys()}
+    worst = sorted(at_stake, key=lambda s: (-at_stake[s], s))[: room - len(controls)]
     blind = set(rng.sample(worst, min(round(settings.blind_share * budget), len(worst)) if worst else 0))
     hidden: list[tuple[str, Mode]] = [(s, "blind" if s in blind else "control") for s in [*sorted(blind), *controls]]
     rng.shuffle(hidden)

@@ -89,6 +89,7 @@ class Reporting:
             settled=self._settled(account),
             links=self.links(),
             still_wrong=self.still_wrong(account.after),
+            costs=self.settings.costs,
         )
         write_json(account.folder / "metrics.json", metrics_json(summary))
         write_json(account.folder / "report" / "summary.json", in_full(summary))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation.audit import Outlook
+from curation.costs import cost_words
 from curation.credit import credit_words
 from curation.records import Estimate
 from reports import plots
@@ -101,6 +102,7 @@ def page_facts(summary: IterationSummary) -> dict[str, Any]:
         "weak_words": what_is_weak(summary),
         "figures": figures(summary),
         "audit": audit_lines(summary),
+        "cost_words": cost_words(summary.costs, summary.cost_class) if summary.costs else "",
         "credit_words": credit_words(summary.credits) if summary.credits else "",
         "issue_words": issue_words(summary.issues),
         "worst": worst,

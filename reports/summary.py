@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from curation.audit import Outlook, Recommendation
+from curation.costs import CostFigures
 from curation.credit import Credit
 from curation.records import Estimate, Interval, Metrics, Slice
 
@@ -127,6 +128,8 @@ class IterationSummary:
     advice: tuple[str, ...]
     links: Mapping[str, str] = field(default_factory=dict)
     credits: tuple[Credit, ...] = ()
+    costs: CostFigures | None = None
+    cost_class: str = ""
 
 
 def worst_pair(summary: IterationSummary) -> tuple[str, str, int] | None:

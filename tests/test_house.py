@@ -27,7 +27,7 @@ ORDER = [
         "curation.exports", "curation.heads",
         "curation.neighbours", "curation.scoring", "curation.streaming", "curation.crossval",
         "curation.issues", "curation.evidence", "curation.audit", "curation.slices", "curation.tracking",
-        "curation.queue", "curation.gain", "curation.credit",
+        "curation.queue", "curation.gain", "curation.credit", "curation.costs",
         "curation.reviews", "curation.releases",
     ],
     ["labeling", "augment", "reports"],

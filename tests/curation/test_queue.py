@@ -37,6 +37,10 @@ class TestWhatIsAsked:
     def test_flagged_come_worst_first(self) -> None:
         assert samples(batch(5, PLAIN)) == TRAIN[:5]
 
+    def test_what_may_cost_more_comes_first(self) -> None:
+        """Quality 0.05 at a weight of 0.5 leaves 0.475 at stake; 0.3 at a weight of 1 leaves 0.7."""
+        assert samples(batch(2, PLAIN, weights={s: 1.0 if s == "s030" else 0.5 for s in TRAIN})) == ["s030", "s000"]
+
     def test_order_of_issues_does_not_matter_but_label_quality_does(self) -> None:
         assert samples(batch(5, PLAIN, issues=ISSUES[::-1])) == TRAIN[:5]
 
