@@ -149,16 +149,17 @@ class FeatureStore:
 #: Sides of the views that labels are judged by, as shares of the first; multiples of 32 pixels.
 VIEWS = (1.0, 5 / 7, 1 / 2)
 _SMALLEST_VIEW = 224
-_STAGES = 2
+_STAGES = 3
 
 
 class ViewFeatures:
     """Features to judge labels by: of each image at several sizes, at each the mean with its mirror image.
 
     Small images are looked at enlarged as well: convolutional features pretrained at 224 px say more of an object that
-    fills their field of view. Beside the pooled features stand the means of the last two stages that the network tells
-    (timm's ``forward_intermediates``), which know more of textures and cost nothing more. Costs 3.7 forward passes at
-    the first size, once. Sizes that the network does not take (most transformers are made for one) are left out.
+    fills their field of view. Beside the pooled features stand mean, deviation and maximum over the image of the last
+    three stages that the network tells (timm's ``forward_intermediates``), which know more of textures and of small
+    defects, and cost nothing more. Costs 3.7 forward passes at the first size, once. Sizes that the network does not
+    take (most transformers are made for one) are left out.
     """
 
     def __init__(self, backbone: Backbone, folder: Path) -> None:
@@ -179,7 +180,7 @@ class ViewFeatures:
 
     def _of(self, view: Backbone, width: int, samples: Sequence[Sample], progress: Progress | None) -> Features:
         folder = self._folder / f"{view.identity}-{view.size}"
-        file = RowFile(folder / "stages-with-mirror.f32", (width,), np.float32)
+        file = RowFile(folder / "moments-with-mirror.f32", (width,), np.float32)
         known = file.index()
         missing = list({s.id: s for s in samples if s.id not in known}.values())
         images = PixelCache(folder, view.size)
@@ -207,7 +208,7 @@ def _width(view: Backbone) -> int:
 
 
 def _stages(view: Backbone, images: npt.NDArray[np.uint8]) -> Features:
-    """Pooled features, then the spatial means of the last two stages, where the network tells them; (n, width)."""
+    """Pooled features, then mean, deviation and maximum of each of the last stages, where there are any; (n, width)."""
     import torch
 
     model = view.model
@@ -215,7 +216,9 @@ def _stages(view: Backbone, images: npt.NDArray[np.uint8]) -> Features:
         inputs = view.normalise(images)
         if hasattr(model, "forward_intermediates") and hasattr(model, "forward_head"):
             last, stages = model.forward_intermediates(inputs, indices=_STAGES, output_fmt="NCHW")
-            pooled = [model.forward_head(last, pre_logits=True), *(stage.mean(dim=(2, 3)) for stage in stages)]
+            pooled = [model.forward_head(last, pre_logits=True)]
+            for stage in stages:
+                pooled += [stage.mean(dim=(2, 3)), stage.std(dim=(2, 3), correction=0), stage.amax(dim=(2, 3))]
         else:
             pooled = [model(inputs)]
         return np.asarray(torch.cat([part.float() for part in pooled], dim=1).cpu().numpy())

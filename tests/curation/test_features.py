@@ -97,23 +97,29 @@ def test_one_picture_given_twice_is_one_row(backbone: Backbone, samples: list[Sa
     assert len(RowFile(next((tmp_path / "features").rglob("features.f32")), (1280,), np.float32).index()) == 2
 
 
+#: Pooled features; then mean, deviation and maximum of three stages of 40, 112 and 320 channels.
+WIDTH = 1280 + 3 * (40 + 112 + 320)
+
+
 def test_views_are_means_with_the_mirror_image_at_every_size_and_kept(
     backbone: Backbone, samples: list[Sample], tmp_path: Path
 ) -> None:
     some = samples[:3]
     views = ViewFeatures(backbone, tmp_path)
-    assert [(view.size, width) for view, width in views.views] == [(side, 1712) for side in (224, 160, 128)]
+    assert [(view.size, width) for view, width in views.views] == [(side, WIDTH) for side in (224, 160, 128)]
     found = views.features(some)
-    assert found.shape == (3, 3 * 1712)
+    assert found.shape == (3, 3 * WIDTH)
     store = FeatureStore(views.views[1][0], PixelCache(tmp_path / "pixels", 160), tmp_path / "plain")
     images = np.array(store.pixels.pixels(some))
     expected = (store.encode(images)[0] + store.encode(images[:, :, ::-1])[0]) / 2
-    assert np.allclose(found[:, 1712 : 1712 + 1280], expected, atol=1e-3)
+    assert np.allclose(found[:, WIDTH : WIDTH + 1280], expected, atol=1e-3)
     inputs = torch.cat([views.views[1][0].normalise(batch) for batch in (images, images[:, :, ::-1])])
-    with torch.inference_mode():  # 112 and 320 channels: the fourth and the last stage before the head
-        stages = backbone.model.forward_intermediates(inputs, indices=2, intermediates_only=True)
-    beside = np.concatenate([stage.mean(dim=(2, 3)).numpy().reshape(2, 3, -1).mean(axis=0) for stage in stages], axis=1)
-    assert np.allclose(found[:, 1712 + 1280 : 2 * 1712], beside, atol=1e-3)
+    with torch.inference_mode():
+        stages = backbone.model.forward_intermediates(inputs, indices=3, intermediates_only=True)
+    maps = [stage.numpy().reshape(len(inputs), stage.shape[1], -1) for stage in stages]
+    both = np.concatenate([of(m, axis=2) for m in maps for of in (np.mean, np.std, np.max)], axis=1)
+    beside = both.reshape(2, 3, -1).mean(axis=0)
+    assert np.allclose(found[:, WIDTH + 1280 : 2 * WIDTH], beside, atol=1e-3)
     told: list[int] = []
     again = ViewFeatures(backbone, tmp_path).features(some[::-1], lambda what, done, total: told.append(done))
     assert np.array_equal(again[::-1], found)
