@@ -462,13 +462,13 @@ def claims_of(
 # --- data
 
 
-def cifar_cases(archive: Path, rows: int | None, cache: Path) -> list[Case]:
-    """The label sets of CIFAR-10N in a zip."""
+def cifar_cases(archive: Path, rows: int | None, cache: Path, given: Sequence[str] = CIFAR10N) -> list[Case]:
+    """Label sets of CIFAR-10N in a zip."""
     folder = cache / "cifar10n"
     with zipfile.ZipFile(archive) as packed:
         packed.extractall(folder)
     table = next(folder.rglob("train.csv"))
-    return table_cases(table.parent, table, CIFAR10N, "clean_label", rows, cache)
+    return table_cases(table.parent, table, given, "clean_label", rows, cache)
 
 
 def table_cases(

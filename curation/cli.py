@@ -174,7 +174,9 @@ def _tell_import(imported: Any) -> None:
 @curate.command()
 @DIRECTORY
 @click.option("--iterations", type=int, help="How many iterations (1 where nothing is under way).")
-@click.option("--annotator", help="label-studio (people), or replay:FILE with path,label[,annotator][,seconds].")
+@click.option(
+    "--annotator", help="label-studio or files (people), or replay:FILE with path,label[,annotator][,seconds]."
+)
 @click.option("--budget", type=int, help="Reviews an iteration.")
 @click.option("--seed", type=int, help="Seed of every random choice.")
 @click.option("--trial", is_flag=True, default=None, help="Use the weakest slice's recipe even where it is unproven.")
@@ -279,9 +281,18 @@ def _with_interval(values: dict[str, Any], key: str) -> str:
 
 @curate.command()
 @DIRECTORY
+@click.option(
+    "--from",
+    "file",
+    type=click.Path(path_type=Path),
+    help="Answers in a file instead: Label Studio's JSON export, of ours or any project, or a CSV with key and label.",
+)
 @AS_JSON
-def sync(directory: Path, as_json: bool) -> None:
-    """Take the answers that have come from Label Studio into the ledger."""
+def sync(directory: Path, file: Path | None, as_json: bool) -> None:
+    """Take the answers that have come from Label Studio, or in a file, into the ledger."""
+    if file is not None:
+        _sync_file(directory, file, as_json)
+        return
     counts = _open(directory).sync()
     if as_json:
         _print_json(counts)
@@ -290,6 +301,96 @@ def sync(directory: Path, as_json: bool) -> None:
             f"Iteration {counts['iteration']} ({counts['state']}): {counts['answered']:,} of {counts['queued']:,} "
             f"images answered, {counts['missing']:,} answers to come."
         )
+
+
+def _sync_file(directory: Path, file: Path, as_json: bool) -> None:
+    from curation.desk import sync_file
+
+    found = sync_file(_open(directory), file)
+    if as_json:
+        _print_json(found)
+        return
+    click.echo(f"{file}: {found['answers']:,} answers, {found['new']:,} of them new.")
+    for reason in found["set_aside"][:10]:
+        click.echo(f"Set aside: {reason}", err=True)
+    if len(found["set_aside"]) > 10:
+        click.echo(f"Set aside: and {len(found['set_aside']) - 10:,} more", err=True)
+
+
+WHO = click.option("--who", default=lambda: os.environ.get("USER", "user"), help="Who decides it.")
+
+
+@curate.command()
+@DIRECTORY
+@click.option("--add", metavar="NAME", help="Add a class.")
+@click.option("--rename", nargs=2, metavar="NAME NEW", help="Give a class another name; labels and answers keep it.")
+@click.option("--merge", nargs=2, metavar="NAME INTO", help="Let a class be part of another; its labels move.")
+@WHO
+@AS_JSON
+def classes(
+    directory: Path, add: str | None, rename: tuple[str, str] | None, merge: tuple[str, str] | None, who: str,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """The classes; add, rename or merge one, also while tasks are open (`curate label` renews the screens)."""
+    from curation import desk
+
+    project = _open(directory)
+    if add is not None:
+        desk.add_class(project, add, who=who)
+    if rename is not None:
+        desk.rename_class(project, *rename, who=who)
+    if merge is not None:
+        moved = desk.merge_class(project, *merge, who=who)
+        click.echo(f"'{merge[0]}' is part of '{merge[1]}' now; {moved:,} labels moved.", err=True)
+    names = list(project.classes_asked().names)
+    if as_json:
+        _print_json(names)
+    else:
+        click.echo("\n".join(names))
+
+
+@curate.command()
+@DIRECTORY
+@click.option("--rule", "text", metavar="TEXT", help="Write this into the guide, for --class.")
+@click.option("--class", "names", multiple=True, metavar="NAME", help="The class it is about; twice for a pair.")
+@WHO
+@AS_JSON
+def guide(directory: Path, text: str | None, names: tuple[str, ...], who: str, as_json: bool) -> None:
+    """The class guide: what people disagree on, and rulings, which stand beside the next batch's tasks."""
+    from curation import desk
+
+    project = _open(directory)
+    if text is not None:
+        ruling = desk.rule(project, names, text, who=who)
+        about = " and ".join(f"'{project.classes.name(c)}'" for c in ruling.class_ids)
+        click.echo(f"The guide says of {about}: {ruling.text}")
+        return
+    table, questions = desk.disputes(project), desk.open_questions(project)
+    texts = {project.classes.name(c): words for c, words in project.guide_texts().items()}
+    if as_json:
+        parts = {"disputes": table, "questions": questions}
+        found = {name: json.loads(part.to_json(orient="records")) for name, part in parts.items()}
+        _print_json({"guide": texts, **found})
+        return
+    for name, words in texts.items():
+        click.echo(f"{name}: {words}")
+    for row in table.to_dict(orient="records"):
+        click.echo(f"'{row['first']}' or '{row['second']}': people disagree on {row['images']:,} images; "
+                   f"agreement {_share(row['agreement_before'])} of {row['pairs_before']:,} pairs of answers"
+                   + (f", since the ruling {_share(row['agreement_after'])} of {row['pairs_after']:,}"
+                      if row["ruling"] else "; no ruling yet"))  # fmt: skip
+        for path in row["paths"]:
+            click.echo(f"  {path}")
+    for row in questions.to_dict(orient="records"):
+        click.echo(f"{row['answer']}: {row['path']} ({row['person']}) {row['words']}".rstrip())
+    if not len(table) and not len(questions):
+        click.echo(
+            "Nobody disagrees about a class yet; `curate guide DIR --class NAME --rule TEXT` says what one means."
+        )
+
+
+def _share(value: float) -> str:
+    return "unknown" if value != value else f"{value:.0%}"
 
 
 @curate.command()
@@ -423,8 +524,9 @@ def undo(directory: Path, path: str, who: str) -> None:
 @click.option(
     "--format",
     "file_format",
-    type=click.Choice(["csv", "parquet", "onnx", "safetensors"]),
-    help="Labels as csv or parquet, or the model as onnx or safetensors (a timm state dict); by --out's ending.",
+    type=click.Choice(["csv", "parquet", "onnx", "safetensors", "label-studio"]),
+    help="Labels as csv or parquet, the model as onnx or safetensors (a timm state dict), by --out's ending; or the "
+    "batch that waits for people as label-studio: a folder with tasks, screens, a table to fill in, and images.",
 )
 @click.option("--as-of", type=int, help="Labels as of the end of this iteration (0: as given).")
 @click.option("--release", help="Labels as this release froze them.")
@@ -437,6 +539,12 @@ def export(
     from curation.tables import write_frame
 
     chosen = file_format or out.suffix.removeprefix(".")
+    if chosen == "label-studio":
+        from curation.desk import export_batch
+
+        for file in export_batch(_open(directory), out):
+            click.echo(str(file))
+        return
     if chosen in ("onnx", "safetensors"):
         if as_of is not None or release is not None:
             raise InputError("--as-of and --release name labels; name the model with --iteration")
@@ -510,11 +618,35 @@ def restore(file: Path, directory: Path, ledger: str) -> None:
 
 @curate.command()
 @DIRECTORY
+@click.option("--add", metavar="NAME", help="Make this person (or pseudonym) an account in Label Studio.")
+@click.option("--email", help="Email of --add, to sign in with; made from the name by default.")
+@click.option("--quality", is_flag=True, help="How many answers, how quick, how reliable, and what stands out.")
 @click.option("--erase", metavar="NAME", help="Erase this name; what the person said stays, under 'erased person N'.")
 @AS_JSON
-def people(directory: Path, erase: str | None, as_json: bool) -> None:
-    """Names of everybody who is in the ledger; or erase one."""
-    ledger = _open(directory).ledger
+def people(
+    directory: Path, add: str | None, email: str | None, quality: bool, erase: str | None, as_json: bool
+) -> None:
+    """Names of everybody who is in the ledger; add somebody, see how they label, or erase a name."""
+    from curation import desk
+
+    project = _open(directory)
+    ledger = project.ledger
+    if add is not None:
+        made = desk.add_labeler(project, add, email=email)
+        if as_json:
+            _print_json(made)
+            return
+        click.echo(f"Send this to {made['name']}; the password is shown once and kept nowhere:")
+        for word, value in (("address", made["url"]), ("email", made["email"]), ("password", made["password"])):
+            click.echo(f"  {word:9} {value}")
+        return
+    if quality:
+        table = desk.labelers(project)
+        if as_json:
+            _print_json(json.loads(table.to_json(orient="records")))
+        else:
+            click.echo(table.to_string(index=False, float_format=lambda x: f"{x:.2f}", na_rep="-"))
+        return
     if erase is not None:
         now = ledger.erase_person(erase)
         click.echo(f"'{erase}' is now '{now}' in the ledger. Reports, FiftyOne, Label Studio and backups made before "

@@ -84,13 +84,18 @@ class DetectionSettings:
 class ReviewSettings:
     """What people are asked: ``budget`` reviews an iteration, of which a share blind and a share controls.
 
-    ``opinions`` is how many people answer each task. ``annotator`` is ``label-studio`` or ``replay:FILE``.
+    ``opinions`` is how many people answer each task; ``second_opinions`` the share of the budget that goes to images of
+    which somebody has said something, but person and model together are least sure, up to ``most_opinions``. With
+    ``timing = false`` it is not recorded how long people take. ``annotator`` is ``label-studio`` or ``replay:FILE``.
     """
 
     budget: int = 100
     blind_share: float = 0.1
     control_share: float = 0.1
     opinions: int = 1
+    second_opinions: float = 0.0
+    most_opinions: int = 3
+    timing: bool = True
     annotator: str = "label-studio"
 
     def __post_init__(self) -> None:
@@ -104,6 +109,8 @@ class ReviewSettings:
             "at most 1",
         )
         _require(1 <= self.opinions <= 20, "review.opinions", self.opinions, "1 to 20")
+        _require(0 <= self.second_opinions <= 1, "review.second_opinions", self.second_opinions, "in [0, 1]")
+        _require(1 <= self.most_opinions <= 20, "review.most_opinions", self.most_opinions, "1 to 20")
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from curation.records import (
     QueueEntry,
     Release,
     Remark,
+    Ruling,
     Split,
     State,
     Verdict,
@@ -213,9 +214,65 @@ class Ledger:
         query = sa.select(schema.class_events).order_by(schema.class_events.c.id)
         if up_to is not None:
             query = query.where(schema.class_events.c.id <= up_to)
-        for row in self._read(query, connection):
+        for row in self._read(query.where(schema.class_events.c.kind.in_(("add", "rename"))), connection):
             names[row.class_id] = row.name
         return Classes(tuple(names), tuple(names.values()))
+
+    def rename_class(self, class_id: str, name: str, *, who: str, at: datetime | None = None) -> Classes:
+        """Give a class another name; its id, its labels and the answers that name it stay. Raises DataError."""
+        known = self.classes()
+        if class_id not in known.ids:
+            raise DataError(f"no class has the id '{class_id}'; there are {list(known.ids)}")
+        if name in SPECIAL_ANSWERS or not name.strip() or (name in known.names and known.id(name) != class_id):
+            raise DataError(f"'{name}' can't be a class name: it is empty, taken, or an answer that labelers give")
+        self._class_event("rename", class_id, name, who, at)
+        return self.classes()
+
+    def merge_class(self, class_id: str, into: str, *, who: str, at: datetime | None = None) -> None:
+        """Let a class be part of another: answers that name it count for that one. Raises DataError.
+
+        It keeps its place in every array, but nobody is asked for it any more; labels are moved by decisions.
+        """
+        known, merged = self.classes(), self.merged_classes()
+        if class_id not in known.ids or into not in known.ids or class_id == into or into in merged:
+            raise DataError(f"class '{class_id}' can't be merged into '{into}'; there are {list(known.ids)}")
+        if merged.get(class_id) != into:
+            self._class_event("merge", class_id, into, who, at)
+
+    def merged_classes(self) -> dict[str, str]:
+        """Ids of classes that were merged, each with the one that it now belongs to."""
+        into: dict[str, str] = {}
+        table = schema.class_events
+        for row in self._read(sa.select(table).where(table.c.kind == "merge").order_by(table.c.id)):
+            into = {merged: row.name if to == row.class_id else to for merged, to in into.items()}
+            into[row.class_id] = row.name
+        return into
+
+    def rule(self, class_ids: Sequence[str], text: str, *, who: str, at: datetime | None = None) -> Ruling:
+        """Add to the class guide what a class means, or how to tell two apart; a newer one replaces the older."""
+        known = self.classes()
+        ids = tuple(sorted(set(class_ids), key=known.ids.index)) if set(class_ids) <= set(known.ids) else ()
+        if len(ids) not in (1, 2) or not text.strip():
+            raise DataError(f"a ruling needs one or two classes and a text, got {list(class_ids)} and '{text}'")
+        self._class_event("rule", ",".join(ids), text.strip(), who, at)
+        return self.guide()[-1]
+
+    def guide(self) -> list[Ruling]:
+        """Every entry of the class guide in the order in which they were made, older versions too."""
+        table = schema.class_events
+        names = self._names()
+        return [
+            Ruling(tuple(row.class_id.split(",")), row.name, names.get(row.who, row.who),
+                   datetime.fromisoformat(row.at), row.id)
+            for row in self._read(sa.select(table).where(table.c.kind == "rule").order_by(table.c.id))
+        ]  # fmt: skip
+
+    def _class_event(self, kind: str, class_id: str, name: str, who: str, at: datetime | None) -> None:
+        with self._write() as writer:
+            writer.add(schema.class_events, [
+                {"kind": kind, "class_id": class_id, "name": name, "at": _stamp(at or _now()),
+                 "who": writer.person(who)}
+            ])  # fmt: skip
 
     def add_classes(self, names: Iterable[str], *, who: str, at: datetime | None = None) -> Classes:
         """Add the classes that are not there yet, in this order; returns all."""

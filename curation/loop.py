@@ -281,7 +281,7 @@ class Loop:
             project_id=self.ledger.about()["id"],
             seed=self.settings.seed,
             asked=self._asked() | dict.fromkeys(by_hand, 1),
-            contested=[s for s in self._contested(number, labels) if s not in by_hand],
+            contested=[s for s in self._asked_again(number, labels, scored.predictions) if s not in by_hand],
             secret=self.secret,
             pool=self._uncertain_pool(number, labels),
             reserved=round(SHOT_SHARE * self.settings.review.budget) if self._wanted_pool(number, labels) else 0,
@@ -388,6 +388,21 @@ class Loop:
         decisions = self._decisions(by_labelers(verdicts), labels, predictions)
         return [d.sample_id for d in decisions if d.outcome == "contested" and d.sample_id not in settled]
 
+    def _asked_again(self, number: int, labels: Mapping[str, CurrentLabel], predictions: Predictions) -> list[str]:
+        """Who is asked for a further opinion: contested samples, then those on which people and model are unsure."""
+        from labeling.consensus import worth_asking
+
+        settings, contested = self.settings.review, self._contested(number, labels)
+        most = round(settings.second_opinions * settings.budget)
+        if not most:
+            return contested
+        merged = self.ledger.merged_classes()
+        said = [replace(v, answer=merged.get(v.answer, v.answer)) for v in by_labelers(self.ledger.verdicts())]
+        probabilities = dict(zip(predictions.sample_ids, predictions.probabilities, strict=True))
+        unsure = worth_asking(said, probabilities, self.ledger.classes(), most=settings.most_opinions)
+        known = {*contested, *standing(self.ledger.verdicts())}
+        return [*contested, *[s for s, _ in unsure if s not in known][:most]]
+
     def _uncertain_pool(self, number: int, labels: Mapping[str, CurrentLabel]) -> list[tuple[str, float]]:
         """Unlabeled samples, those first of which the last model is least sure."""
         pool = [s for s in self.samples if s.split == "pool" and s.id not in labels]
@@ -467,7 +482,7 @@ class Loop:
         """Send the batch, take what has come; true when the batch is complete or closed."""
         if self.ledger.queue(number):
             entries = self.open_entries(number)
-            files = {e.sample_id: self.by_id[e.sample_id].file for e in entries}
+            files = {s.id: s.file for s in self.samples}  # of the batch, and of what is shown beside it
             annotator.send(entries, files, self.parts.progress)
         self.ledger.set_state(number, "waiting")
         missing = self.collect(number, annotator)
@@ -482,7 +497,10 @@ class Loop:
         if not entries:
             return 0
         every, known = self.ledger.queue(), self.ledger.verdicts()  # answers to earlier batches may come late
-        self.ledger.add_verdicts(annotator.collect(every, known))
+        found = annotator.collect(every, known)
+        if not self.settings.review.timing:
+            found = [replace(v, seconds=None) for v in found]
+        self.ledger.add_verdicts(found)
         return annotator.waiting(self.open_entries(number))
 
     def open_entries(self, number: int) -> list[QueueEntry]:
@@ -551,6 +569,8 @@ class Loop:
     ) -> list[Decision]:
         from labeling.consensus import decide
 
+        merged = self.ledger.merged_classes()
+        verdicts = [replace(v, answer=merged.get(v.answer, v.answer)) for v in verdicts]
         given = {v.sample_id: labels[v.sample_id].class_id if v.sample_id in labels else None for v in verdicts}
         probabilities = None
         if predictions is not None:

@@ -5,6 +5,7 @@ Every command of ``curate`` is a thin call of a method here; they take and retur
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import time
 import uuid
@@ -532,8 +533,8 @@ class Project:
             "trial": trial if trial is not None else kept.get("trial", self.settings.slices.trial),
         }
         replace(self.settings, seed=goal["seed"], review=replace(review, budget=goal["budget"]))  # checks their ranges
-        if not (goal["annotator"] == "label-studio" or goal["annotator"].startswith("replay:")):
-            raise ConfigError(f"annotator must be 'label-studio' or 'replay:FILE', got '{goal['annotator']}'")
+        if not (goal["annotator"] in ("label-studio", "files") or goal["annotator"].startswith("replay:")):
+            raise ConfigError(f"annotator must be 'label-studio', 'files' or 'replay:FILE', got '{goal['annotator']}'")
         write_json(file, goal)
         return goal
 
@@ -582,7 +583,51 @@ class Project:
             access |= {"email": server.email, "password_file": str(server.secrets_file)}
         return access
 
+    def labelers(self) -> dict[str, str]:
+        """Who was given an account by ``curate people --add``: email to the name that stands in the ledger."""
+        file = self.paths.home / "people.json"
+        return dict(read_json(file)) if file.exists() else {}
+
+    def classes_asked(self) -> Classes:
+        """The classes that people can choose: those that were not merged into others."""
+        merged = self.ledger.merged_classes()
+        kept = [(class_id, name) for class_id, name in self.classes if class_id not in merged]
+        return Classes(tuple(c for c, _ in kept), tuple(n for _, n in kept))
+
+    def guide_texts(self) -> dict[str, str]:
+        """What the class guide says of each class id: the newest versions of what it means and what tells it apart."""
+        newest = {ruling.class_ids: ruling.text for ruling in self.ledger.guide()}
+        texts: dict[str, list[str]] = {}
+        for class_ids, text in sorted(newest.items(), key=lambda entry: len(entry[0])):
+            for class_id in class_ids:
+                texts.setdefault(class_id, []).append(text)
+        return {class_id: " ".join(parts) for class_id, parts in texts.items()}
+
+    def _examples(self) -> dict[str, tuple[Path, ...]]:
+        """Two images of each class id on which label and last predictions agree the most: sure, and typical."""
+        from curation.tables import predictions_from_frame, read_frame
+
+        numbers = [i.number for i in reversed(self.ledger.iterations())]
+        tables = (self.paths.iteration(number) / "predictions.parquet" for number in numbers)
+        file = next((table for table in tables if table.exists()), None)
+        if file is None:
+            return {}
+        predictions, labels = predictions_from_frame(read_frame(file)), self.ledger.labels()
+        files = {s.id: s.file for s in self.samples()}
+        found: dict[str, tuple[Path, ...]] = {}
+        for column, class_id in enumerate(predictions.class_ids):
+            order = (-predictions.probabilities[:, column]).argsort(kind="stable")
+            ids = (predictions.sample_ids[row] for row in order.tolist())
+            mine = (s for s in ids if (now := labels.get(s)) and now.class_id == class_id and not now.excluded)
+            found[class_id] = tuple(files[s] for s in itertools.islice(mine, 2))
+        return found
+
     def _annotator(self, annotator: str, server: LabelStudioServer | None) -> Callable[[], Annotator]:
+        if annotator == "files":
+            from labeling.exchange import FileAnnotator
+
+            by_files = FileAnnotator(self.ledger.verdicts)
+            return lambda: by_files
         if annotator.startswith("replay:"):
             from labeling.replay import ReplayAnnotator
 
@@ -606,6 +651,11 @@ class Project:
                         project_id=self.ledger.about()["id"],
                         classes=self.classes,
                         opinions=self.settings.review.opinions,
+                        guide=self.guide_texts(),
+                        examples=self._examples(),
+                        labels={s: now.class_id for s, now in self.ledger.labels().items()},
+                        person_names=self.labelers(),
+                        retired=tuple(self.ledger.merged_classes()),
                     )
                 )
             return made[0]

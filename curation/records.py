@@ -127,6 +127,20 @@ class LabelEvent:
 
 
 @dataclass(frozen=True)
+class Ruling:
+    """An entry of the class guide: what a class means (one of ``class_ids``), or which of two it is (both, sorted).
+
+    ``id`` is the number of the ledger's event, so that later ones are newer versions.
+    """
+
+    class_ids: tuple[str, ...]
+    text: str
+    who: str
+    at: datetime
+    id: int = 0
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What one person said of one image.
 

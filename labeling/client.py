@@ -12,6 +12,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections import defaultdict
@@ -27,7 +28,7 @@ from label_studio_sdk.core.api_error import ApiError
 
 from curation.errors import DataError, LabelStudioError
 from curation.records import Classes, Progress, QueueEntry, Verdict
-from labeling.screen import Texts, labeling_config, read_texts
+from labeling.screen import Texts, evidence, labeling_config, read_texts
 from labeling.server import Connection
 from labeling.tasks import (
     STREAMS,
@@ -36,6 +37,7 @@ from labeling.tasks import (
     Stream,
     choice_result,
     image_name,
+    nearest_shown,
     served_order,
     stream_of,
     task_payload,
@@ -65,9 +67,11 @@ class LabelStudioAnnotator:
     """Asks people in Label Studio.
 
     ``project_id`` is the curation project's own id, by which its two Label Studio projects are found again;
-    ``opinions`` how many people see each task; ``guide`` says what a class means, by class id; ``person_names`` how
-    people are called in verdicts, by email (as they are, where missing). After ``collect``, ``rejected`` holds the
-    reasons of answers that could not count. Every fault of Label Studio is a LabelStudioError.
+    ``opinions`` how many people see each task; ``guide`` says what a class means and ``examples`` are images of it, by
+    class id; ``labels`` are class ids by sample id, to show what lies near; ``person_names`` how people are called in
+    verdicts, by email (as they are, where missing); ``retired`` are class ids that nobody is asked for any more. After
+    ``collect``, ``rejected`` holds the reasons of answers that could not count. Every fault of Label Studio is a
+    LabelStudioError.
     """
 
     def __init__(
@@ -79,7 +83,10 @@ class LabelStudioAnnotator:
         classes: Classes,
         opinions: int = 1,
         guide: Mapping[str, str] | None = None,
+        examples: Mapping[str, Sequence[Path]] | None = None,
+        labels: Mapping[str, str | None] | None = None,
         person_names: Mapping[str, str] | None = None,
+        retired: Sequence[str] = (),
         texts: Texts | None = None,
     ) -> None:
         self.connection = connection
@@ -88,7 +95,11 @@ class LabelStudioAnnotator:
         self.classes = classes
         self.opinions = opinions
         self.guide = dict(guide or {})
+        self.examples = {class_id: tuple(files) for class_id, files in (examples or {}).items()}
+        self.labels = dict(labels or {})
         self.person_names = dict(person_names or {})
+        kept = [(class_id, name) for class_id, name in classes if class_id not in retired]
+        self._asked = Classes(tuple(c for c, _ in kept), tuple(n for _, n in kept))
         self.texts = texts or read_texts()
         self.rejected: tuple[str, ...] = ()
         self._client: Any = None
@@ -174,10 +185,7 @@ class LabelStudioAnnotator:
 
     def _ready(self, stream: Stream, project: Any) -> Any:
         """The stream's project, made where there is none, with the screen for the classes as they are now."""
-        settings: dict[str, Any] = {
-            "label_config": labeling_config(self.classes, mode=stream, texts=self.texts, guide=self.guide),
-            "maximum_annotations": self.opinions,
-        }
+        settings: dict[str, Any] = {"label_config": self._screen(stream, {}), "maximum_annotations": self.opinions}
         if project is None:
             word = self.texts.title_shown if stream == "shown" else self.texts.title_blind
             project = self._sdk.projects.create(
@@ -191,11 +199,21 @@ class LabelStudioAnnotator:
                 request_options=_ONCE,
                 **settings,
             )
-        elif any(getattr(project, name) != value for name, value in settings.items()):
-            self._sdk.projects.update(project.id, **settings)
         if self.connection.images is not None:
             self._serve(project, self.connection.images / stream)
+        settings["label_config"] = self._screen(stream, self._examples(project, stream))
+        if any(getattr(project, name) != value for name, value in settings.items()):
+            self._sdk.projects.update(project.id, **settings)
         return project
+
+    def _screen(self, stream: Stream, examples: Mapping[str, Sequence[str]]) -> str:
+        return labeling_config(
+            self._asked, mode=stream, texts=self.texts, guide=self.guide, examples=examples, near=self._shows_near
+        )
+
+    @property
+    def _shows_near(self) -> bool:
+        return self.connection.images is not None
 
     def _projects(self) -> dict[Stream, Any]:
         """The project of each stream that has one, in the order of streams; the oldest, should there be two."""
@@ -228,8 +246,7 @@ class LabelStudioAnnotator:
             if not missing:
                 return
             try:
-                addresses = self._publish(project, stream, missing, files)
-                payloads: Any = [{"data": task_payload(e, addresses[e.key], self.classes)} for e in missing]
+                payloads: Any = self._payloads(project, stream, missing, files)
                 sent = self._sdk.projects.import_tasks(project.id, request=payloads, request_options=_ONCE)
             except (httpx.HTTPError, ApiError) as fault:
                 if attempt + 1 == _TRIES or not _may_pass(fault):
@@ -257,34 +274,64 @@ class LabelStudioAnnotator:
                     self._sdk.tasks.delete(task.id)
         return set(tasks)
 
-    def _publish(
+    def _payloads(
         self, project: Any, stream: Stream, entries: Sequence[QueueEntry], files: Mapping[str, Path]
-    ) -> dict[str, str]:
-        """Put the images where browsers get them; their addresses by key."""
-        images = self.connection.images
-        if images is None:
-            return self._upload(project, entries, files)
+    ) -> list[dict[str, Any]]:
+        """The tasks of these entries, their images put where browsers get them."""
+        near = {e.key: nearest_shown(e, self.labels) if self._shows_near else [] for e in entries}
+        wanted = {image_name(e.key): files[e.sample_id] for e in entries}
+        for entry in entries:
+            beside = [s for _, samples in near[entry.key] for s in samples if s in files and files[s].is_file()]
+            wanted |= {_near_name(entry.key, s): files[s] for s in beside}
+        addresses = self._publish(project, stream, wanted)
+        words = {"no label": self.texts.no_label, "none": self.texts.none, "no reason": self.texts.no_reason}
+        tasks = []
+        for entry in entries:
+            shown = [
+                (self.classes.name(c), [addresses[n] for s in samples if (n := _near_name(entry.key, s)) in addresses])
+                for c, samples in near[entry.key]
+            ]
+            html = evidence(shown, self.texts)
+            address = addresses[image_name(entry.key)]
+            tasks.append({"data": task_payload(entry, address, self.classes, html, words)})
+        return tasks
+
+    def _publish(self, project: Any, stream: Stream, images: Mapping[str, Path]) -> dict[str, str]:
+        """Put images where browsers get them; their addresses by the names that they are given."""
+        folder = self.connection.images
+        if folder is None:
+            return self._upload(project, images)
         return {
-            e.key: f"/data/local-files/?d={stream}/{place(files[e.sample_id], images / stream, image_name(e.key))}"
-            for e in entries
+            name: f"/data/local-files/?d={stream}/{place(file, folder / stream, name)}" for name, file in images.items()
         }
 
-    def _upload(self, project: Any, entries: Sequence[QueueEntry], files: Mapping[str, Path]) -> dict[str, str]:
-        """Upload images to a server whose disk we do not share; their addresses by key."""
+    def _upload(self, project: Any, images: Mapping[str, Path]) -> dict[str, str]:
+        """Upload images to a server whose disk we do not share; their addresses by name."""
         addresses: dict[str, str] = {}
         path = f"/api/projects/{project.id}"
         with token_client(self.connection.url, self.connection.token) as client:
-            for chunk in _chunks(entries, _UPLOADS):
-                parts = [(e.key, _as_shown(files[e.sample_id], image_name(e.key))) for e in chunk]
+            for chunk in _chunks(list(images.items()), _UPLOADS):
+                parts = [(name, _as_shown(file, name)) for name, file in chunk]
                 sent = client.post(
                     f"{path}/import", params={"commit_to_project": "false"}, files=parts, timeout=300
                 ).raise_for_status()
                 ids = sent.json()["file_upload_ids"]
                 listed = client.get(f"{path}/file-uploads", params={"ids": json.dumps(ids)}).raise_for_status().json()
-                for entry in chunk:
-                    name = image_name(entry.key)
-                    addresses[entry.key] = next(f"/data/{u['file']}" for u in listed if name in u["file"])
+                for name, _ in chunk:
+                    addresses[name] = next(f"/data/{u['file']}" for u in listed if name in u["file"])
         return addresses
+
+    def _examples(self, project: Any, stream: Stream) -> dict[str, list[str]]:
+        """The addresses of the guide's example images, by class id; those that the screen has already are kept."""
+        names = {_example_name(class_id, file): file for class_id, listed in self.examples.items() for file in listed}
+        there = dict(re.findall(r"src=&quot;([^&]*?([0-9a-f]{24})[^&]*)&quot;", project.label_config or ""))
+        known = {name: address for address, name in there.items() if name in names}
+        missing = {name: file for name, file in names.items() if name not in known and file.is_file()}
+        known |= self._publish(project, stream, missing)
+        return {
+            class_id: [known[n] for file in listed if (n := _example_name(class_id, file)) in known]
+            for class_id, listed in self.examples.items()
+        }
 
     def _withdraw(self, project: Any, wanted: set[str], stream: Stream) -> None:
         """Delete the tasks of other batches that nobody has answered, and their images."""
@@ -301,9 +348,9 @@ class LabelStudioAnnotator:
         )  # fmt: skip
         if self.connection.images is not None:
             for task in old:
-                name = image_name(str((task.data or {}).get("key")))
-                for file in (self.connection.images / stream).glob(f"{name}.*"):
-                    file.unlink(missing_ok=True)
+                for name in re.findall(r"\b[0-9a-f]{24}(?=\.)", json.dumps(task.data or {})):
+                    for file in (self.connection.images / stream).glob(f"{name}.*"):
+                        file.unlink(missing_ok=True)
 
     # --- fetching
 
@@ -404,6 +451,14 @@ class LabelStudioPerson:
                 break
         mine = [t for t in found if all(a.get("completed_by") != me for a in t.get("annotations") or [])]
         return sorted(mine, key=lambda t: int(t["id"]))
+
+
+def _near_name(key: str, sample_id: str) -> str:
+    return image_name(f"{key} near {sample_id}")
+
+
+def _example_name(class_id: str, file: Path) -> str:
+    return image_name(f"example of {class_id}: {file}")
 
 
 def place(file: Path, folder: Path, name: str) -> str:

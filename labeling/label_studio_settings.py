@@ -3,7 +3,8 @@
 Label Studio leaves SQLite as it comes: a writer that waits for more than 5 s, or that has read before another wrote,
 is refused with "database is locked", which a browser shows as an error 500. On a slow disk two people who sign in at
 the same time are enough. Here a transaction takes its place in the line when it begins and waits for a minute, and
-readers are kept waiting by nobody (write-ahead log, with every commit synced to the disk as before).
+readers are kept waiting by nobody (write-ahead log, with every commit synced to the disk as before). The labeling
+screen gets a few keys more (``label_studio_keys``).
 """
 
 from core.settings.base import *  # noqa: F403
@@ -17,3 +18,6 @@ DATABASES_ALL["sqlite"]["OPTIONS"] = {
 }
 
 from core.settings.label_studio import *  # noqa: E402, F403
+from core.settings.label_studio import MIDDLEWARE  # noqa: E402
+
+MIDDLEWARE.append("labeling.label_studio_keys.AddKeys")

@@ -19,7 +19,8 @@ from curation.records import AMBIGUOUS, BAD_IMAGE, OTHER, SKIPPED, WITHDRAWN, Cl
 Stream = Literal["shown", "blind"]
 STREAMS: tuple[Stream, ...] = ("shown", "blind")
 
-CONTROL = "label"  # the name of the question in the labeling screen; results cite it
+CONTROL, OTHER_CONTROL = "label", "other"  # the names of the questions in the labeling screen; results cite them
+_LONGEST_NOTE = 500
 _SPECIAL = (AMBIGUOUS, BAD_IMAGE, OTHER)
 
 
@@ -52,8 +53,13 @@ def image_name(key: str) -> str:
     return hashlib.sha256(f"image of task {key}".encode()).hexdigest()[:24]
 
 
-def task_payload(entry: QueueEntry, image_url: str, classes: Classes) -> dict[str, str]:
+def task_payload(
+    entry: QueueEntry, image_url: str, classes: Classes, evidence: str = "", words: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """The fields of a task: key and image; in shown mode also given label, suggestion and reason, in class names.
+
+    ``evidence`` is HTML that shows more in shown mode, ``words`` what stands for ``no label``, ``none`` and ``no
+    reason``.
 
     >>> entry = QueueEntry("k", "s", 1, 0, "blind", "c1", "c2", "looks like c2")
     >>> task_payload(entry, "/i.png", Classes(("c1", "c2"), ("cat", "dog")))
@@ -62,11 +68,25 @@ def task_payload(entry: QueueEntry, image_url: str, classes: Classes) -> dict[st
     task = {"key": entry.key, "image": image_url}
     if stream_of(entry) == "blind":
         return task
+    said = words or {}
     return task | {
-        "given_label": classes.name(entry.given) or "none yet",
-        "suggestion": classes.name(entry.suggested) or "none",
-        "reason": entry.reason or "no reason given",
+        "given_label": classes.name(entry.given) or said.get("no label", "none yet"),
+        "suggestion": classes.name(entry.suggested) or said.get("none", "none"),
+        "reason": entry.reason or said.get("no reason", "no reason given"),
+        "evidence": evidence or "<div></div>",
     }
+
+
+def nearest_shown(entry: QueueEntry, labels: Mapping[str, str | None], each: int = 2) -> list[tuple[str, list[str]]]:
+    """Which images a shown task shows beside its own: for the given and the suggested class the nearest samples' ids.
+
+    ``labels`` maps sample ids to class ids. Classes without a near image are left out; a blind task shows none.
+    """
+    if stream_of(entry) == "blind":
+        return []
+    wanted = [c for c in dict.fromkeys((entry.given, entry.suggested)) if c is not None]
+    found = [(c, [s for s in entry.related if labels.get(s) == c and s != entry.sample_id][:each]) for c in wanted]
+    return [(class_id, near) for class_id, near in found if near]
 
 
 def verdict_from_annotation(
@@ -105,8 +125,10 @@ def verdict_from_annotation(
         mode=entry.mode,
         iteration=entry.iteration,
         seconds=_seconds(annotation.get("lead_time")),
-        note=f"edited by {_name(editor, people)}" if edited else "",
-    )
+        note="; ".join(part for part in (
+            f"edited by {_name(editor, people)}" if edited else "", _other(annotation) if answer == OTHER else ""
+        ) if part),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -172,6 +194,16 @@ def _said(annotation: Mapping[str, Any]) -> list[Any]:
     answers = [p.get("value") for p in parts if p.get("from_name") == CONTROL]
     choices = [a.get("choices") for a in answers if isinstance(a, Mapping)]
     return [choice for listed in choices if isinstance(listed, list) for choice in listed]
+
+
+def _other(annotation: Mapping[str, Any]) -> str:
+    """What a person wrote beside the answer ``other``, on one line."""
+    result = annotation.get("result")
+    parts = [p for p in result if isinstance(p, Mapping)] if isinstance(result, list) else []
+    texts = [p["value"].get("text") for p in parts
+             if p.get("from_name") == OTHER_CONTROL and isinstance(p.get("value"), Mapping)]  # fmt: skip
+    lines = [line for text in texts for line in (text if isinstance(text, list) else [text]) if isinstance(line, str)]
+    return re.sub(r"\s+", " ", " ".join(lines)).strip()[:_LONGEST_NOTE]
 
 
 def _user(who: object) -> int | None:

@@ -11,7 +11,7 @@ import pytest
 from test_house import ROOT, modules
 
 #: What only the App and Label Studio, in whose processes they run, can import.
-ELSEWHERE = ("reports.fiftyone_plugin", "labeling.label_studio_settings")
+ELSEWHERE = ("reports.fiftyone_plugin", "labeling.label_studio_settings", "labeling.label_studio_keys")
 MODULES = [name for name, _ in modules() if not name.startswith(ELSEWHERE)]
 
 

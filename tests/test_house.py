@@ -32,7 +32,7 @@ ORDER = [
     ],
     ["labeling", "augment", "reports"],
     ["curation.loop", "curation.repairing", "curation.account", "curation.reporting", "curation.project",
-     "curation.doctor", "curation.demo"],
+     "curation.desk", "curation.doctor", "curation.demo"],
     ["curation.cli", "reports.fiftyone_plugin"],
 ]  # fmt: skip
 

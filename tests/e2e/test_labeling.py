@@ -23,7 +23,8 @@ import httpx
 import pytest
 
 from curation.errors import DataError, LabelStudioError
-from curation.records import AMBIGUOUS, BAD_IMAGE, Classes, Mode, QueueEntry
+from curation.ledger import Ledger, NewPath, NewSample
+from curation.records import AMBIGUOUS, BAD_IMAGE, OTHER, WITHDRAWN, Classes, Mode, QueueEntry
 from labeling.client import LabelStudioAnnotator, LabelStudioPerson
 from labeling.server import (
     DATABASE,
@@ -246,6 +247,23 @@ def test_tasks_of_an_earlier_batch_are_withdrawn_unless_answered(
     assert len(gone) == 5
 
 
+def test_an_answer_deleted_in_label_studio_is_withdrawn_and_one_of_a_vanished_task_stands(
+    connection: Connection, tokens: dict[str, str], project_id: str, tmp_path: Path
+) -> None:
+    batch = batch_of(3, ("blind",))
+    asked = annotator(connection, project_id)
+    asked.send(batch, draw(tmp_path, batch))
+    LabelStudioPerson(connection.url, tokens["ann"]).answer(project_id, lambda key: "c1")
+    known = asked.collect(batch)
+    with token_client(connection.url, connection.token) as client:
+        client.delete(f"/api/annotations/{known[0].source.split(':')[-1]}/").raise_for_status()
+        vanished = next(t for t in tasks(connection, project_id)["blind"] if t["data"]["key"] == known[1].key)
+        client.delete(f"/api/tasks/{vanished['id']}/").raise_for_status()
+    now = asked.collect(batch, known)
+    assert [(v.source, v.answer) for v in now] == [(known[2].source, "c1"), (known[0].source, WITHDRAWN)]
+    assert now[1].at > known[0].at
+
+
 def test_a_project_deleted_in_label_studio_is_made_again(
     connection: Connection, project_id: str, tmp_path: Path
 ) -> None:
@@ -443,7 +461,7 @@ def press(page: Page, key: str) -> None:
             page.wait_for_selector(".ct .ant-radio-checked", state="attached", timeout=2_000)
             break
     with page.expect_response(lambda r: "/annotations" in r.url and r.request.method == "POST") as taken:
-        page.keyboard.press("Control+Enter")
+        page.keyboard.press("Enter")
     assert taken.value.status == 201
     page.wait_for_function(f"(n) => (document.querySelector('{NUMBER}')?.innerText ?? '') !== n", arg=number)
 
@@ -456,7 +474,8 @@ def layout(page: Page) -> dict[str, Any]:
           const answers = [...document.querySelectorAll('.ct .lsf-choice')].map(box);
           const list = document.querySelector('.ct .lsf-choices'), holder = document.querySelector('.ct-answers');
           const page = document.documentElement;
-          const panels = [...document.querySelectorAll('.lsf-sidepanels__wrapper, .lsf-toolbar')];
+          const panels = [...document.querySelectorAll('.lsf-sidepanels__wrapper')];
+          const pictures = [...document.querySelectorAll('.ct-neighbour, .ct-example')].filter((e) => e.naturalWidth);
           const image = box(document.querySelector('.ct-image canvas'));
           return {
             scrolls: page.scrollHeight > innerHeight || page.scrollWidth > innerWidth,
@@ -464,6 +483,7 @@ def layout(page: Page) -> dict[str, Any]:
             image: Math.max(image.width, image.height),
             panels: panels.filter((e) => box(e).width > 0).length,
             guide: box(document.querySelector('.ct-guide')).right,
+            pictures: pictures.filter((e) => box(e).bottom < innerHeight).length,
             checked: document.querySelectorAll('.ct .ant-radio-checked').length,
           }
         }"""
@@ -474,44 +494,87 @@ def layout(page: Page) -> dict[str, Any]:
 def test_a_labeler_works_by_keyboard_alone(
     connection: Connection, tokens: dict[str, str], project_id: str, browser: Browser, artifacts: Path, tmp_path: Path
 ) -> None:
-    batch = batch_of(6, ("shown", "shown", "blind", "control"))
-    asked = annotator(connection, project_id, opinions=1)
-    batch = [replace(e, opinions=1) for e in batch]
-    asked.send(batch, draw(tmp_path, batch))
+    batch = [replace(e, opinions=1) for e in batch_of(10, ("shown", "shown", "shown", "blind", "control"))]
+    files = draw(tmp_path, batch)
+    near = [replace(e, related=(batch[3].sample_id, batch[4].sample_id)) for e in batch[:1]]
+    batch = [replace(e, reason=f"{e.reason}, {e.position}") for e in (*near, *batch[1:])]
+    ledger = ledger_of(batch, tmp_path / "ledger.db")
+    examples = {"c1": (files[batch[8].sample_id],), "c2": (files[batch[9].sample_id],)}
+    labels = {batch[3].sample_id: "c1", batch[4].sample_id: "c2"}
+    asked = annotator(connection, project_id, opinions=1, examples=examples, labels=labels)
+    asked.send(batch, files)
     addresses = asked.addresses()
     page = signed_in(browser, connection, "bob")
 
     open_stream(page, addresses["shown"])
+    page.wait_for_selector(".ct-progress")
     seen = layout(page)
-    assert seen == seen | {"scrolls": False, "answersHidden": 0, "panels": 0, "checked": 0}
+    assert seen == seen | {"scrolls": False, "answersHidden": 0, "panels": 0, "checked": 0, "pictures": 4}
     assert seen["image"] > 500
     assert seen["guide"] <= 1366
     words = page.inner_text(".ct")
-    assert all(word in words for word in ("cat & dog", "looks like a fox", GUIDE["c2"]))
+    assert all(word in words for word in ("cat & dog", "looks like a fox", GUIDE["c2"], "Nearest 'fox'"))
+    assert page.inner_text(".ct-progress").startswith("0 / 6")
+    assert page.locator(".ct-progress").count() == 1
     page.screenshot(path=artifacts / "labeling-shown-2-classes.png")
+    page.keyboard.press("ArrowUp")
+    light = page.evaluate("() => document.querySelector('.ct-image canvas').style.filter")
+    assert light == "brightness(1.25) contrast(1)"
     began = time.monotonic()
-    for key in ("1", "2", "a", "x"):
+    for key in ("1", "2", "a", "x", "1"):
         press(page, key)
-    print(f"{(time.monotonic() - began) / 4:.2f} s from answer to answer")
+    print(f"{(time.monotonic() - began) / 5:.2f} s from answer to answer")
+    page.wait_for_function("() => document.querySelector('.ct-progress')?.innerText.startsWith('5 / 6')")
+    number = page.inner_text(NUMBER)
+    page.keyboard.press("Backspace")  # the last answer was a mistake
+    page.wait_for_function(f"(n) => (document.querySelector('{NUMBER}')?.innerText ?? '') !== n", arg=number)
+    page.wait_for_selector(".ct .ant-radio-checked", state="attached")
+    asked.collect(batch)
+    ledger.add_verdicts(asked.collect(batch))
+    page.keyboard.press("2")
+    with page.expect_response(lambda r: "/annotations/" in r.url and r.request.method == "PATCH"):
+        page.keyboard.press("Enter")
+    open_stream(page, addresses["shown"])
+    press(page, "1")
 
     open_stream(page, addresses["blind"])
     words = page.inner_text("body")
-    assert not [word for word in ("looks like a fox", "Suggested", "Label now") if word in words]
+    assert not [word for word in ("looks like a fox", "Suggested", "Label now", "Nearest") if word in words]
     page.screenshot(path=artifacts / "labeling-blind-2-classes.png")
-    press(page, "2")
-    press(page, "2")
+    for key in ("2", "2", "1", "1"):
+        press(page, key)
     page.close()
 
-    found = asked.collect(batch)
-    shown = [v for v in found if v.mode == "shown"]
-    assert [v.answer for v in shown] == ["c1", "c2", AMBIGUOUS, BAD_IMAGE]
-    assert sorted(v.mode for v in found if v.mode != "shown") == ["blind", "control"]
+    ledger.add_verdicts(asked.collect(batch, ledger.verdicts()))
+    found = ledger.verdicts()
+    reasons = {e.key: e.reason for e in ledger.queue()}
+    assert len(found) == 10
+    shown = sorted((v for v in found if v.mode == "shown"), key=lambda v: reasons[v.key])
+    assert [v.answer for v in shown] == ["c1", "c2", AMBIGUOUS, BAD_IMAGE, "c2", "c1"]
+    assert [reasons[v.key] for v in shown] == [f"looks like a fox, {n}" for n in (0, 1, 2, 5, 6, 7)]
+    assert sorted(v.mode for v in found if v.mode != "shown") == ["blind", "blind", "control", "control"]
     assert {v.person for v in found} == {"bob"}
     assert all(v.seconds is not None and 0 < v.seconds < 120 for v in found)
+    changed = [v for v in ledger.verdicts(every=True) if v.source == shown[4].source]
+    assert [v.answer for v in changed] == ["c1", "c2"]
     assert asked.waiting(batch) == 0
+    ledger.close()
 
 
-@pytest.mark.parametrize(("count", "hidden"), [(10, False), (23, False), (200, True)])
+def ledger_of(batch: list[QueueEntry], file: Path) -> Ledger:
+    """A ledger with the samples of a batch, and the batch in its queue."""
+    ledger = Ledger.in_file(file)
+    ledger.add_classes(CLASSES.names, who="import")
+    ledger.add_samples(
+        [NewSample(e.sample_id, "train", None, 12, 12) for e in batch],
+        [NewPath(e.sample_id, f"{e.position}.png", "", None, {}) for e in batch],
+        {e.sample_id: "c1" for e in batch}, who="import", why="label as given",
+    )  # fmt: skip
+    ledger.add_queue(batch)
+    return ledger
+
+
+@pytest.mark.parametrize(("count", "hidden"), [(10, False), (40, False), (200, True)])
 def test_the_screen_bears_many_classes(
     connection: Connection, tokens: dict[str, str], project_id: str, browser: Browser, artifacts: Path, tmp_path: Path,
     count: int, hidden: bool,
@@ -520,16 +583,22 @@ def test_the_screen_bears_many_classes(
         tuple(f"c{i}" for i in range(1, count + 1)), tuple(f"kind of thing {i}" for i in range(1, count + 1))
     )
     reason = "Predictions that have not seen this label give 'kind of thing 2' 94 %; four of its five neighbours agree."
-    batch = [replace(e, reason=reason) for e in batch_of(2, ("shown",))]
+    batch = [replace(e, reason=reason) for e in batch_of(6, ("shown",))]
+    files = draw(tmp_path, batch)
+    beside = [e.sample_id for e in batch[2:]]
+    batch = [replace(e, related=tuple(beside)) for e in batch[:2]]
+    labels = dict(zip(beside, ("c1", "c1", "c2", "c2"), strict=True))
     guide = {class_id: f"What {name} means, in a sentence." for class_id, name in list(classes)[:12]}
-    asked = annotator(connection, project_id, classes=classes, guide=guide)
-    asked.send(batch, draw(tmp_path, batch))
+    examples = {class_id: tuple(files[s] for s in beside[:2]) for class_id, _ in list(classes)[:12]}
+    asked = annotator(connection, project_id, classes=classes, guide=guide, labels=labels, examples=examples)
+    asked.send(batch, files)
     page = signed_in(browser, connection, "bob")
     open_stream(page, asked.addresses()["shown"])
     seen = layout(page)
     page.screenshot(path=artifacts / f"labeling-shown-{count}-classes.png")
     assert seen == seen | {"scrolls": False, "panels": 0, "checked": 0}
     assert (seen["answersHidden"] > 0) == hidden
+    assert seen["pictures"] >= (4 if hidden else 10)
     assert seen["image"] > 500
     if hidden:
         page.fill("[placeholder='Find a class']", "thing 187")
@@ -544,6 +613,25 @@ def test_the_screen_bears_many_classes(
     page.close()
     (verdict,) = asked.collect(batch)
     assert verdict.answer == ("c187" if hidden else "c10")
+
+
+def test_other_is_answered_in_words(
+    connection: Connection, tokens: dict[str, str], project_id: str, browser: Browser, tmp_path: Path
+) -> None:
+    batch = batch_of(1, ("blind",))
+    asked = annotator(connection, project_id)
+    asked.send(batch, draw(tmp_path, batch))
+    page = signed_in(browser, connection, "bob")
+    open_stream(page, asked.addresses()["blind"])
+    page.keyboard.press("z")
+    page.fill(".ct-other textarea, .ct-other input", "a tram")
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(300)
+    with page.expect_response(lambda r: "/annotations" in r.url and r.request.method == "POST"):
+        page.keyboard.press("Control+Enter")
+    page.close()
+    (verdict,) = asked.collect(batch)
+    assert (verdict.answer, verdict.note) == (OTHER, "a tram")
 
 
 # --- the server (last: it goes down and comes back)

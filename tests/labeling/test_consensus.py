@@ -9,7 +9,7 @@ import pytest
 
 from curation.errors import RecordError
 from curation.records import AMBIGUOUS, BAD_IMAGE, OTHER, SKIPPED, WITHDRAWN, Classes, Decision, Verdict
-from labeling.consensus import annotator_quality, crowdlab, decide, opinions, weighed
+from labeling.consensus import annotator_quality, crowdlab, decide, opinions, pooled, weighed, worth_asking
 
 CLASSES = Classes(("c1", "c2", "c3"), ("cat", "dog", "fox"))
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -128,9 +128,13 @@ def test_reliable_people_and_the_model_outweigh_one_who_is_often_wrong() -> None
     assert "CROWDLAB" in last.why
 
 
-def test_an_unsure_model_leaves_the_disagreement() -> None:
+def test_two_people_and_a_model_who_each_name_another_class_leave_it_contested() -> None:
     verdicts, probabilities, _ = crowd_case()
-    probabilities["s39"] = np.full(3, 1 / 3)
+    verdicts = [v for v in verdicts if (v.sample_id, v.person) != ("s39", "zoe")]
+    named = {v.answer for v in verdicts if v.sample_id == "s39"}
+    assert len(named) == 2
+    third = next(c for c in CLASSES.ids if c not in named)
+    probabilities["s39"] = np.where(np.array(CLASSES.ids) == third, 0.9, 0.05)
     last = decide(verdicts, {}, probabilities, CLASSES)[-1]
     assert (last.outcome, last.class_id) == ("contested", None)
 
@@ -139,7 +143,8 @@ def test_a_class_that_nobody_named_is_never_taken_however_sure_the_posterior() -
     verdicts = [said("s", "ann", "c1"), said("s", "bob", "c2")]
     assert weighed(verdicts, ("c3", 0.99)).answer is None
     assert weighed(verdicts, ("c2", 0.99)).answer == "c2"
-    assert weighed(verdicts, ("c2", 0.79)).answer is None
+    assert weighed(verdicts, ("c2", 0.49)).answer is None
+    assert weighed(verdicts, None).answer is None
 
 
 def test_too_few_shared_samples_leave_the_disagreement() -> None:
@@ -168,6 +173,28 @@ def test_crowdlab_bears_classes_that_nobody_names() -> None:
 
 def test_crowdlab_declines_what_it_cannot_weigh() -> None:
     assert crowdlab(np.array([[0.0, np.nan], [np.nan, 1.0]]), np.full((2, 2), 0.5)) is None
+
+
+def test_a_further_opinion_goes_first_to_where_person_and_model_disagree() -> None:
+    verdicts = [said(f"s{i}", "ann", CLASSES.ids[i % 3]) for i in range(30)]
+    probabilities = {f"s{i}": np.eye(3)[i % 3] * 0.9 + 0.1 / 3 for i in range(30)}
+    probabilities["s7"] = np.array([0.96, 0.02, 0.02])  # ann said c2
+    probabilities["s5"] = np.array([0.4, 0.3, 0.3])  # ann said c3; the model does not know
+    found = worth_asking(verdicts, probabilities, CLASSES, most=2)
+    assert [s for s, _ in found[:2]] == ["s7", "s5"]
+    assert len(found) == 30
+    assert worth_asking([*verdicts, said("s7", "bob", "c1")], probabilities, CLASSES, most=2)[0][0] == "s5"
+    assert worth_asking(verdicts, {}, CLASSES, most=2) == []
+
+
+def test_pooled_opinions_by_hand() -> None:
+    even = np.full((1, 2), 0.5)
+    one = pooled(np.array([[0.0]]), even, rounds=1)
+    assert one[0].tolist() == pytest.approx([0.8, 0.2])
+    two = pooled(np.array([[0.0, 0.0]]), even, rounds=1)
+    assert two[0, 0] == pytest.approx(0.64 / 0.68)
+    against = pooled(np.array([[0.0]]), np.array([[0.2, 0.8]]), rounds=1)
+    assert against[0].tolist() == pytest.approx([0.5, 0.5])
 
 
 def test_people_are_rated_by_agreement_speed_and_crowdlab() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 import string
 from xml.etree import ElementTree as Xml
 
@@ -9,8 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.records import AMBIGUOUS, BAD_IMAGE, Classes
-from labeling.screen import AMBIGUOUS_KEY, BAD_IMAGE_KEY, CLASS_KEYS, labeling_config, read_texts
+from curation.records import AMBIGUOUS, BAD_IMAGE, OTHER, Classes
+from labeling.screen import (
+    AMBIGUOUS_KEY,
+    BAD_IMAGE_KEY,
+    CLASS_KEYS,
+    OTHER_KEY,
+    evidence,
+    labeling_config,
+    read_texts,
+)
 from labeling.tasks import STREAMS, Stream
 
 TEXTS = read_texts()
@@ -26,20 +36,25 @@ def screen(classes: Classes, mode: Stream = "shown", guide: dict[str, str] | Non
     return Xml.fromstring(labeling_config(classes, mode=mode, texts=TEXTS, guide=guide))
 
 
+def guide_of(root: Xml.Element) -> list[str]:
+    return [h.get("value") or "" for h in root.iter("HyperText") if h.get("name") == "guide"]
+
+
 @pytest.mark.parametrize("mode", STREAMS)
 @pytest.mark.parametrize("count", [2, 10, 12, 13, 23, 24, 200])
-def test_every_class_and_both_special_answers_can_be_chosen(count: int, mode: Stream) -> None:
+def test_every_class_and_every_special_answer_can_be_chosen(count: int, mode: Stream) -> None:
     choices = screen(classes_of(count), mode).findall(".//Choice")
-    assert {c.get("alias") for c in choices} == {*classes_of(count).ids, AMBIGUOUS, BAD_IMAGE}
+    assert {c.get("alias") for c in choices} == {*classes_of(count).ids, AMBIGUOUS, BAD_IMAGE, OTHER}
     keys = [c.get("hotkey") for c in choices if c.get("hotkey")]
-    assert len(keys) == len(set(keys)) == min(count, len(CLASS_KEYS)) + 2
+    assert len(keys) == len(set(keys)) == min(count, len(CLASS_KEYS)) + 3
 
 
 def test_keys_stay_clear_of_the_editor_and_of_one_another() -> None:
-    keys = [*CLASS_KEYS, AMBIGUOUS_KEY, BAD_IMAGE_KEY]
+    keys = [*CLASS_KEYS, AMBIGUOUS_KEY, BAD_IMAGE_KEY, OTHER_KEY]
     assert len(keys) == len(set(keys))
     assert not EDITOR_KEYS & set(keys)
-    assert set(keys) <= set(string.digits + string.ascii_lowercase)
+    assert {key.removeprefix("shift+") for key in keys} <= set(string.digits + string.ascii_lowercase)
+    assert not {"shift+1", "shift+2", "shift+r", "shift+f"} & set(keys)  # zooming, drawing, and the search field
 
 
 @pytest.mark.parametrize("mode", STREAMS)
@@ -69,14 +84,32 @@ def test_pixels_stay_crisp() -> None:
 def test_many_classes_get_a_search_field_and_the_special_answers_first() -> None:
     root = screen(classes_of(13))
     assert root.find(".//Filter") is not None
-    assert [c.get("alias") for c in root.iter("Choice")][:2] == [AMBIGUOUS, BAD_IMAGE]
+    assert [c.get("alias") for c in root.iter("Choice")][:3] == [AMBIGUOUS, BAD_IMAGE, OTHER]
     assert screen(classes_of(12)).find(".//Filter") is None
 
 
 def test_the_guide_says_what_classes_mean() -> None:
-    values = [h.get("value") for h in screen(classes_of(2), guide={"c1": "round"}).iter("Header")]
-    place = values.index("round")
-    assert values[place - 1] == "class 1"
+    (page,) = guide_of(screen(classes_of(2), guide={"c1": "round"}))
+    assert "<b>class 1</b> round" in page
+    assert "class 0" not in page
+
+
+def test_the_guide_shows_examples_unless_there_are_too_many_classes() -> None:
+    def page(count: int) -> str:
+        root = Xml.fromstring(
+            labeling_config(classes_of(count), mode="blind", texts=TEXTS, examples={"c1": ["/i/1.png", '/"2.png']})
+        )
+        return guide_of(root)[0]
+
+    assert re.findall(r'src="([^"]*)"', page(2)) == ["/i/1.png", "/&quot;2.png"]
+    assert "src" not in page(61)
+
+
+def test_what_lies_near_is_shown_by_class_and_its_name_is_no_markup() -> None:
+    page = evidence([("<b>cat", ["/1.png", "/2.png"]), ("dog", [])], TEXTS)
+    assert re.findall(r'src="([^"]*)"', page) == ["/1.png", "/2.png"]
+    assert "&lt;b&gt;cat" in page
+    assert "dog" not in page
 
 
 @settings(max_examples=60, deadline=None)
@@ -87,11 +120,17 @@ def test_any_name_survives_and_becomes_no_markup(names: list[str], mode: Stream)
     root = screen(classes, mode, dict(zip(classes.ids, names, strict=True)))
     chosen = {c.get("alias"): c.get("value") for c in root.iter("Choice")}
     assert {class_id: chosen[class_id] for class_id in classes.ids} == dict(classes)
-    assert {e.tag for e in root.iter()} <= {"View", "Style", "Image", "Header", "Choices", "Choice"}
+    assert {e.tag for e in root.iter()} <= {
+        "View", "Style", "Image", "Header", "HyperText", "Choices", "Choice", "TextArea",
+    }  # fmt: skip
+    (page,) = guide_of(root)
+    assert set(re.findall(r"</?(\w+)", page)) <= {"div", "span", "p", "b"}
 
 
 def test_markup_and_fields_in_names_are_taken_as_words() -> None:
     name = '"/><Choice value="x"/> $image & <b>'
     root = screen(Classes(("c1", "c2"), (name, "dog")), "blind", {"c1": name})
-    assert len(root.findall(".//Choice")) == 4
-    assert [h.get("value") for h in root.iter("Header")].count(name.replace("$", "$\u2060")) == 2
+    assert len(root.findall(".//Choice")) == 5
+    (page,) = guide_of(root)
+    assert page.count(html.escape(name).replace("$", "$\u2060")) == 2
+    assert "$image" not in page

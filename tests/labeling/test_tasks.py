@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +14,7 @@ from labeling.tasks import (
     Rejected,
     choice_result,
     image_name,
+    nearest_shown,
     served_order,
     stream_of,
     task_payload,
@@ -48,11 +50,30 @@ def verdict(mode: Mode = "shown", **changes: Any) -> Verdict | Rejected:
 def test_a_shown_task_tells_label_suggestion_and_reason_by_name() -> None:
     assert task_payload(entry(), "/i.png", CLASSES) == {
         "key": "k", "image": "/i.png", "given_label": "cat", "suggestion": "dog", "reason": "looks like a dog",
+        "evidence": "<div></div>",
     }  # fmt: skip
 
 
 def test_a_shown_task_of_the_pool_says_that_there_is_no_label_yet() -> None:
     assert task_payload(entry(given=None), "/i.png", CLASSES)["given_label"] == "none yet"
+
+
+def test_a_shown_task_shows_the_nearest_of_both_classes_and_a_blind_one_none() -> None:
+    near = replace(entry(), related=("a", "b", "c", "d", "sample", "e", "gone"))
+    labels = {"a": "c1", "b": "c1", "c": "c1", "d": "c2", "sample": "c2", "e": "c2", "x": "c2"}
+    assert nearest_shown(near, labels) == [("c1", ["a", "b"]), ("c2", ["d", "e"])]
+    assert nearest_shown(near, {"d": "c2"}) == [("c2", ["d"])]
+    assert nearest_shown(replace(near, mode="blind"), labels) == []
+
+
+def test_other_comes_with_the_persons_words() -> None:
+    text = {"from_name": "other", "to_name": "image", "type": "textarea", "value": {"text": ["a  tram\n"]}}
+    found = verdict(result=[*choice_result("other"), text])
+    assert isinstance(found, Verdict)
+    assert (found.answer, found.note) == ("other", "a tram")
+    plain = verdict(result=[*choice_result("c1"), text])
+    assert isinstance(plain, Verdict)
+    assert plain.note == ""
 
 
 @pytest.mark.parametrize("mode", ["blind", "control"])

@@ -1,0 +1,272 @@
+"""Batches and answers as files, for teams whose Label Studio we can't reach, or who have none.
+
+Out goes a folder: the tasks of each stream as Label Studio imports them and its screen, a table to fill in by hand, and
+the images under names that tell nothing. Back comes Label Studio's JSON export, or the table.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from curation.errors import DataError
+from curation.records import SKIPPED, SPECIAL_ANSWERS, WITHDRAWN, Classes, Progress, QueueEntry, Verdict
+from curation.runs import write_json, write_whole
+from labeling.client import place
+from labeling.screen import Texts, labeling_config
+from labeling.tasks import (
+    CONTROL,
+    STREAMS,
+    Rejected,
+    choice_result,
+    image_name,
+    served_order,
+    stream_of,
+    task_payload,
+    verdict_from_annotation,
+)
+
+_COLUMNS = ("key", "image", "stream", "given_label", "suggestion", "reason", "label", "annotator", "seconds")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a file says: verdicts, and in sentences why other answers in it do not count."""
+
+    verdicts: tuple[Verdict, ...]
+    set_aside: tuple[str, ...]
+
+
+class FileAnnotator:
+    """People who answer in files that come by ``curate sync --from``: nothing is sent, nothing can be fetched.
+
+    ``recorded`` gives the verdicts that the ledger has, from which is known what is still to come.
+    """
+
+    def __init__(self, recorded: Callable[[], Sequence[Verdict]]) -> None:
+        self._recorded = recorded
+
+    def send(self, entries: Sequence[QueueEntry], files: Mapping[str, Path], progress: Progress | None = None) -> None:
+        """Nothing is sent; ``curate export --format label-studio`` writes the batch."""
+
+    def collect(self, entries: Sequence[QueueEntry], known: Sequence[Verdict] = ()) -> list[Verdict]:
+        """Nothing is fetched: the answers are in the ledger already."""
+        return []
+
+    def waiting(self, entries: Sequence[QueueEntry]) -> int:
+        """How many opinions on these entries are still to come."""
+        people: dict[str, set[str]] = defaultdict(set)
+        for verdict in self._recorded():
+            if verdict.answer != WITHDRAWN:
+                people[verdict.key].add(verdict.person)
+        return sum(max(0, e.opinions - len(people[e.key])) for e in entries)
+
+    def address(self) -> None:
+        """There is nowhere to go."""
+
+    def addresses(self) -> dict[str, str]:
+        """There is nowhere to go."""
+        return {}
+
+
+def write_batch(
+    folder: Path,
+    entries: Sequence[QueueEntry],
+    files: Mapping[str, Path],
+    classes: Classes,
+    *,
+    texts: Texts,
+    guide: Mapping[str, str] | None = None,
+) -> list[Path]:
+    """Write a batch into a folder; returns the files for people: tasks and screen of each stream, and the table.
+
+    ``tasks-shown.json`` holds tasks of which addresses of images read ``images/NAME``, as they lie in the folder;
+    ``batch.csv`` has a row a task with ``label``, ``annotator`` and ``seconds`` to be filled in. Blind tasks tell
+    nothing but their image. Writing again changes nothing.
+    """
+    written = []
+    table = io.StringIO()
+    rows = csv.DictWriter(table, _COLUMNS, lineterminator="\n")
+    rows.writeheader()
+    for stream in STREAMS:
+        wanted = served_order([e for e in entries if stream_of(e) == stream])
+        if not wanted:
+            continue
+        tasks = []
+        for entry in wanted:
+            name = place(files[entry.sample_id], folder / "images" / stream, image_name(entry.key))
+            data = task_payload(entry, f"images/{stream}/{name}", classes)
+            tasks.append({"data": data})
+            rows.writerow({"stream": stream, **{c: _plain_cell(data[c]) for c in _COLUMNS if c in data}})
+        write_json(folder / f"tasks-{stream}.json", tasks)
+        screen = labeling_config(classes, mode=stream, texts=texts, guide=guide)
+        write_whole(folder / f"screen-{stream}.xml", screen)
+        written += [folder / f"tasks-{stream}.json", folder / f"screen-{stream}.xml"]
+    write_whole(folder / "batch.csv", table.getvalue())
+    return [*written, folder / "batch.csv"]
+
+
+def _plain_cell(words: str) -> str:
+    """Untrusted words as a cell that no spreadsheet takes for a formula."""
+    return f"'{words}" if words[:1] in ("=", "+", "-", "@", "\t", "\r") else words
+
+
+def read_answers(
+    file: Path,
+    entries: Sequence[QueueEntry],
+    classes: Classes,
+    paths: Mapping[str, Sequence[str]],
+    *,
+    iteration: int,
+) -> Answers:
+    """The answers in a file: Label Studio's JSON export, or a CSV ``key,label[,annotator][,seconds]``.
+
+    An answer belongs to the queue entry whose key its task has. A task without a key, from a project that somebody made
+    by hand, belongs to the sample one of whose ``paths`` (sample id to paths) ends like its image's address; such an
+    answer is a class's name, was given blind, and counts for ``iteration``. Reading a file again gives the same
+    sources. Raises DataError where the file can't be read.
+    """
+    by_key = {e.key: e for e in entries}
+    found = _of_table(file, by_key, classes) if file.suffix.lower() == ".csv" else _of_export(
+        file, by_key, classes, paths, iteration
+    )  # fmt: skip
+    everything = list(found)
+    return Answers(
+        tuple(v for v in everything if isinstance(v, Verdict)),
+        tuple(r.reason for r in everything if isinstance(r, Rejected)),
+    )
+
+
+def _of_table(file: Path, by_key: Mapping[str, QueueEntry], classes: Classes) -> Iterator[Verdict | Rejected]:
+    at = datetime.fromtimestamp(_there(file).stat().st_mtime, tz=UTC)
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as text:
+            rows = csv.DictReader(text)
+            if not {"key", "label"} <= set(rows.fieldnames or ()):
+                raise DataError(f"{file}: the first row must name the columns key and label, got {rows.fieldnames}")
+            for row in rows:
+                said = (row["label"] or "").strip()
+                if said:
+                    yield _row_verdict(row, said, f"{file}, row {rows.line_num}", by_key, classes, at)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file} can't be read as CSV in UTF-8 ({error})") from None
+
+
+def _row_verdict(
+    row: Mapping[str, str | None],
+    said: str,
+    where: str,
+    by_key: Mapping[str, QueueEntry],
+    classes: Classes,
+    at: datetime,
+) -> Verdict | Rejected:  # fmt: skip
+    entry = by_key.get((row["key"] or "").strip())
+    if entry is None:
+        return Rejected(f"{where}: key '{row['key']}' is of no task of this project")
+    answer = _answer_by_name(said, classes)
+    if answer is None:
+        return Rejected(f"{where}: '{said}' is no class of this project; use one of {list(classes.names)}")
+    person = (row.get("annotator") or "").strip() or "somebody"
+    try:
+        seconds = float(row["seconds"]) if row.get("seconds") else None  # type: ignore[arg-type]
+    except ValueError:
+        return Rejected(f"{where}: seconds must be a number, got '{row['seconds']}'")
+    source = f"file:{entry.key}:{person}"
+    return Verdict(entry.sample_id, answer, person, at, entry.key, source, entry.mode, entry.iteration, seconds)
+
+
+def _of_export(
+    file: Path,
+    by_key: Mapping[str, QueueEntry],
+    classes: Classes,
+    paths: Mapping[str, Sequence[str]],
+    iteration: int,
+) -> Iterator[Verdict | Rejected]:
+    try:
+        tasks = json.loads(_there(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} can't be read as Label Studio's JSON export ({error})") from None
+    if not isinstance(tasks, list) or not all(isinstance(task, Mapping) for task in tasks):
+        raise DataError(f"{file} is no JSON export of Label Studio: it must hold a list of tasks")
+    samples = _by_file_name(paths)
+    for task in tasks:
+        data = task.get("data") if isinstance(task.get("data"), Mapping) else {}
+        entry = by_key.get(str(data.get("key")))
+        if entry is None:
+            entry = _adopted(data, samples, iteration)
+            if entry is None:
+                yield Rejected(f"{file}: task {task.get('id')} is of no image of this project")
+                continue
+        for annotation in task.get("annotations") or ():
+            if isinstance(annotation, Mapping):
+                yield _exported(annotation, task, entry, classes)
+
+
+def _exported(
+    annotation: Mapping[str, Any], task: Mapping[str, Any], entry: QueueEntry, classes: Classes
+) -> Verdict | Rejected:
+    who = annotation.get("completed_by")
+    people = {who["id"]: str(who.get("email") or who["id"])} if isinstance(who, Mapping) and "id" in who else {}
+    origin = f"export-{annotation.get('unique_id') or task.get('project')}"
+    said = [
+        choice
+        for part in annotation.get("result") or ()
+        if isinstance(part, Mapping) and isinstance(part.get("value"), Mapping)
+        for choice in part["value"].get("choices") or ()
+    ]
+    named = _answer_by_name(str(said[0]), classes) if len(said) == 1 else None
+    as_ours = annotation if _is_ours(annotation) or named is None else {**annotation, "result": choice_result(named)}
+    return verdict_from_annotation(as_ours, task, entry, classes, people, origin)
+
+
+def _is_ours(annotation: Mapping[str, Any]) -> bool:
+    """Whether our own screen made an annotation: it answers our question with an id, not with a name."""
+    parts = [p for p in annotation.get("result") or () if isinstance(p, Mapping) and p.get("from_name") == CONTROL]
+    values = [p["value"] for p in parts if isinstance(p.get("value"), Mapping)]
+    choices = [str(choice) for value in values for choice in value.get("choices") or ()]
+    return bool(choices) and all(re.fullmatch(r"c\d+", c) or c in SPECIAL_ANSWERS for c in choices)
+
+
+def _answer_by_name(said: str, classes: Classes) -> str | None:
+    """A class id or special answer from what a person wrote: a name, an id, or a special answer."""
+    if said in classes.names:
+        return classes.id(said)
+    known = said in classes.ids or (said in SPECIAL_ANSWERS and said not in (SKIPPED, WITHDRAWN))
+    return said if known else None
+
+
+def _adopted(data: Mapping[str, Any], samples: Mapping[str, set[str]], iteration: int) -> QueueEntry | None:
+    """A stand-in for the entry of a task that we did not send; ``None`` where its image is of no or of two samples."""
+    for address in (value for value in data.values() if isinstance(value, str)):
+        parts = urlsplit(address)
+        inside = parse_qs(parts.query).get("d", [parts.path])[0]
+        name = PurePosixPath(unquote(inside)).name
+        for wanted in (name, name.split("-", 1)[-1]):  # Label Studio puts eight digits and a dash before uploads
+            found = samples.get(wanted, set())
+            if len(found) == 1:
+                (sample_id,) = found
+                return QueueEntry(f"adopted:{sample_id}", sample_id, iteration, 0, "blind", None, None, "")
+    return None
+
+
+def _by_file_name(paths: Mapping[str, Sequence[str]]) -> dict[str, set[str]]:
+    names: dict[str, set[str]] = defaultdict(set)
+    for sample_id, given in paths.items():
+        for path in given:
+            names[PurePosixPath(path.replace("\\", "/")).name].add(sample_id)
+    return names
+
+
+def _there(file: Path) -> Path:
+    if not file.is_file():
+        raise DataError(f"{file} is missing; give Label Studio's JSON export, or a CSV file with key and label")
+    return file

@@ -1,0 +1,64 @@
+// On the labeling screen: Enter sends the answer, Backspace goes back to the image before, the arrows change the image's
+// brightness (up, down) and contrast (right, left), and beside the number of the task stands how many images are done.
+(() => {
+  const onScreen = () => document.querySelector(".ct");
+  const writing = (e) => e && e.matches && e.matches("textarea, [contenteditable=true], input:not([type=radio])");
+  const press = (...selectors) => {
+    const button = selectors.map((s) => document.querySelector(s)).find((b) => b && !b.disabled);
+    if (button) button.click();
+  };
+  let shown = "";
+  let asking = false;
+  let level = [1, 1];
+  let lit = "";
+  const change = (by) => {
+    level = level.map((value, n) => Math.min(8, Math.max(0.125, value * by[n])));
+    document.querySelectorAll(".ct-image canvas").forEach((canvas) => {
+      canvas.style.filter = `brightness(${level[0]}) contrast(${level[1]})`;
+    });
+    lit = shown;
+  };
+  const plain = () => {
+    level = [1, 1];
+    lit = "";
+    document.querySelectorAll(".ct-image canvas").forEach((canvas) => { canvas.style.filter = ""; });
+  };
+  document.addEventListener("keydown", (event) => {
+    if (!onScreen() || writing(event.target) || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return;
+    const back = document.querySelector('button[aria-label="submit"]'); // reads "Update": an image seen before
+    const wanted = {
+      Enter: ['[aria-label="Submit current annotation"]', 'button[aria-label="submit"]',
+        ...(back ? ['[data-testid="next-task"]'] : [])],
+      Backspace: ['[data-testid="prev-task"]'],
+    }[event.key];
+    const light = { ArrowUp: [1.25, 1], ArrowDown: [0.8, 1], ArrowRight: [1, 1.25], ArrowLeft: [1, 0.8] }[event.key];
+    if (!wanted && !light) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    if (light) change(light);
+    else if (!event.repeat) press(...wanted);
+  }, true);
+
+  const progress = async () => {
+    const task = document.querySelector(".lsf-current-task__task-id");
+    const project = location.pathname.match(/^\/projects\/(\d+)/);
+    if (!onScreen() || !task || !project) return;
+    const here = document.querySelector(".ct-progress");
+    const number = task.firstChild && task.firstChild.textContent;
+    if (asking || (here && shown === number)) return;
+    asking = true;
+    if (lit && lit !== number) plain();
+    shown = number;
+    const answer = await fetch(`/api/projects/${project[1]}/`).catch(() => null);
+    const found = answer && answer.ok ? await answer.json() : null;
+    asking = false;
+    const bar = document.querySelector(".lsf-current-task");
+    if (!found || !bar) return;
+    const words = document.querySelector(".ct-progress") || document.createElement("div");
+    words.className = "ct-progress";
+    words.style.cssText = "margin: 0 12px; font-size: 14px; white-space: nowrap";
+    words.textContent = `${found.finished_task_number} / ${found.task_number} · Enter ↵ · Backspace ⌫ · ↑ ↓ ← → ◐`;
+    if (!words.isConnected) bar.after(words);
+  };
+  setInterval(progress, 500);
+})();

@@ -1,0 +1,107 @@
+"""A project and the people who label: classes, the class guide, answers in files, and what stands out."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from tests_stand_ins import draw
+
+from curation import desk
+from curation.config import Settings
+from curation.errors import DataError
+from curation.project import Project
+from curation.records import QueueEntry, Verdict
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    truth = draw(tmp_path / "images", 24)
+    (tmp_path / "labels.csv").write_text("path,label\n" + "".join(f"{p},{c}\n" for p, c in truth.items()))
+    made, _ = Project.create(tmp_path / "p", tmp_path / "images", tmp_path / "labels.csv", settings=Settings())
+    return made
+
+
+def said(sample: str, person: str, answer: str, *, minute: int = 0, note: str = "", seconds: float = 2.0) -> Verdict:
+    at = NOON + timedelta(minutes=minute)
+    return Verdict(sample, answer, person, at, f"k{sample}", f"t:{sample}:{person}:{minute}", "shown", 1, seconds, note)
+
+
+def test_a_renamed_class_keeps_its_labels(project: Project) -> None:
+    before = project.labels()["label"].eq("left").sum()
+    desk.rename_class(project, "left", "port", who="ann")
+    assert project.labels()["label"].eq("port").sum() == before > 0
+    for taken in ("right", "ambiguous", " "):
+        with pytest.raises(DataError, match="can't be a class name"):
+            desk.rename_class(project, "port", taken, who="ann")
+
+
+def test_a_merged_class_moves_its_labels_and_is_asked_for_no_more(project: Project) -> None:
+    desk.add_class(project, "leftish", who="ann")
+    moved = desk.merge_class(project, "left", "leftish", who="ann")
+    assert moved == project.labels()["label"].eq("leftish").sum() > 0
+    assert project.classes_asked().names == ("right", "leftish")
+    assert project.classes.names == ("left", "right", "leftish")
+    assert desk.merge_class(project, "left", "leftish", who="ann") == 0
+    with pytest.raises(DataError, match="can't be merged"):
+        desk.merge_class(project, "right", "left", who="ann")
+    desk.merge_class(project, "leftish", "right", who="ann")
+    assert project.ledger.merged_classes() == {"c1": "c2", "c3": "c2"}
+    assert set(project.labels()["label"]) == {"right"}
+
+
+def test_a_ruling_is_versioned_and_tells_agreement_before_and_after(project: Project) -> None:
+    a, b, c = (s.id for s in project.samples()[:3])
+    project.ledger.add_verdicts(
+        [said(a, "ann", "c1"), said(a, "bob", "c2"), said(b, "ann", "c1"), said(b, "bob", "c1")]
+    )
+    project.ledger.rule(["c2", "c1"], "Left is where the heart is.", who="eve", at=NOON + timedelta(minutes=1))
+    project.ledger.add_verdicts([said(c, "ann", "c2", minute=2), said(c, "bob", "c2", minute=3)])
+    (row,) = desk.disputes(project).to_dict(orient="records")
+    assert (row["first"], row["second"], row["images"]) == ("left", "right", 1)
+    assert row["paths"] == [project.samples()[0].path]
+    assert (row["agreement_before"], row["pairs_before"]) == (0.5, 2)
+    assert (row["agreement_after"], row["pairs_after"]) == (1.0, 1)
+    desk.rule(project, ["left"], "The bright side is left.", who="eve")
+    desk.rule(project, ["left"], "The dark side is left.", who="eve")
+    assert len(project.ledger.guide()) == 3
+    assert project.guide_texts() == {
+        "c1": "The dark side is left. Left is where the heart is.", "c2": "Left is where the heart is.",
+    }  # fmt: skip
+    with pytest.raises(DataError):
+        desk.rule(project, ["left", "up"], "x", who="eve")
+
+
+def test_other_and_ambiguous_come_up_as_questions(project: Project) -> None:
+    sample = project.samples()[0]
+    project.ledger.add_verdicts([said(sample.id, "ann", "other", note="a tram"), said(sample.id, "bob", "c1")])
+    assert desk.open_questions(project).to_numpy().tolist() == [[sample.path, "other", "a tram", "ann"]]
+
+
+def test_who_is_hasty_or_agrees_with_everything_stands_out(project: Project) -> None:
+    samples = [s.id for s in project.samples()[:12]]
+    project.ledger.add_queue(
+        [QueueEntry(f"k{s}", s, 1, n, "shown", "c1", "c2" if n % 2 else "c1", "") for n, s in enumerate(samples)]
+    )
+    project.ledger.add_verdicts(
+        [v for n, s in enumerate(samples) for v in (
+            said(s, "hasty", "c2" if n % 2 else "c1", seconds=0.4), said(s, "zoe", "c1"))]
+    )  # fmt: skip
+    table = desk.labelers(project).set_index("person")
+    assert table["note"].to_dict() == {"hasty": "answers in under 1 s; agrees with every suggestion", "zoe": ""}
+    assert table.loc["zoe", "follows_suggestion"] == 0.5
+
+
+def test_answers_in_a_file_reach_the_ledger_once(project: Project, tmp_path: Path) -> None:
+    sample = project.samples()[0]
+    project.ledger.add_queue([QueueEntry("k", sample.id, 1, 0, "blind", "c1", None, "")])
+    file = tmp_path / "answers.csv"
+    file.write_text("key,label,annotator\nk,right,ann\nnone,right,ann\n")
+    found = desk.sync_file(project, file)
+    assert (found["answers"], found["new"], len(found["set_aside"])) == (1, 1, 1)
+    assert desk.sync_file(project, file)["new"] == 0
+    (verdict,) = project.ledger.verdicts()
+    assert (verdict.answer, verdict.person) == ("c2", "ann")

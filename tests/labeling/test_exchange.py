@@ -1,0 +1,130 @@
+"""Batches go out as files and answers come back, of our own tasks and of projects that somebody made by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curation.errors import DataError
+from curation.records import BAD_IMAGE, Classes, Mode, QueueEntry, Verdict
+from labeling.exchange import FileAnnotator, read_answers, write_batch
+from labeling.screen import read_texts
+from labeling.tasks import choice_result
+from tests.contracts.test_annotators import draw
+
+CLASSES = Classes(("c1", "c2"), ("cat", "=dog"))
+PATHS = {"s1": ("a/1.png",), "s2": ("a/2.png", "b/two.png"), "s3": ("c/2.png",)}
+
+
+def entry(key: str, mode: Mode = "shown", *, opinions: int = 1) -> QueueEntry:
+    return QueueEntry(key, f"s{key[-1]}", 2, int(key[-1]), mode, "c2", "c1", "looks like a cat", opinions=opinions)
+
+
+ENTRIES = [entry("k1"), entry("k2", "blind"), entry("k3", "control")]
+
+
+def export(tmp_path: Path, *tasks: dict[str, Any]) -> Path:
+    file = tmp_path / "export.json"
+    file.write_text(json.dumps(list(tasks)), encoding="utf-8")
+    return file
+
+
+def annotation(result: list[dict[str, Any]], number: int = 5, **more: Any) -> dict[str, Any]:
+    who = {"id": 7, "email": "ann@example.com"}
+    moment = "2026-01-01T10:00:00Z"
+    return {"id": number, "unique_id": f"u{number}", "result": result, "completed_by": who, "updated_at": moment,
+            "lead_time": 2.5} | more  # fmt: skip
+
+
+def read(file: Path) -> tuple[list[Verdict], list[str]]:
+    found = read_answers(file, ENTRIES, CLASSES, PATHS, iteration=1)
+    return list(found.verdicts), list(found.set_aside)
+
+
+def test_a_batch_tells_of_blind_tasks_nothing_but_the_image(tmp_path: Path) -> None:
+    files = draw(tmp_path / "drawn", ENTRIES)
+    written = write_batch(tmp_path / "out", ENTRIES, files, CLASSES, texts=read_texts())
+    assert {f.name for f in written} == {
+        "tasks-shown.json", "screen-shown.xml", "tasks-blind.json", "screen-blind.xml", "batch.csv",
+    }  # fmt: skip
+    blind = json.loads((tmp_path / "out" / "tasks-blind.json").read_text())
+    assert [set(t["data"]) for t in blind] == [{"key", "image"}] * 2
+    for task in [*blind, *json.loads((tmp_path / "out" / "tasks-shown.json").read_text())]:
+        assert (tmp_path / "out" / task["data"]["image"]).is_file()
+    with (tmp_path / "out" / "batch.csv").open() as text:
+        rows = list(csv.DictReader(text))
+    assert [(r["key"], r["stream"], r["given_label"], r["reason"], r["label"]) for r in rows] == [
+        ("k1", "shown", "'=dog", "looks like a cat", ""), ("k2", "blind", "", "", ""), ("k3", "blind", "", "", ""),
+    ]  # fmt: skip
+    assert not list((tmp_path / "out" / "images").rglob("*s1*"))
+
+
+def test_a_filled_in_table_comes_back_as_verdicts_twice_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "batch.csv"
+    file.write_text("key,label,annotator,seconds\nk1,cat,ann,2.5\nk2,,ann,\nk3,bad image,,\nk9,cat,,\nk2,cow,ann,\n")
+    found, aside = read(file)
+    assert [(v.key, v.sample_id, v.answer, v.person, v.seconds, v.mode) for v in found] == [
+        ("k1", "s1", "c1", "ann", 2.5, "shown"), ("k3", "s3", BAD_IMAGE, "somebody", None, "control"),
+    ]  # fmt: skip
+    assert ["row 5: key 'k9'" in aside[0], "row 6: 'cow' is no class" in aside[1]] == [True, True]
+    assert read(file) == (found, aside)
+
+
+def test_an_export_of_our_tasks_is_known_by_their_keys(tmp_path: Path) -> None:
+    file = export(
+        tmp_path, {"id": 1, "project": 3, "data": {"key": "k2"}, "annotations": [annotation(choice_result("c2"))]}
+    )
+    ((found,), aside) = read(file)
+    assert (found.key, found.answer, found.person, found.seconds) == ("k2", "c2", "ann@example.com", 2.5)
+    assert (found.source, aside) == ("ls:export-u5:annotation:5", [])
+
+
+def named(choice: str) -> list[dict[str, Any]]:
+    return [{"from_name": "kind", "to_name": "img", "type": "choices", "value": {"choices": [choice]}}]
+
+
+@pytest.mark.parametrize(
+    "address", ["/data/upload/3/0a1b2c3d-1.png", "/data/local-files/?d=photos/1.png", "s3://bucket/a/1.png"]
+)
+def test_a_project_made_by_hand_is_adopted_by_its_images_names(tmp_path: Path, address: str) -> None:
+    file = export(tmp_path, {"id": 1, "data": {"picture": address}, "annotations": [annotation(named("cat"))]})
+    ((found,), aside) = read(file)
+    assert (found.sample_id, found.answer, found.mode, found.iteration, aside) == ("s1", "c1", "blind", 1, [])
+
+
+def test_an_image_whose_name_is_of_two_samples_or_of_none_is_set_aside(tmp_path: Path) -> None:
+    tasks = [{"id": n, "data": {"i": f"/x/{name}"}, "annotations": [annotation(named("cat"))]}
+             for n, name in enumerate(("2.png", "9.png"))]  # fmt: skip
+    found, aside = read(export(tmp_path, *tasks))
+    assert found == []
+    assert [a.split(": ")[1] for a in aside] == [f"task {n} is of no image of this project" for n in (0, 1)]
+
+
+def test_an_answer_that_is_no_class_is_set_aside(tmp_path: Path) -> None:
+    file = export(tmp_path, {"id": 1, "data": {"key": "k1"}, "annotations": [annotation(named("horse"))]})
+    found, (reason,) = read(file)
+    assert found == []
+    assert "annotation 5 of task 1" in reason
+
+
+@pytest.mark.parametrize("text", ["{", '{"a": 1}', "[1]"])
+def test_a_file_that_is_no_export_is_named(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "e.json"
+    file.write_text(text)
+    with pytest.raises(DataError, match=r"e\.json"):
+        read(file)
+    with pytest.raises(DataError, match="is missing"):
+        read(tmp_path / "gone.csv")
+
+
+def test_what_is_still_to_come_is_known_from_the_ledger(tmp_path: Path) -> None:
+    file = tmp_path / "batch.csv"
+    file.write_text("key,label,annotator\nk1,cat,ann\nk1,cat,bob\n")
+    said = read(file)[0]
+    entries = [entry("k1", opinions=3), entry("k2")]
+    people = FileAnnotator(lambda: said)
+    assert (people.waiting(entries), people.collect(entries)) == (2, [])
