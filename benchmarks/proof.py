@@ -554,7 +554,7 @@ def pools_of(options: argparse.Namespace, cache: Path) -> dict[str, list[Pool]]:
     if options.elpv:
         for case in elpv_cases(None, cache, 0)[:1]:
             nobody = case.truth[:, None]
-            perfect.append(Pool(case.name, reduced(case, cache), case.given, case.truth, nobody, 2, 1_000, 250))
+            perfect.append(Pool(case.name, reduced(case, cache), case.given, case.truth, nobody, 2, 800, 150))
     if not perfect:
         print("no images given: measuring on scikit-learn's digits with planted errors; see --help for real ones")
         perfect = human = list(digits_pools(cache).values())

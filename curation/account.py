@@ -21,6 +21,7 @@ from curation.evidence import Said, doubt_of, learn
 from curation.issues import LABEL_KINDS
 from curation.loop import Account, Scored, labeled_holdout, slice_table, trainable
 from curation.records import (
+    Classes,
     Decision,
     Estimate,
     Metrics,
@@ -67,7 +68,7 @@ def summarize(
     before = account.model_before.take([s.id for s in holdout]) if holdout and account.model_before else None
     metrics = gains.measure(after, truth, seed=seed, classes=account.classes) if after else None
     metrics_before = gains.measure(before, truth, seed=seed, classes=account.classes) if before else None
-    gain = _gain(before, after, truth, seed) if before and after else None
+    gain = _gain(before, after, truth, seed, account.classes) if before and after else None
     cards = slice_cards(account, holdout, before, after)
     open_slices = len([c for c in cards if c.slice.status == "open"])
     audit = audit_of(account, queue, settled, gain, open_slices, costs)
@@ -138,7 +139,7 @@ def credits_of(account: Account) -> tuple[Credit, ...]:
     )
 
 
-def _gain(before: Predictions, after: Predictions, truth: Mapping[str, str], seed: int) -> Gain:
+def _gain(before: Predictions, after: Predictions, truth: Mapping[str, str], seed: int, classes: Classes) -> Gain:
     comparison = gains.compare(before, after, truth, seed=seed)
     return Gain(
         accuracy=comparison.accuracy,
@@ -149,6 +150,9 @@ def _gain(before: Predictions, after: Predictions, truth: Mapping[str, str], see
         words=comparison.words,
         rows=len(before),
         disagreement=comparison.disagreement,
+        per_class=tuple(
+            (classes.name(c.class_id), c.recall, c.shown) for c in gains.class_changes(before, after, truth)
+        ),
     )
 
 
@@ -363,6 +367,9 @@ def advise(account: Account, gain: Gain | None, cards: Sequence[SliceCard], audi
     lines = []
     if audit.next is not None:
         lines.append(audit.next.words)
+        if audit.labels_wrong is not None and audit.labels_wrong_ci is not None:
+            low, high = audit.labels_wrong_ci
+            lines.append(f"About {audit.labels_wrong.value:.0f} labels are still wrong ({low:.0f} to {high:.0f}).")
     elif audit.flagger_precision is not None:
         share = audit.flagger_precision.value
         if share >= 0.3:
@@ -378,6 +385,13 @@ def advise(account: Account, gain: Gain | None, cards: Sequence[SliceCard], audi
         lines.append(f"Weakest slice: {weak[0].words}")
     if to_collect := [card.shot for card in cards if card.shot and card.arrived < card.wanted]:
         lines.append(f"Collect or label: {'; '.join(to_collect)}.")
+    if gain is not None:
+        lines += [
+            f"Class '{name}' is {'better' if change.value > 0 else 'worse'} than before: recall "
+            f"{100 * change.value:+.1f} points."
+            for name, change, shown in gain.per_class
+            if shown
+        ]
     if gain is not None and not gain.shown:
         lines.append("No change shown yet: the holdout can't tell this gain from chance.")
         lines += too_small(gain)
@@ -482,6 +496,10 @@ def metrics_json(summary: IterationSummary) -> dict[str, Any]:
             "p_value": summary.gain.p_value,
             "shown": summary.gain.shown,
             "words": summary.gain.words,
+            "per_class": [
+                {"name": name, "recall": change.value, "ci": _interval(change), "shown": shown}
+                for name, change, shown in summary.gain.per_class
+            ],
             "rows": summary.gain.rows,
             "rows_needed": gains.needed_rows(summary.gain.disagreement),
         }

@@ -6,7 +6,7 @@ a stratified bootstrap for balanced accuracy and log loss (every class keeps its
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
 from statistics import NormalDist
@@ -150,6 +150,47 @@ def compare(before: Predictions, after: Predictions, labels: Mapping[str, str], 
         words=_words(accuracy, shown, gained, lost, len(change)),
         disagreement=(gained + lost) / len(change),
     )
+
+
+@dataclass(frozen=True)
+class ClassChange:
+    """After minus before in the recall of one class (by id), a fraction; ``shown`` after correction for the others."""
+
+    class_id: str
+    recall: Estimate
+    rows: int
+    shown: bool
+
+
+def class_changes(before: Predictions, after: Predictions, labels: Mapping[str, str]) -> tuple[ClassChange, ...]:
+    """How the recall of each class changed on the rows of ``before``, the largest fall first.
+
+    Many figures are looked at, so a change is shown only where McNemar's test holds after Holm's correction (1979) for
+    as many classes as have rows. Raises RecordError as ``compare`` does.
+    """
+    if before.class_ids != after.class_ids:
+        raise RecordError(f"both must predict the same classes, got {before.class_ids} and {after.class_ids}")
+    old, new = _outcomes(before, labels), _outcomes(after.take(before.sample_ids), labels)
+    found = []
+    for column in np.unique(old.truth).tolist():
+        own = old.truth == column
+        gained, lost = int((new.right & ~old.right & own).sum()), int((old.right & ~new.right & own).sum())
+        size = int(own.sum())
+        recall = Estimate((gained - lost) / size, paired_interval(gained, lost, size))
+        found.append((before.class_ids[column], recall, size, mcnemar(gained, lost)))
+    shown = _holm([p for *_, p in found])
+    changes = [ClassChange(c, r, n, s) for (c, r, n, _), s in zip(found, shown, strict=True)]
+    return tuple(sorted(changes, key=lambda change: (change.recall.value, change.class_id)))
+
+
+def _holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
+    """Which tests reject when all are looked at (Holm, Scandinavian Journal of Statistics 6, 1979)."""
+    rejected = [False] * len(p_values)
+    for place, number in enumerate(sorted(range(len(p_values)), key=lambda n: p_values[n])):
+        if p_values[number] > level / (len(p_values) - place):
+            break
+        rejected[number] = True
+    return rejected
 
 
 def paired_interval(gained: int, lost: int, rows: int, level: float = 0.95) -> Interval:

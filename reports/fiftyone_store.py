@@ -27,6 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curation.credit import credit_words
 from curation.errors import DatabaseError, RecordError
 from curation.issues import LABEL_KINDS
 from curation.records import Estimate
@@ -222,7 +223,14 @@ def iteration_facts(summary: IterationSummary) -> dict[str, Any]:
         "project": summary.project,
         "classes": list(summary.classes),
         "accuracy": estimate_words(summary.metrics.accuracy if summary.metrics else None),
-        "gain": summary.gain.words if summary.gain else "",
+        "gain": " ".join(
+            words
+            for words in (
+                summary.gain.words if summary.gain else "",
+                credit_words(summary.credits) if summary.credits else "",
+            )
+            if words
+        ),
         "reviewed": summary.labels_reviewed,
         "changed": summary.labels_changed,
         "contested": summary.contested,

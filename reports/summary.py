@@ -64,6 +64,7 @@ class Gain:
     words: str
     rows: int = 0
     disagreement: float = 0.0  #: share of the rows on which only one of both is right
+    per_class: tuple[tuple[str, Estimate, bool], ...] = ()  #: class name, change of recall, shown or not
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,10 @@ def people(seed: int, *, n: int = 2000, errs: float = 0.15, reviewed: int = 300)
         np.where(both, 2, np.where(other > 0, other, np.minimum(rest, 1))),
         np.where(both, 0, np.where(other > 0, rest, np.maximum(rest - 1, 0))),
     )
-    said = Answers(doubt[rows], flagged[rows], same[rows], other[rows], rest[rows], 0.6 * (other[rows] > 0), 10)
+    share = np.where(
+        other > 0, np.where(wrong, 0.6, 0.1), 0.0
+    )  # who errs names a class that the model did not think of
+    said = Answers(doubt[rows], flagged[rows], same[rows], other[rows], rest[rows], share[rows], 10)
     left = np.setdiff1d(np.arange(n), rows)
     return {"said": said, "wrong": wrong, "rows": rows, "left": left, "doubt": doubt, "flagged": flagged}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from curation.errors import RecordError
-from curation.gain import compare, confusion, mcnemar, measure, needed_rows, paired_interval, reliability
+from curation.gain import class_changes, compare, confusion, mcnemar, measure, needed_rows, paired_interval, reliability
 from curation.records import Classes, Predictions
 
 CLASSES = Classes(("c1", "c2", "c3"), ("cat", "dog", "fox"))
@@ -212,3 +212,34 @@ class TestLookingCloser:
         low, high = paired_interval(gained, gained - round(0.01 * rows), rows)
         assert abs(low) < 0.002
         assert high > 0
+
+
+class TestClasses:
+    def drawn(self, right: list[list[bool]]) -> tuple[Predictions, dict[str, str]]:
+        """Rows of class c1, c2, ... in turn, each predicted right or as the next class."""
+        ids, rows, labels = [], [], {}
+        for column, own in enumerate(right):
+            for number, hit in enumerate(own):
+                ids.append(f"{column}-{number}")
+                labels[ids[-1]] = f"c{column + 1}"
+                rows.append(np.eye(len(right))[column if hit else (column + 1) % len(right)])
+        class_ids = tuple(f"c{n + 1}" for n in range(len(right)))
+        return Predictions(tuple(ids), class_ids, np.array(rows), np.full(len(ids), -1)), labels
+
+    def test_the_class_that_fell_comes_first_and_only_clear_changes_are_shown(self) -> None:
+        """c1 loses 12 of 40, c2 gains 1 of 40, c3 stays."""
+        before, labels = self.drawn([[True] * 40, [True] * 20 + [False] * 20, [True] * 40])
+        after, _ = self.drawn([[True] * 28 + [False] * 12, [True] * 21 + [False] * 19, [True] * 40])
+        found = class_changes(before, after, labels)
+        assert [(c.class_id, c.shown) for c in found] == [("c1", True), ("c3", False), ("c2", False)]
+        assert found[0].recall.value == pytest.approx(-0.3)
+        assert found[0].rows == 40
+
+    def test_what_would_be_shown_alone_is_not_among_ten(self) -> None:
+        """6 of 6 changed rows lost: p = 0.031, enough for one class, not for one of ten."""
+        one_before, labels = self.drawn([[True] * 40, []])
+        one_after, _ = self.drawn([[True] * 34 + [False] * 6, []])
+        assert class_changes(one_before, one_after, labels)[0].shown
+        ten_before, labels = self.drawn([[True] * 40] * 10)
+        ten_after, _ = self.drawn([[True] * 34 + [False] * 6, *[[True] * 40] * 9])
+        assert not class_changes(ten_before, ten_after, labels)[0].shown
