@@ -148,6 +148,7 @@ class Account:
     verdicts: Sequence[Verdict] = ()  #: what labelers said in this iteration
     looks: pd.DataFrame | None = None
     shots: tuple[Shot, ...] = ()
+    features: Callable[[], npt.NDArray[np.float32]] | None = None  #: of the samples, in their order; from the cache
 
 
 @dataclass(frozen=True)
@@ -734,6 +735,7 @@ class Loop:
             verdicts=[v for v in by_labelers(self.ledger.verdicts()) if v.iteration == number],
             looks=self.looks(number),
             shots=tuple(self.shots(number, self.ledger.labels(as_of=number))) if number > 0 else (),
+            features=lambda: self.parts.encoder.features(self.samples, self.parts.progress),
         )
 
     # --- what earlier stages left

@@ -12,6 +12,7 @@ from curation.config import Settings
 from curation.errors import DatabaseError
 from curation.ledger import Ledger
 from curation.loop import Account
+from curation.plane import principal_plane
 from curation.records import CurrentLabel
 from curation.reviews import count_causes, live_rows, standing
 from curation.runs import ProjectPaths, read_json, write_json
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from reports.summary import IterationSummary
 
 Say = Callable[[str], None]
+#: The App's plot of all images as points shows no more than so many in bearable time.
+MOST_POINTS = 200_000
 
 
 class Recording:
@@ -99,6 +102,8 @@ class Reporting:
         )
         if self.fiftyone:
             table = sample_table(account, self.ledger.verdicts(), live_rows(self.ledger))
+            if account.features is not None and len(account.samples) <= MOST_POINTS:
+                table[["x", "y"]] = principal_plane(account.features())
             self.recording.start(self.fiftyone, summary, table)
             told["dataset"] = self.fiftyone.open_dataset_name()
         return told

@@ -28,7 +28,7 @@ ORDER = [
         "curation.neighbours", "curation.scoring", "curation.streaming", "curation.crossval",
         "curation.issues", "curation.evidence", "curation.audit", "curation.slices", "curation.tracking",
         "curation.queue", "curation.gain", "curation.credit", "curation.costs",
-        "curation.reviews", "curation.releases",
+        "curation.reviews", "curation.releases", "curation.plane",
     ],
     ["labeling", "augment", "reports"],
     ["curation.loop", "curation.repairing", "curation.account", "curation.reporting", "curation.project",
