@@ -448,6 +448,8 @@ def review(directory: Path, names: tuple[str, ...], port: int | None, address: s
     finally:
         for app in apps:
             app.stop()
+        if apps:
+            project.overview()  # leads to what still runs
         project.fiftyone().stop()
 
 

@@ -54,7 +54,7 @@ _COLUMNS = (
 #: What an iteration's fields start with, in the order of the App's sidebar.
 _PLACES = (
     *("label", "pred", "quality", "issue", "reason", "suggested", "kinds", "verdict", "changed", "disputed"),
-    *("slices", "fold", "eval"),
+    *("slices", "fold", "eval", "holdout"),
 )
 #: What reviewers change, seen at once whatever iteration is looked at; optional columns of the table.
 LIVE = ("review", "cause", "note")
@@ -372,7 +372,9 @@ def detail_to_forget(fields: Iterable[str], numbers: Iterable[int], keep: int = 
     ['quality_it00']
     """
     old = [iteration_key(number) for number in sorted(numbers)[:-keep]]
-    forgotten = {f"{start}_{key}" for key in old for start in _PLACES if start not in ("label", "pred", "eval")}
+    forgotten = {
+        f"{start}_{key}" for key in old for start in _PLACES if start not in ("label", "pred", "eval", "holdout")
+    }
     return [field for field in fields if field in forgotten]
 
 
@@ -563,13 +565,15 @@ def _flag(value: Any) -> bool:
 
 
 def _evaluate(dataset: Any, key: str, classes: Sequence[str]) -> None:
-    if f"eval_{key}" in dataset.list_evaluations():
-        dataset.delete_evaluation(f"eval_{key}")
+    """Two evaluations: of all judged images, and of the holdout alone, whose rows are the same in every iteration."""
     judged = dataset.exists(f"label_{key}").exists(f"pred_{key}")
-    if judged.count():
-        judged.evaluate_classifications(
-            f"pred_{key}", gt_field=f"label_{key}", eval_key=f"eval_{key}", classes=list(classes), progress=False
-        )
+    for name, view in ((f"eval_{key}", judged), (f"holdout_{key}", judged.match({"split": "holdout"}))):
+        if name in dataset.list_evaluations():
+            dataset.delete_evaluation(name)
+        if view.count():
+            view.evaluate_classifications(
+                f"pred_{key}", gt_field=f"label_{key}", eval_key=name, classes=list(classes), progress=False
+            )
 
 
 def _set_points(dataset: Any, table: pd.DataFrame) -> None:

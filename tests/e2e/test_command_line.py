@@ -13,6 +13,8 @@ import pytest
 from tests_stand_ins import draw
 
 from curation import Project
+from reports.app import running_apps
+from reports.mongo import birth
 
 pytestmark = pytest.mark.e2e
 
@@ -112,6 +114,49 @@ def test_export_gives_the_labels_now_and_as_given(project: Path, tmp_path: Path)
     assert list(now["path"]) == list(given["path"])
     differing = int((now["label"] != given["label"]).sum())
     assert differing == status(project)["iterations"][0]["labels_changed"]
+
+
+def test_a_release_is_exported_as_it_was_after_labels_have_changed(project: Path, tmp_path: Path) -> None:
+    assert "SHA-256" in curate("release", project, "v1", "--who", "Ann", "--note", "first").stdout
+    curate("release", project, "v1", code=2)
+    opened = Project(project)
+    changed = opened.samples()[0]
+    opened.judge([changed.id], "bad image", person="Ann")
+    curate("export", project, "--out", tmp_path / "v1.csv", "--release", "v1")
+    curate("export", project, "--out", tmp_path / "now.csv")
+    then, now = pd.read_csv(tmp_path / "v1.csv"), pd.read_csv(tmp_path / "now.csv")
+    assert (int(now["excluded"].sum() - then["excluded"].sum()), len(then)) == (1, 120)
+    [told] = json.loads(curate("release", project, "--json").stdout)
+    assert (told["name"], told["who"], told["rows"], len(told["checksum"])) == ("v1", "Ann", 120, 64)
+    assert "verdict: bad image  by Ann" in curate("history", project, changed.path).stdout
+    curate("undo", project, changed.path, "--who", "Ben")
+    assert "withdrawn" in curate("history", project, changed.path).stdout
+
+
+def test_two_reviewers_apps_start_and_end_together(project: Path) -> None:
+    command = [sys.executable, "-c", "from curation.cli import main; main()", "review", str(project)]
+    with subprocess.Popen([*command, "--for", "Ann", "--for", "Ben"], stdout=subprocess.PIPE, text=True) as reviewing:
+        assert reviewing.stdout is not None
+        try:
+            said = [reviewing.stdout.readline() for _ in range(2)]
+            home = Project(project).paths.fiftyone
+            running = running_apps(home)
+            assert sorted(app.reviewer for app in running) == ["Ann", "Ben"]
+            assert all(f"127.0.0.1:{app.port}" in "".join(said) for app in running)
+            page = Project(project).overview().read_text(encoding="utf-8")
+            assert all(f"FiftyOne App ({name})" in page for name in ("Ann", "Ben"))
+        finally:
+            reviewing.terminate()
+        assert reviewing.wait(60) == 0
+    assert running_apps(home) == []
+    assert [birth(app.pid) for app in running] == [None, None]
+
+
+def test_everything_that_the_report_shows_is_printed_as_json(project: Path) -> None:
+    told = json.loads(curate("report", project, "--json").stdout)
+    assert told["number"] == 1
+    assert told["words"]["changed"].split()[0] == str(told["labels_reviewed"])
+    assert Path(told["overview"]).is_file()
 
 
 def test_the_report_is_one_file_that_names_the_project_escaped(project: Path) -> None:

@@ -206,7 +206,7 @@ def test_saved_views_hold_the_right_images_in_the_right_order(stored: dict[str, 
 def test_dataset_is_kept_and_evaluated_over_the_labeled_images(stored: dict[str, Any]) -> None:
     assert stored["persistent"]
     assert stored["count"] == 24
-    assert stored["evaluations"] == ["eval_it00", "eval_it01"]
+    assert stored["evaluations"] == ["eval_it00", "holdout_it00", "eval_it01", "holdout_it01"]
     assert stored["accuracy"] == pytest.approx((23 - 5) / 23)  # issues 1, 2, 3, holdout 5, and 4, whose label changed
     assert stored["brain"] == ["pictures"]
     assert sorted(stored["points"]) == [[float(n), -float(n)] for n in range(24)]
@@ -369,6 +369,22 @@ def test_panel_tells_the_iterations_and_its_button_opens_the_view(
     page.get_by_text("1 sample", exact=True).wait_for(timeout=30_000)
     page.get_by_role("button", name="All images").click()
     page.get_by_text("24 samples", exact=True).wait_for(timeout=30_000)
+    assert said == []
+    page.close()
+
+
+def test_two_iterations_are_compared_in_the_evaluation_panel(browser: Browser, app: ReviewApp, artifacts: Path) -> None:
+    page, said = open_app(browser, app.url())
+    page.get_by_text("What to look at, in this order").wait_for(timeout=60_000)
+    page.locator("[data-cy=new-panel-btn]").last.click()
+    page.locator("[data-cy^=new-panel-option-model]").first.click()
+    page.get_by_text("holdout_it01").last.click(timeout=60_000)
+    page.get_by_text("Select a comparison").click(timeout=60_000)
+    page.get_by_text("holdout_it00").last.click()
+    row = page.get_by_role("row").filter(has_text="Accuracy").first
+    row.get_by_role("cell").nth(3).wait_for(timeout=60_000)  # metric, one, the other, their difference
+    assert [float(text) for text in row.get_by_role("cell").all_inner_texts()[1:3]] == [0.8, 0.75]
+    page.screenshot(path=artifacts / "app-compared-1366x768.png")
     assert said == []
     page.close()
 
