@@ -100,7 +100,14 @@ def curve(points: Sequence[Point], key: str, title: str, description: str, x_wor
                 )
             )
         parts.append(_format('<circle class="dot" cx="{}" cy="{}" r="4.5"/>', x, y))
-        parts.append(_format('<text class="value" x="{}" y="{}">{}</text>', x + 8, y - 8, f"{100 * point.value:.1f}"))
+        at_edge, below = x > _WIDTH - 48, y < _TOP + 16  # there it would stand outside of the picture
+        parts.append(
+            _format(
+                '<text class="value{}" x="{}" y="{}">{}</text>',
+                " end" if at_edge else "", x - 8 if at_edge else x + 8, y + 18 if below else y - 8,
+                f"{100 * point.value:.1f}",
+            )
+        )  # fmt: skip
     return _svg(key, _WIDTH, height, title, description, _join(parts))
 
 
