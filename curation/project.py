@@ -12,7 +12,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 from curation import dataset, releases, reviews
 from curation.config import Settings, read_settings, settings_to_toml
 from curation.errors import ConfigError, DataError, ProjectError, ProjectLocked
-from curation.ledger import Ledger, NewPath, NewSample, StoredSample
+from curation.flags import flag_table
+from curation.importing import Imported, names_of, new_ledger, read_rows, record_import, sample_of, size_for
+from curation.ledger import Ledger
 from curation.loop import Annotator, Loop, Parts, labeled_holdout, trainable
 from curation.records import (
     SPECIAL_ANSWERS,
@@ -58,21 +60,8 @@ if TYPE_CHECKING:
     from reports.fiftyone_store import FiftyOneReporter
     from reports.overview import Overview
 
-SMALL_SIDE = 112
 #: Images on which an exported model must predict what the model does.
 CHECKED = 16
-
-
-@dataclass(frozen=True)
-class Imported:
-    """What an import brought: new samples, rows, notes on contradictions, rows set aside with their reason."""
-
-    samples: int
-    rows: int
-    splits: Mapping[str, int]
-    classes: tuple[str, ...]
-    notes: tuple[str, ...]
-    set_aside: tuple[dataset.SetAside, ...]
 
 
 def _silent(_message: str) -> None:
@@ -123,11 +112,11 @@ class Project:
             raise ConfigError(f"{root} is a project already; bring in more with `curate add`, or name another folder")
         folder = Path(images).resolve()
         settings = settings or Settings()
-        rows = _rows(folder, labels, label_column)
+        rows = read_rows(folder, labels, label_column)
         found = dataset.inspect_rows(rows, progress=progress)
         gathered = dataset.gather(found, known_splits={}, seed=settings.seed, holdout_share=settings.holdout_share)
         dataset.check_classes(gathered)
-        size = settings.backbone.size or _size_for(gathered)
+        size = settings.backbone.size or size_for(gathered)
         settings = replace(
             settings,
             name=settings.name or root.resolve().name,
@@ -136,10 +125,10 @@ class Project:
         )
         with project_lock(paths):
             write_whole(paths.secret, secrets.token_hex(32), private=True)
-            ledger = _new_ledger(settings, paths, {g.id for g in gathered})
+            ledger = new_ledger(settings, paths, {g.id for g in gathered})
             if "id" not in ledger.about():
                 ledger.set_about("id", uuid.uuid4().hex)
-            imported = _record(ledger, gathered, found, classes=sorted({g.label for g in gathered if g.label}))
+            imported = record_import(ledger, gathered, found, classes=sorted({g.label for g in gathered if g.label}))
             ledger.close()
             write_whole(paths.settings, settings_to_toml(settings))
         return cls(root, progress=progress, say=say), imported
@@ -149,7 +138,7 @@ class Project:
 
         A row may name its split; a new image of a group that is in the holdout joins the holdout.
         """
-        rows = _rows(Path(images).resolve(), labels, label_column)
+        rows = read_rows(Path(images).resolve(), labels, label_column)
         found = dataset.inspect_rows(rows, progress=self.progress)
         stored = self.ledger.samples()
         known = {s.id: s.split for s in stored}
@@ -160,7 +149,7 @@ class Project:
         held = {s.group for s in stored if s.group and s.split == "holdout"}
         gathered = [replace(g, split="holdout") if g.group in held and g.id not in known else g for g in gathered]
         with project_lock(self.paths):
-            return _record(
+            return record_import(
                 self.ledger, gathered, found, classes=sorted({g.label for g in gathered if g.label}),
                 iteration=max((i.number for i in self.ledger.iterations()), default=0),
             )  # fmt: skip
@@ -174,7 +163,7 @@ class Project:
 
     def samples(self) -> list[Sample]:
         """All samples in the order they came."""
-        return [_sample(s) for s in self.ledger.samples()]
+        return [sample_of(s) for s in self.ledger.samples()]
 
     def labels(self, as_of: int | None = None, *, release: str | None = None) -> pd.DataFrame:
         """Labels now, as of the end of an iteration, or as a release froze them, one row a path.
@@ -192,9 +181,9 @@ class Project:
     def find(self, path: str) -> Sample:
         """The sample with this path (as given or absolute) or id (or its beginning); DataError where there is none."""
         found = self.ledger.find_samples(str(path))
-        if not found or (len(found) > 1 and not any(str(path) in _names_of(s) for s in found)):
+        if not found or (len(found) > 1 and not any(str(path) in names_of(s) for s in found)):
             raise DataError(f"no sample has the path or id '{path}'; `curate export` lists them all")
-        return _sample(found[0])
+        return sample_of(found[0])
 
     def history(self, path: str | None = None) -> pd.DataFrame:
         """Label events and verdicts in the order they happened, of one image or of all."""
@@ -755,7 +744,7 @@ class Project:
             quality |= {s: q for s, q in both.quality.items() if s in held}
             issues += [i for i in both.issues if i.sample_id in held]
             issues += loop.leaks(train, holdout)
-        return _flag_table(self.ledger.samples(), labels, quality, issues, self.classes)
+        return flag_table(self.ledger.samples(), labels, quality, issues, self.classes)
 
     def _flag_by(
         self, loop: Loop, file: Path, rows: Sequence[Sample], labels: Mapping[str, CurrentLabel]
@@ -773,7 +762,7 @@ class Project:
             )
         properties = loop.parts.measure(judged, self.progress)
         scored = loop.score(judged, labels, properties, find_slices=False, predictions=theirs)
-        return _flag_table(self.ledger.samples(), labels, scored.quality, scored.issues, self.classes)
+        return flag_table(self.ledger.samples(), labels, scored.quality, scored.issues, self.classes)
 
     # --- reports
 
@@ -950,112 +939,3 @@ class _FineTuner:
             self._store, samples, labels, class_ids, settings=self._settings.training, seed=seed,
             augmentations=augmentations, checkpoint=checkpoint, progress=progress,
         )  # fmt: skip
-
-
-def _new_ledger(settings: Settings, paths: ProjectPaths, ids: set[str]) -> Ledger:
-    """A ledger to import into; what an import that was cut short left of one is made anew.
-
-    Raises ProjectError where the ledger holds anybody's work, or, in a database, samples of another import.
-    """
-    ledger = Ledger(settings.ledger) if settings.ledger else Ledger.in_file(paths.ledger)
-    if ledger.worked_on():
-        raise ProjectError(
-            f"{settings.ledger or paths.ledger} holds the work of a project whose {paths.settings} is gone; put that "
-            "file back (a backup has it), or move the ledger away"
-        )
-    have = ledger.counts()["splits"]
-    if settings.ledger and have and {s.id for s in ledger.samples()} - ids:
-        raise ProjectError(
-            f"the database of setting 'ledger' holds {sum(have.values())} other samples; name an empty one"
-        )
-    if have and not settings.ledger:
-        ledger.close()
-        for file in paths.home.glob(f"{paths.ledger.name}*"):
-            file.unlink()
-        ledger = Ledger.in_file(paths.ledger)
-    return ledger
-
-
-def _rows(images: Path, labels: str | Path | None, label_column: str) -> list[dataset.Row]:
-    if labels is None:
-        return dataset.rows_of_folder(images)
-    return dataset.rows_of_table(Path(labels), images, label_column=label_column)
-
-
-def _size_for(images: Sequence[dataset.Gathered]) -> int:
-    """112 pixels where most images are smaller than that, else 224."""
-    sides = sorted(max(g.facts.width, g.facts.height) for g in images)
-    return SMALL_SIDE if sides[len(sides) // 2] <= SMALL_SIDE else 224
-
-
-def _record(
-    ledger: Ledger,
-    gathered: Sequence[dataset.Gathered],
-    found: dataset.Found,
-    *,
-    classes: Sequence[str],
-    iteration: int = 0,
-) -> Imported:
-    known = ledger.add_classes(classes, who="import")
-    samples = [NewSample(g.id, g.split, g.group, g.facts.width, g.facts.height) for g in gathered]
-    paths = [
-        NewPath(g.id, row.path, "" if Path(row.path).is_absolute() else str(row.root),
-                known.id(row.label) if row.label else None, row.metadata)
-        for g in gathered for row in g.rows
-    ]  # fmt: skip
-    given = {g.id: known.id(g.label) for g in gathered if g.label is not None and g.split != "pool"}
-    added = ledger.add_samples(samples, paths, given, who="import", why="label as given", iteration=iteration)
-    return Imported(
-        samples=added,
-        rows=len(found.rows),
-        splits=dict(Counter(g.split for g in gathered)),
-        classes=known.names,
-        notes=tuple(note for g in gathered for note in g.notes),
-        set_aside=found.set_aside,
-    )
-
-
-def _names_of(stored: StoredSample) -> set[str]:
-    """All that a sample can be called by: its paths, as given and absolute."""
-    return {name for p in stored.paths for name in (p.path, str(Path(p.root) / p.path))}
-
-
-def _sample(stored: StoredSample) -> Sample:
-    first = stored.paths[0]
-    files = [Path(p.root) / p.path for p in stored.paths]
-    file = next((f for f in files if f.exists()), files[0]) if len(files) > 1 else files[0]
-    metadata = {k: v for p in reversed(stored.paths) for k, v in p.metadata.items()}
-    return Sample(stored.id, first.path, file, stored.split, stored.group, metadata, stored.width, stored.height)
-
-
-def _flag_table(
-    samples: Sequence[StoredSample],
-    labels: Mapping[str, CurrentLabel],
-    quality: Mapping[str, float],
-    issues: Sequence[Any],
-    classes: Classes,
-) -> pd.DataFrame:
-    import pandas as pd
-
-    about_label = {i.sample_id: i for i in issues if i.kind == "label"}
-    others: dict[str, list[Any]] = {}
-    for issue in issues:
-        if issue.kind != "label":
-            others.setdefault(issue.sample_id, []).append(issue)
-    rows: list[tuple[str, str, float, str, str, str]] = []
-    for stored in samples:
-        if stored.id not in quality:
-            continue
-        now = labels[stored.id]
-        issue = about_label.get(stored.id)
-        conflict = next((i for i in others.get(stored.id, []) if i.kind == "label_conflict"), None)
-        reason = "; ".join(i.reason for i in (issue, *others.get(stored.id, [])) if i is not None)
-        for path in stored.paths:
-            rows.append(
-                (path.path, classes.name(now.class_id), float(quality[stored.id]),
-                 classes.name(issue.suggested) if issue else "",
-                 "true" if issue or conflict else "false", reason)
-            )  # fmt: skip
-    columns = ["path", "label", "label_quality", "suggested_label", "issue", "reason"]
-    rows.sort(key=lambda row: (row[2], row[0]))
-    return pd.DataFrame(rows, columns=columns)

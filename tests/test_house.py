@@ -21,7 +21,8 @@ ORDER = [
     ["curation.records"],
     ["curation.config"],
     ["curation.schema", "curation.ledger", "curation.runs", "curation.backup", "curation.tables", "curation.images",
-     "curation.dataset", "curation.predictions", "curation.properties", "curation.quality"],
+     "curation.dataset", "curation.importing", "curation.flags", "curation.predictions",
+     "curation.properties", "curation.quality"],
     [
         "curation.backbone", "curation.features", "curation.networks", "curation.fitting", "curation.training",
         "curation.exports", "curation.heads",

@@ -1,0 +1,108 @@
+"""Images and labels into the ledger: what an import reads, records and tells."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from curation import dataset
+from curation.config import Settings
+from curation.errors import ProjectError
+from curation.ledger import Ledger, NewPath, NewSample, StoredSample
+from curation.records import Sample
+from curation.runs import ProjectPaths
+
+SMALL_SIDE = 112
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import brought: new samples, rows, notes on contradictions, rows set aside with their reason."""
+
+    samples: int
+    rows: int
+    splits: Mapping[str, int]
+    classes: tuple[str, ...]
+    notes: tuple[str, ...]
+    set_aside: tuple[dataset.SetAside, ...]
+
+
+def read_rows(images: Path, labels: str | Path | None, label_column: str) -> list[dataset.Row]:
+    """The rows of a table, or of a folder of class folders where there is none."""
+    if labels is None:
+        return dataset.rows_of_folder(images)
+    return dataset.rows_of_table(Path(labels), images, label_column=label_column)
+
+
+def size_for(images: Sequence[dataset.Gathered]) -> int:
+    """112 pixels where most images are smaller than that, else 224."""
+    sides = sorted(max(g.facts.width, g.facts.height) for g in images)
+    return SMALL_SIDE if sides[len(sides) // 2] <= SMALL_SIDE else 224
+
+
+def new_ledger(settings: Settings, paths: ProjectPaths, ids: set[str]) -> Ledger:
+    """A ledger to import into; what an import that was cut short left of one is made anew.
+
+    Raises ProjectError where the ledger holds anybody's work, or, in a database, samples of another import.
+    """
+    ledger = Ledger(settings.ledger) if settings.ledger else Ledger.in_file(paths.ledger)
+    if ledger.worked_on():
+        raise ProjectError(
+            f"{settings.ledger or paths.ledger} holds the work of a project whose {paths.settings} is gone; put that "
+            "file back (a backup has it), or move the ledger away"
+        )
+    have = ledger.counts()["splits"]
+    if settings.ledger and have and {s.id for s in ledger.samples()} - ids:
+        raise ProjectError(
+            f"the database of setting 'ledger' holds {sum(have.values())} other samples; name an empty one"
+        )
+    if have and not settings.ledger:
+        ledger.close()
+        for file in paths.home.glob(f"{paths.ledger.name}*"):
+            file.unlink()
+        ledger = Ledger.in_file(paths.ledger)
+    return ledger
+
+
+def record_import(
+    ledger: Ledger,
+    gathered: Sequence[dataset.Gathered],
+    found: dataset.Found,
+    *,
+    classes: Sequence[str],
+    iteration: int = 0,
+) -> Imported:
+    """Write what was gathered into the ledger; labels of the pool are not taken."""
+    known = ledger.add_classes(classes, who="import")
+    samples = [NewSample(g.id, g.split, g.group, g.facts.width, g.facts.height) for g in gathered]
+    paths = [
+        NewPath(g.id, row.path, "" if Path(row.path).is_absolute() else str(row.root),
+                known.id(row.label) if row.label else None, row.metadata)
+        for g in gathered for row in g.rows
+    ]  # fmt: skip
+    given = {g.id: known.id(g.label) for g in gathered if g.label is not None and g.split != "pool"}
+    added = ledger.add_samples(samples, paths, given, who="import", why="label as given", iteration=iteration)
+    return Imported(
+        samples=added,
+        rows=len(found.rows),
+        splits=dict(Counter(g.split for g in gathered)),
+        classes=known.names,
+        notes=tuple(note for g in gathered for note in g.notes),
+        set_aside=found.set_aside,
+    )
+
+
+def sample_of(stored: StoredSample) -> Sample:
+    """A sample as the rest of the house knows it; of several paths the first that is there."""
+    first = stored.paths[0]
+    files = [Path(p.root) / p.path for p in stored.paths]
+    file = next((f for f in files if f.exists()), files[0]) if len(files) > 1 else files[0]
+    metadata = {k: v for p in reversed(stored.paths) for k, v in p.metadata.items()}
+    return Sample(stored.id, first.path, file, stored.split, stored.group, metadata, stored.width, stored.height)
+
+
+def names_of(stored: StoredSample) -> set[str]:
+    """All that a sample can be called by: its paths, as given and absolute."""
+    return {name for p in stored.paths for name in (p.path, str(Path(p.root) / p.path))}
