@@ -49,6 +49,10 @@ _SHARES = (0.4, 0.2, 0.2)
 _FEWEST, _MOST, _WORK = 200, 500, 1.5e11
 #: Pairs of conditions that are refined by a third.
 _BEAM = 25
+#: Of so many candidates that stand out most, one that names a weakness is preferred to another of nearly the same rows
+#: (intersection over union) and merit: first weaknesses that show at once, then any that has a recipe.
+_NEAR, _SAME_ROWS, _AS_GOOD = 200, 0.7, 0.8
+_PLAINEST = ("dark", "blurred", "glare", "tilted", "colour_cast", "compressed")
 #: Scores that differ by less are equal: sums in another order differ by rounding.
 _TIE = 1e-9
 
@@ -352,16 +356,44 @@ def _pick(
     chance = _best_by_chance(search, wrong, level, rng)
     price = 2 * np.log(max(len(search.atoms.conditions), 2))
     chosen: list[Mask] = []
-    while len(chosen) < most:
+    picked = 0
+    while picked < most:
         candidates, scores = search.score(wrong, chosen)
         p_values = _p_values(candidates, scores, chance)
         merit = np.where((p_values <= level) & (scores > 0), scores**2 - price * (_depths(candidates) - 1), -np.inf)
         best = _first_weak(search, candidates, merit, wrong)
         if best is None:
             return
+        chosen.append(search.mask(candidates.parts[best]))
+        best = _easier_to_repair(search, candidates, merit, wrong, best)
         mask = search.mask(candidates.parts[best])
-        chosen.append(mask)
+        if (mask != chosen[-1]).any():
+            chosen.append(mask)  # neither what the other explains is reported again
+        picked += 1
         yield search.conditions(candidates.parts[best]), mask, float(p_values[best])
+
+
+def _easier_to_repair(search: _Search, candidates: _Candidates, merit: Scores, wrong: Mask, best: int) -> int:
+    """Of candidates that hold nearly the same rows and stand out nearly as much, one that names a known weakness.
+
+    Dark images are also plain and of little contrast; ``brightness < 0.1`` says what to do about them.
+    """
+    if weakness_of(search.conditions(candidates.parts[best])) in _PLAINEST:
+        return best
+    mask = search.mask(candidates.parts[best])
+    near = np.argsort(-merit, kind="stable")[:_NEAR]
+    for known in (_PLAINEST, tuple(_WEAKNESSES.values())):
+        for number in near[merit[near] >= _AS_GOOD * merit[best]]:
+            if weakness_of(search.conditions(candidates.parts[number])) not in known:
+                continue
+            other = search.mask(candidates.parts[number])
+            if (mask & other).sum() >= _SAME_ROWS * (mask | other).sum() and _is_weak(search, other, wrong):
+                return int(number)
+    return best
+
+
+def _is_weak(search: _Search, mask: Mask, wrong: Mask) -> bool:
+    return bool(wrong[mask].mean() >= LEAST_RISE * comparable_rate(wrong, mask, search.strata))
 
 
 def _first_weak(search: _Search, candidates: _Candidates, merit: Scores, wrong: Mask) -> int | None:
@@ -370,7 +402,7 @@ def _first_weak(search: _Search, candidates: _Candidates, merit: Scores, wrong: 
         if merit[number] == -np.inf:
             return None
         mask = search.mask(candidates.parts[number])
-        if wrong[mask].mean() >= LEAST_RISE * comparable_rate(wrong, mask, search.strata):
+        if _is_weak(search, mask, wrong):
             return int(number)
     return None
 

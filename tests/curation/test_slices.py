@@ -65,6 +65,52 @@ class TestFinding:
         assert found.weakness == "dark"
         assert found.name == f"brightness < {condition.value:g}"
 
+    def test_of_columns_that_go_together_the_one_that_can_be_repaired_names_the_slice(self) -> None:
+        """Blurred images have fewer edges too, here even a little more strictly than they are blurred."""
+        rng = np.random.default_rng(11)
+        table, labels = table_of(1500, rng)
+        blurred = rng.random(1500) < 0.08
+        table["busyness"] = np.where(blurred, 0.01, 0.2) + rng.normal(0, 0.002, 1500)
+        table["sharpness"] = np.where(blurred & (rng.random(1500) < 0.97), 0.2, 0.6) + rng.normal(0, 0.02, 1500)
+        errors = rng.random(1500) < np.where(blurred, 0.6, 0.1)
+        (found,) = search(table, errors, labels)
+        assert [(c.field, c.op) for c in found.conditions] == [("sharpness", "<")]
+        assert found.weakness == "blurred"
+
+    def test_groups_that_look_alike_come_after_what_has_words_and_classes_last(self) -> None:
+        rng = np.random.default_rng(12)
+        table, labels = table_of(3000, rng)
+        table["looks"] = rng.choice([f"group {n}" for n in range(10)], 3000)
+        group = (table["looks"] == "group 3").to_numpy()
+        dark = (table["brightness"] < 0.05).to_numpy()
+        hard = np.array(labels) == "c2"
+        errors = rng.random(3000) < np.where(dark, 0.6, np.where(group, 0.5, np.where(hard, 0.2, 0.05)))
+        found = search(table, errors, labels)
+        assert [[c.field for c in s.conditions] for s in found] == [["brightness"], ["looks"], ["class"]]
+        assert found[1].name == "looks like group 3"
+        assert words(found[1], CLASSES).startswith("Images that look alike (group 3): ")
+
+    def test_hard_class_makes_nothing_else_look_weak(self) -> None:
+        """Most dark images are of the hard class; within it they are no worse than the bright ones."""
+        rng = np.random.default_rng(13)
+        table, labels = table_of(3000, rng)
+        hard = np.array(labels) == "c2"
+        table["brightness"] = np.where(hard, rng.beta(2, 5, 3000), rng.beta(5, 2, 3000))
+        errors = rng.random(3000) < np.where(hard, 0.4, 0.05)
+        assert [s.name for s in search(table, errors, labels)] == ["class = defective"]
+
+    def test_removable_errors_and_typical_members_are_told(self) -> None:
+        rng = np.random.default_rng(14)
+        table, labels = table_of(2000, rng)
+        dark = (table["brightness"] < 0.1).to_numpy()
+        errors = rng.random(2000) < np.where(dark, 0.5, 0.1)
+        (found,) = search(table, errors, labels)
+        inside = members(found, table, labels)
+        usual = np.mean([errors[~inside & (np.array(labels) == c)].mean() for c in ("c1", "c2")])
+        assert found.removable == pytest.approx(found.errors - found.size * usual, abs=0.5)
+        darkest = table["brightness"].to_numpy().argsort()[:20]
+        assert found.typical == tuple(f"s{row}" for row in darkest)
+
     def test_two_planted_slices_are_both_found_the_costlier_first(self) -> None:
         rng = np.random.default_rng(2)
         table, labels = table_of(3000, rng)
