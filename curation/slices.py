@@ -46,7 +46,7 @@ LEAST_RISE = 1.2
 #: How the chance of a false slice is divided: conditions with words, looks, classes alone; the rest is for later ones.
 _SHARES = (0.4, 0.2, 0.2)
 #: Permutations: as many as this many multiplications allow, within the two bounds.
-_FEWEST, _MOST, _WORK = 200, 500, 1.5e11
+_FEWEST, _MOST, _WORK = 200, 300, 1.5e11
 #: Pairs of conditions that are refined by a third.
 _BEAM = 25
 #: Of so many candidates that stand out most, one that names a weakness is preferred to another of nearly the same rows
