@@ -56,7 +56,11 @@ SIZES = (0.01, 0.02, 0.05, 0.10)
 #: Share of the images that there is an altered version of; slices are drawn from it.
 POOL = 0.12
 NULL_RUNS = 100
-BARS = {"found": 0.9, "precision at 10": 0.9, "quiet": 0.95}
+#: Share of the first class (of 500 at most) that the frame goes with.
+FRAMED = 0.8
+#: Rows and properties of the search that is timed.
+WIDE = (100_000, 30)
+BARS = {"found": 0.9, "precision at 10": 0.9, "quiet": 0.95, "seconds": 60.0}
 OURS = "ours"
 
 
@@ -201,7 +205,9 @@ class Altering:
     def of(self, kind: str, strength: float) -> tuple[Columns, Features, Floats]:
         """Rows that there is an altered version of, its features and its properties."""
         if (kind, strength) not in self.made:
-            name = hashlib.sha256(f"{self.images.name}{len(self.images.labels)}{kind}{strength}v2".encode()).hexdigest()
+            drawn = FRAMED if kind == "spurious background" else POOL
+            about = (self.images.name, len(self.images.labels), kind, strength, drawn)
+            name = hashlib.sha256(repr(about).encode()).hexdigest()
             file = self.cache / f"altered-{name[:16]}.npz"
             if not file.exists():
                 np.savez(file, *self._make(kind, strength))
@@ -214,8 +220,8 @@ class Altering:
         rows = np.sort(rng.permutation(len(self.images.labels))[: round(POOL * len(self.images.labels))])
         if kind == "spurious background":  # the frame goes with the first class, and is put around the second
             of_class = [np.flatnonzero(self.images.labels == c) for c in (0, 1)]
-            rows = np.concatenate([rng.permutation(of_class[0])[: len(rows) // 2], rng.permutation(of_class[1])])
-            rows = rows[: 2 * round(POOL * len(self.images.labels))]
+            framed = rng.permutation(of_class[0])[: round(FRAMED * min(len(of_class[0]), 500))]
+            rows = np.concatenate([framed, rng.permutation(of_class[1])[: len(rows)]])
         alter = ALTERED[kind][0]
         changed = np.stack([alter(self.images.pixels[row], strength, rng) for row in rows])
         return rows, self.encode(changed), measured(changed)
@@ -430,23 +436,49 @@ def quiet_runs(images: Images, runs: int, contenders: Sequence[str]) -> dict[str
     return {contender: count / runs for contender, count in quiet.items()}
 
 
-def summary(figures: Sequence[Figures], quiet: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+def search_seconds(rows: int, columns: int) -> float:
+    """Seconds that the search takes on this many images and given properties, a tenth wrong, one slice planted."""
+    import pandas as pd
+
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({f"p{n}": rng.normal(size=rows) for n in range(columns)})
+    labels = [f"c{n}" for n in rng.integers(0, 10, rows)]
+    wrong = rng.random(rows) < np.where(table["p3"] < -1.9, 0.4, 0.1)
+    classes = Classes(tuple(f"c{n}" for n in range(10)), tuple(f"class {n}" for n in range(10)))
+    began = time.perf_counter()
+    found = find_slices(
+        table, wrong, [str(row) for row in range(rows)], settings=SliceSettings(), classes=classes, labels=labels
+    )
+    seconds = time.perf_counter() - began
+    if not found or found[0].conditions[0].field != "p3":
+        raise SystemExit("the timed search did not find the slice that was planted in p3")
+    return seconds
+
+
+def summary(
+    figures: Sequence[Figures], quiet: Mapping[str, Mapping[str, float]], seconds: float
+) -> list[dict[str, Any]]:
     """Claims against their bars."""
     mine = [f for f in figures if f.contender == OURS and f.counts]
     values = {
         "found": float(np.mean([f.found for f in mine])) if mine else 0.0,
         "precision at 10": float(np.mean([f.precision_at_10 for f in mine])) if mine else 0.0,
         "quiet": min(shares[OURS] for shares in quiet.values()),
+        "seconds": seconds,
     }
     words = {
         "found": f"planted slice among the first three, {len(mine)} cases that count",
         "precision at 10": "precision at 10 of the planted slice on held-out rows, mean of the cases that count",
         "quiet": "runs with nothing planted in which nothing is reported, the worse data set",
+        "seconds": f"seconds to search {WIDE[0]:,} images by {WIDE[1]} properties, at most",
     }
     return [
-        {"name": words[key], "value": round(value, 4), "bar": BARS[key], "holds": value >= BARS[key]}
+        {
+            "name": words[key], "value": round(value, 4), "bar": BARS[key],
+            "holds": value <= BARS[key] if key == "seconds" else value >= BARS[key],
+        }
         for key, value in values.items()
-    ]
+    ]  # fmt: skip
 
 
 def print_table(figures: Sequence[Figures], quiet: Mapping[str, Mapping[str, float]]) -> None:
@@ -556,7 +588,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             few = {c: quiet_runs(images, min(options.null_runs, 10), [c])[c] for c in heard if c != OURS}
             quiet[images.name] = dict.fromkeys(contenders, float("nan")) | few
             quiet[images.name] |= quiet_runs(images, options.null_runs, [OURS])
-    claims = summary(figures, quiet)
+    claims = summary(figures, quiet, search_seconds(*WIDE))
     print_table(figures, quiet)
     for claim in claims:
         print(f"{'holds ' if claim['holds'] else 'MISSED'} {claim['name']}: {claim['value']:.3f} (bar {claim['bar']})")
