@@ -18,6 +18,7 @@ from curation.errors import CurationError, InputError
 
 if TYPE_CHECKING:
     from curation.project import Project
+    from curation.records import SliceStatus
 
 DIRECTORY = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
@@ -518,6 +519,35 @@ def undo(directory: Path, path: str, who: str) -> None:
         return
     now = "left out" if event.excluded else project.classes.name(event.new) or "no label"
     click.echo(f"{path}: '{project.classes.name(event.old)}' taken back, the label is '{now}' again.")
+
+
+@curate.command()
+@DIRECTORY
+@click.option("--open", "opened", metavar="NAME", help="Try to repair this slice again.")
+@click.option("--accept", metavar="NAME", help="Live with this slice: no recipe is tried on it.")
+@click.option("--collect", metavar="NAME", help="Ask for more images of this slice.")
+@click.option("--fixed", metavar="NAME", help="Call this slice fixed.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def slices(
+    directory: Path, opened: str | None, accept: str | None, collect: str | None, fixed: str | None, as_json: bool
+) -> None:
+    """The weak slices with their status; set the status of one by its name."""
+    project = _open(directory)
+    marks: list[tuple[SliceStatus, str | None]] = [
+        ("open", opened), ("accepted", accept), ("collecting", collect), ("fixed", fixed)
+    ]  # fmt: skip
+    for status, name in marks:
+        if name is not None:
+            project.mark_slice(name, status)
+    found = project.slices()
+    if as_json:
+        columns = ("name", "status", "size", "errors", "error_rate", "rest_error_rate", "removable", "recipe", "repair")
+        _print_json([{column: getattr(s, column) for column in columns} for s in found])
+        return
+    for s in found:
+        click.echo(f"{s.status:10}  {s.error_rate:4.0%} of {s.size} wrong, elsewhere {s.rest_error_rate:.0%}: {s.name}")
+    if not found:
+        click.echo("No group of images stands out as weaker than the rest.")
 
 
 @curate.command()

@@ -677,13 +677,14 @@ class Loop:
         ids, classes = [s.id for s in rows], [_class_of(labels, s) for s in rows]
         here = set(ids)
         found: list[Augmentation] = []
-        for place, weak in [(p, s) for p, s in enumerate(slices) if s.status == "open"][:MOST_TRIED]:
+        tried = ("open", "collecting") if self.settings.slices.trial else ("open",)
+        for place, weak in [(p, s) for p, s in enumerate(slices) if s.status in tried][:MOST_TRIED]:
             now = replace(weak, sample_ids=tuple(s for s in weak.sample_ids if s in here))
             if not now.sample_ids:
                 continue
             aimed, augmentation = self.parts.plan_recipe(now, properties, ids, classes, folder)
             aimed = replace(aimed, sample_ids=weak.sample_ids)
-            slices[place] = start_collecting(aimed) if aimed.repair == "collect" else aimed
+            slices[place] = start_collecting(aimed) if aimed.repair == "collect" and not aimed.wanted else aimed
             if augmentation.sample_ids:
                 found = [augmentation]
                 break

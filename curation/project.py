@@ -35,6 +35,8 @@ from curation.records import (
     Release,
     Remark,
     Sample,
+    Slice,
+    SliceStatus,
 )
 from curation.repairing import Repairer
 from curation.reporting import Recording, Reporting, Say, overview_of
@@ -48,6 +50,7 @@ from curation.runs import (
     write_json,
     write_whole,
 )
+from curation.tables import read_frame, slices_from_frame, slices_to_frame, write_frame
 
 if TYPE_CHECKING:
     import numpy as np
@@ -719,6 +722,40 @@ class Project:
             recipes=read_recipes(self.root / settings.slices.recipes) if settings.slices.recipes else (),
             seed=settings.seed,
         )
+
+    def slices(self, number: int | None = None) -> list[Slice]:
+        """The weak slices of an iteration (the last one that has any by default), weakest first, fixed ones last."""
+        scored = [n for n in range(1, self._current() + 1) if (self.paths.iteration(n) / "slices.parquet").exists()]
+        chosen = number if number is not None else scored[-1] if scored else None
+        if chosen is None or chosen not in scored:
+            raise ProjectError("no iteration has looked for weak slices yet; run `curate run`")
+        return slices_from_frame(read_frame(self.paths.iteration(chosen) / "slices.parquet"))
+
+    def mark_slice(self, name: str, status: SliceStatus) -> list[Slice]:
+        """Set what becomes of a slice: ``open``, ``accepted`` (live with it), ``collecting``, ``fixed``.
+
+        It keeps that over iterations. An accepted slice is tried no recipe on; for one that is being collected for, a
+        shot list is made. Returns the slices. Raises DataError naming those that there are where it is none of them.
+        """
+        from curation.tracking import start_collecting
+
+        with project_lock(self.paths):
+            slices = self.slices()
+            place = next((place for place, s in enumerate(slices) if s.name == name), None)
+            if place is None:
+                known = "; ".join(s.name for s in slices) or "none"
+                raise DataError(f"no weak slice is named '{name}'; there are: {known}")
+            marked = replace(slices[place], status=status)
+            slices[place] = start_collecting(marked) if status == "collecting" and not marked.wanted else marked
+            number = max(n for n in range(self._current() + 1) if (self.paths.iteration(n) / "slices.parquet").exists())
+            write_frame(self.paths.iteration(number) / "slices.parquet", slices_to_frame(slices))
+            metrics = self.paths.iteration(number) / "metrics.json"
+            if metrics.exists():
+                told = read_json(metrics)
+                for entry in told["slices"]:
+                    entry["status"] = status if entry["name"] == name else entry["status"]
+                write_json(metrics, told)
+        return slices
 
     def flag(self, predictions: str | Path | None = None) -> pd.DataFrame:
         """Every labeled file, worst first.

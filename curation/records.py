@@ -22,6 +22,7 @@ from curation.errors import DataError, RecordError
 Split = Literal["train", "holdout", "pool"]
 #: How a person came to an opinion; ``review`` is a reviewer's, given with everything in sight.
 Mode = Literal["shown", "blind", "control", "review"]
+SliceStatus = Literal["open", "accepted", "collecting", "fixed"]
 State = Literal["preparing", "waiting", "training", "reporting", "done", "failed"]
 MetadataValue = str | float | int | bool | None
 
@@ -365,7 +366,7 @@ class Slice:
     holdout_size: int | None = None
     holdout_error_rate: float | None = None
     holdout_ci: Interval | None = None
-    status: Literal["open", "accepted", "collecting", "fixed"] = "open"
+    status: SliceStatus = "open"
     recipe: str | None = None
     removable: float = 0.0
     repair: Literal["", "recipe", "oversampling", "unproven", "collect"] = ""

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from curation.audit import wilson_interval
-from curation.records import Classes, Slice
+from curation.records import Classes, Slice, SliceStatus
 from curation.slices import LEAST_RISE, LOOKS, comparable_rate, described, members
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def track(
         left.remove(old)
         measured = _measured(old, table, wrong, sample_ids, labels, of_class)
         again = new if measured is None or _by_looks(old) else replace(measured, p_value=new.p_value)
-        status = "open" if old.status == "fixed" else old.status
+        status: SliceStatus = "open" if old.status == "fixed" else old.status
         weak.append(_noted(replace(again, status=status, wanted=old.wanted, began=old.began), iteration, old.history))
     fixed: list[Slice] = []
     for old in left:
@@ -118,8 +118,8 @@ def _measured(
         removable=max(errors - size * usual, 0.0),
         typical=tuple(s for s in old.typical if s in set(sample_ids)),
         recipe=None,
-        repair="",
-        proof="",
+        repair=old.repair if old.status == "collecting" else "",
+        proof=old.proof if old.status == "collecting" else "",
     )
 
 

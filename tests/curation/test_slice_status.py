@@ -1,0 +1,68 @@
+"""What becomes of a slice is set by its name, kept on disk, and shown by `curate slices`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from curation import Project
+from curation.cli import curate
+from curation.errors import DataError, ProjectError
+from curation.records import Condition, Slice
+from curation.runs import read_json, write_json
+from curation.tables import slices_to_frame, write_frame
+
+DARK = Slice("brightness < 0.2", (Condition("brightness", "<", 0.2),), ("a",), 30, 15, 0.5, (0.3, 0.7), 0.1, 0.001)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    for number in range(12):
+        folder = tmp_path / "images" / ("left", "right")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8, 3), 20 * number, dtype=np.uint8)).save(folder / f"{number}.png")
+    made, _ = Project.create(tmp_path / "project", tmp_path / "images")
+    return made
+
+
+def keep(project: Project) -> None:
+    folder = project.paths.iteration(1)
+    folder.mkdir(parents=True)
+    write_frame(folder / "slices.parquet", slices_to_frame([DARK]))
+    write_json(folder / "metrics.json", {"slices": [{"name": DARK.name, "status": "open"}]})
+
+
+def test_accepted_slice_stays_accepted_on_disk_and_in_the_figures(project: Project) -> None:
+    keep(project)
+    project.mark_slice(DARK.name, "accepted")
+    assert [s.status for s in Project(project.root).slices()] == ["accepted"]
+    assert read_json(project.paths.iteration(1) / "metrics.json")["slices"][0]["status"] == "accepted"
+
+
+def test_slice_that_is_collected_for_asks_for_a_number(project: Project) -> None:
+    keep(project)
+    (found,) = project.mark_slice(DARK.name, "collecting")
+    assert (found.status, found.began) == ("collecting", 30)
+    assert found.wanted >= 20
+
+
+def test_name_that_is_none_is_refused_with_those_that_are(project: Project) -> None:
+    with pytest.raises(ProjectError, match="no iteration has looked for weak slices yet"):
+        project.slices()
+    keep(project)
+    with pytest.raises(DataError, match=r"no weak slice is named 'dark'; there are: brightness < 0\.2"):
+        project.mark_slice("dark", "fixed")
+
+
+def test_command_lists_slices_and_sets_a_status(project: Project) -> None:
+    keep(project)
+    told = CliRunner().invoke(curate, ["slices", str(project.root), "--accept", DARK.name])
+    assert told.exit_code == 0
+    assert told.output == "accepted     50% of 30 wrong, elsewhere 10%: brightness < 0.2\n"
+    found = json.loads(CliRunner().invoke(curate, ["slices", str(project.root), "--json"]).output)
+    assert [(s["name"], s["status"], s["errors"]) for s in found] == [(DARK.name, "accepted", 15)]
