@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -206,7 +207,7 @@ def test_saved_views_hold_the_right_images_in_the_right_order(stored: dict[str, 
 def test_dataset_is_kept_and_evaluated_over_the_labeled_images(stored: dict[str, Any]) -> None:
     assert stored["persistent"]
     assert stored["count"] == 24
-    assert stored["evaluations"] == ["eval_it00", "holdout_it00", "eval_it01", "holdout_it01"]
+    assert stored["evaluations"] == ["eval_it00", "eval_it01", "holdout_it00", "holdout_it01"]
     assert stored["accuracy"] == pytest.approx((23 - 5) / 23)  # issues 1, 2, 3, holdout 5, and 4, whose label changed
     assert stored["brain"] == ["pictures"]
     assert sorted(stored["points"]) == [[float(n), -float(n)] for n in range(24)]
@@ -381,9 +382,8 @@ def test_two_iterations_are_compared_in_the_evaluation_panel(browser: Browser, a
     page.get_by_text("holdout_it01").last.click(timeout=60_000)
     page.get_by_text("Select a comparison").click(timeout=60_000)
     page.get_by_text("holdout_it00").last.click()
-    row = page.get_by_role("row").filter(has_text="Accuracy").first
-    row.get_by_role("cell").nth(3).wait_for(timeout=60_000)  # metric, one, the other, their difference
-    assert [float(text) for text in row.get_by_role("cell").all_inner_texts()[1:3]] == [0.8, 0.75]
+    accuracies = re.compile(r"Accuracy\D*0\.8\D*0\.75")  # of four in five holdout images, and of three in four
+    page.get_by_role("row").filter(has_text=accuracies).first.wait_for(timeout=60_000)
     page.screenshot(path=artifacts / "app-compared-1366x768.png")
     assert said == []
     page.close()
@@ -426,7 +426,7 @@ def test_verdict_on_a_selection_arrives_in_the_ledger_and_in_the_next_view_and_i
     page.get_by_role("button", name="Take back the last 2").click()
     page.get_by_text("0 samples", exact=True).wait_for(timeout=60_000)
     assert project.labels().set_index("path")["label"].equals(before)
-    assert [what for what, _ in history(project, "Ann")[4:]] == ["verdict", "verdict", "undo", "undo"]
+    assert [what for what, _ in history(project, "Ann")[4:]] == ["verdict", "undo", "verdict", "undo"]
     assert said == []
     page.close()
 
