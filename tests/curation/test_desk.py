@@ -6,13 +6,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from tests_stand_ins import draw
 
 from curation import desk
+from curation.cli import curate
 from curation.config import Settings
 from curation.errors import DataError
 from curation.project import Project
-from curation.records import QueueEntry, Verdict
+from curation.records import Mode, QueueEntry, Verdict
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -105,3 +107,29 @@ def test_answers_in_a_file_reach_the_ledger_once(project: Project, tmp_path: Pat
     assert desk.sync_file(project, file)["new"] == 0
     (verdict,) = project.ledger.verdicts()
     assert (verdict.answer, verdict.person) == ("c2", "ann")
+
+
+def test_the_commands_take_a_batch_out_and_its_answers_in(project: Project, tmp_path: Path) -> None:
+    modes: list[Mode] = ["shown", "blind", "control"]
+    project.ledger.add_queue(
+        [QueueEntry(f"k{n}", s.id, 1, n, modes[n], "c1", "c2", "why") for n, s in enumerate(project.samples()[:3])]
+    )
+    project.ledger.set_state(1, "waiting")
+
+    def curate_says(*arguments: str) -> str:
+        done = CliRunner().invoke(curate, list(arguments))
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    root = str(project.root)
+    assert curate_says("classes", root, "--rename", "left", "port").split() == ["port", "right"]
+    curate_says("guide", root, "--class", "port", "--class", "right", "--rule", "Red is port.")
+    written = curate_says("export", root, "--format", "label-studio", "--out", str(tmp_path / "out")).split()
+    assert all(Path(file).is_file() for file in written)
+    assert "Red is port." in (tmp_path / "out" / "screen-blind.xml").read_text()
+    answers = tmp_path / "answers.csv"
+    answers.write_text("key,label,annotator\n" + "".join(f"k{n},port,ann\nk{n},right,bob\n" for n in range(3)))
+    assert "6 answers, 6 of them new" in curate_says("sync", root, "--from", str(answers))
+    assert "6 answers, 0 of them new" in curate_says("sync", root, "--from", str(answers))
+    assert "people disagree on 3 images" in curate_says("guide", root)
+    assert "ann" in curate_says("people", root, "--quality")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from curation.queue import opaque_key
 from curation.records import AMBIGUOUS, SKIPPED, WITHDRAWN, Classes, Mode, QueueEntry, Verdict
 from labeling.tasks import (
     AnsweredTask,
@@ -202,3 +204,30 @@ def test_a_withdrawal_is_later_than_what_it_takes_back_whatever_the_clock_says()
     assert isinstance(known, Verdict)
     (gone,) = withdrawn_answers([known], [AnsweredTask({"id": 3, "key": "k", "updated_at": None}, (), "here")])
     assert gone.at > known.at
+
+
+def test_a_classifier_trained_on_blind_tasks_can_not_tell_the_controls() -> None:
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import cross_val_predict
+
+    rng = random.Random(0)
+    modes: list[Mode] = ["blind"] * 300 + ["control"] * 300
+    entries = []
+    for n, mode in enumerate(modes):
+        sample = f"{rng.getrandbits(256):064x}"
+        key = opaque_key("a secret", "project", 1, sample, mode, 0)
+        flagged = ("c2", "looks like a dog") if mode == "blind" else (None, "")
+        entries.append(QueueEntry(key, sample, 1, n, mode, "c1", *flagged))
+    served = served_order(entries)
+    payloads = [task_payload(e, f"/i/{image_name(e.key)}.png", CLASSES) for e in served]
+    told = [[place, *map(ord, task["key"]), *map(ord, task["image"])] for place, task in enumerate(payloads)]
+    control = [e.mode == "control" for e in served]
+    forest = RandomForestClassifier(30, max_depth=5, random_state=0)
+    guessed = cross_val_predict(forest, told, control, cv=3, method="predict_proba")[:, 1]
+    assert 0.4 < roc_auc_score(control, guessed) < 0.6
+    told_by_position = [
+        [*row, entry.position] for row, entry in zip(told, served, strict=True)
+    ]  # what would give it away
+    guessed = cross_val_predict(forest, told_by_position, control, cv=3, method="predict_proba")[:, 1]
+    assert roc_auc_score(control, guessed) > 0.95
