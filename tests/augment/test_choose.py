@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from augment.choose import MOST_COPIES, judge, paired_gain, plan, trial
+from augment.choose import MOST_COPIES, again, judge, paired_gain, plan, trial
 from augment.recipes import Recipe, Step
 from curation.config import SliceSettings
 from curation.errors import ConfigError, RecordError
@@ -133,6 +133,15 @@ def shifted_problem() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return features.astype(np.float32), labels, inside, np.arange(1500) // 15 % 5
 
 
+class TestAgain:
+    def test_images_are_shown_as_they_are_as_often_as_asked_but_bounded(self) -> None:
+        shown = again(["a", "b"], 4)
+        assert (shown.sample_ids, shown.copies) == (("a", "b"), 3)
+        image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+        assert (pickle.loads(pickle.dumps(shown)).transform(image, 5) == image).all()
+        assert again([f"s{n}" for n in range(100)], 50).copies == MOST_COPIES // 100
+
+
 class TestTrial:
     def copies_into_the_slice(self) -> tuple[np.ndarray, np.ndarray]:
         """What a fitting recipe does: other rows moved to where the slice's rows of their class lie."""
@@ -177,6 +186,30 @@ class TestTrial:
         result = judge(Estimate(gain, (low, 0.2)), Estimate(rest), Estimate(baseline), 0.01)
         assert result.words.startswith(f"{verdict}: accuracy +10.0 points")
         assert result.kept == (verdict == "Kept")
+
+    @pytest.mark.parametrize(
+        ("beyond", "baseline_low", "baseline_harms", "repair"),
+        [
+            ((0.01, 0.09), 0.01, False, "recipe"),
+            ((-0.01, 0.09), 0.01, False, "oversampling"),
+            ((-0.01, 0.09), -0.01, False, "recipe"),
+            ((-0.01, 0.09), 0.01, True, "recipe"),
+        ],
+    )
+    def test_recipe_must_surely_beat_a_baseline_that_surely_helps(
+        self, beyond: tuple[float, float], baseline_low: float, baseline_harms: bool, repair: str
+    ) -> None:
+        result = judge(
+            Estimate(0.10, (0.02, 0.2)), Estimate(0.0), Estimate(0.06, (baseline_low, 0.1)), 0.01,
+            beyond=Estimate(0.04, beyond), baseline_harms=baseline_harms,
+        )  # fmt: skip
+        assert result.repair == repair
+
+    def test_recipe_that_harms_a_class_is_not_kept_and_more_is_to_be_collected(self) -> None:
+        result = judge(Estimate(0.1, (0.02, 0.2)), Estimate(0.0), Estimate(0.0), 0.01, harmed="class 2")
+        assert (result.kept, result.repair) == (False, "collect")
+        assert result.words.startswith("Not kept, it harms class 2: accuracy")
+        assert result.words.endswith("Augmentation does not help here; collect more images of this kind.")
 
     def test_recipe_that_harms_the_rest_is_not_kept(self) -> None:
         """The copies help the slice, but as many others teach the wrong class elsewhere."""
