@@ -48,14 +48,25 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def device_name(name: str = "auto") -> str:
+    """What will compute: a GPU by its name, or how many threads of the CPU."""
+    import torch
+
+    device = pick_device(name)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+
 def describe_device(name: str = "auto") -> str:
-    """What will compute, in words."""
+    """What will compute, and what will run on it, in words."""
     import torch
 
     device = pick_device(name)
     if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}: the whole network is fine-tuned in bf16"
-    return f"CPU, {torch.get_num_threads()} threads: the frozen trunk is computed once, the last blocks are fine-tuned"
+        free, whole = (amount // 1024**3 for amount in torch.cuda.mem_get_info(device))
+        what = f", {free} of {whole} GiB free: the whole network is fine-tuned in bf16"
+    else:
+        what = ": the frozen trunk is computed once, the last blocks are fine-tuned"
+    return device_name(name) + what
 
 
 def timm_name(name: str) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 DIRECTORY = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+DEVICE = click.option("--device", help="auto, cpu, cuda or cuda:N, this time; the project's setting by default.")
 
 
 class ProgressLine:
@@ -65,10 +66,10 @@ def _say(sentence: str) -> None:
     click.echo(sentence, err=True)
 
 
-def _open(directory: Path) -> Project:
+def _open(directory: Path, device: str | None = None) -> Project:
     from curation.project import Project
 
-    return Project(directory, progress=ProgressLine(), say=_say)
+    return Project(directory, progress=ProgressLine(), say=_say, device=device)
 
 
 def _print_json(value: Any) -> None:
@@ -174,6 +175,7 @@ def _tell_import(imported: Any) -> None:
 
 @curate.command()
 @DIRECTORY
+@DEVICE
 @click.option("--iterations", type=int, help="How many iterations (1 where nothing is under way).")
 @click.option(
     "--annotator", help="label-studio or files (people), or replay:FILE with path,label[,annotator][,seconds]."
@@ -185,6 +187,7 @@ def _tell_import(imported: Any) -> None:
 @click.option("--close-batch", is_flag=True, help="Go on with the answers that have come.")
 def run(
     directory: Path,
+    device: str | None,
     iterations: int | None,
     annotator: str | None,
     budget: int | None,
@@ -194,7 +197,7 @@ def run(
     close_batch: bool,
 ) -> None:
     """Run iterations: flag, ask people, train, report. Goes on where it stopped."""
-    project = _open(directory)
+    project = _open(directory, device)
     status = project.run(
         iterations, annotator=annotator, budget=budget, seed=seed, trial=trial, wait=wait, close_batch=close_batch
     )
@@ -207,17 +210,18 @@ def run(
 
 @curate.command()
 @DIRECTORY
+@DEVICE
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="CSV file to write.")
 @click.option(
     "--predictions",
     type=click.Path(path_type=Path),
     help="Judge by your own model: a CSV or Parquet file with 'path' and a column a class, predicted out of sample.",
 )
-def flag(directory: Path, out: Path, predictions: Path | None) -> None:
+def flag(directory: Path, device: str | None, out: Path, predictions: Path | None) -> None:
     """Judge every label by predictions that have not seen it; write them worst first."""
     from curation.runs import write_whole
 
-    table = _open(directory).flag(predictions)
+    table = _open(directory, device).flag(predictions)
     write_whole(out, table.to_csv(index=False))
     click.echo(f"{len(table):,} labeled files, {int((table['issue'] == 'true').sum()):,} to look at: {out}")
 
@@ -552,6 +556,7 @@ def slices(
 
 @curate.command()
 @DIRECTORY
+@DEVICE
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write.")
 @click.option(
     "--format",
@@ -564,7 +569,13 @@ def slices(
 @click.option("--release", help="Labels as this release froze them.")
 @click.option("--iteration", type=int, help="The model of this iteration; the last by default.")
 def export(
-    directory: Path, out: Path, file_format: str | None, as_of: int | None, release: str | None, iteration: int | None
+    directory: Path,
+    device: str | None,
+    out: Path,
+    file_format: str | None,
+    as_of: int | None,
+    release: str | None,
+    iteration: int | None,
 ) -> None:
     """Write the labels, one row a path (path, label, split, excluded, group, sample_id), or the model."""
     from curation.runs import write_whole
@@ -580,7 +591,7 @@ def export(
     if chosen in ("onnx", "safetensors"):
         if as_of is not None or release is not None:
             raise InputError("--as-of and --release name labels; name the model with --iteration")
-        made = _open(directory).export_model(out, chosen, iteration)
+        made = _open(directory, device).export_model(out, chosen, iteration)
         click.echo(
             f"Model of iteration {made['iteration']}: {out} (probabilities as the model's to {made['difference']:.0e})"
         )
@@ -690,14 +701,15 @@ def people(
 
 
 @curate.command()
+@DEVICE
 @click.argument("directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
 @click.option("--ledger", is_flag=True, help="Check every row of DIR's ledger against its chain of hashes.")
 @AS_JSON
-def doctor(directory: Path | None, ledger: bool, as_json: bool) -> None:
+def doctor(directory: Path | None, device: str | None, ledger: bool, as_json: bool) -> None:
     """Check that everything that the toolkit needs is there and works."""
     from curation.doctor import examine
 
-    findings = examine(directory, ledger=ledger)
+    findings = examine(directory, ledger=ledger, device=device)
     if as_json:
         _print_json([f.__dict__ for f in findings])
     else:

@@ -40,7 +40,9 @@ class BackboneSettings:
 class TrainingSettings:
     """How the backbone is trained: ``method`` is ``fine-tune``, or ``head`` for a linear head on frozen features.
 
-    Zeros choose from the size of the set.
+    Zeros choose from the size of the set. ``warm_start`` begins with the last iteration's weights, not the pretrained
+    ones; ``class_balance`` lets each class weigh the same; ``mixup`` and ``cutmix`` are the strengths of their Beta
+    distributions, 0 for none.
     """
 
     method: str = "fine-tune"
@@ -50,12 +52,18 @@ class TrainingSettings:
     tail_rate: float = 0.0
     label_smoothing: float = 0.05
     weight_decay: float = 0.05
+    warm_start: bool = False
+    class_balance: bool = False
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
     def __post_init__(self) -> None:
         _require(self.method in ("fine-tune", "head"), "training.method", self.method, "'fine-tune' or 'head'")
         _require(0 <= self.epochs <= 1000, "training.epochs", self.epochs, "0 to 1000")
         _require(1 <= self.batch_size <= 65536, "training.batch_size", self.batch_size, "1 or more")
         _require(0 <= self.label_smoothing < 1, "training.label_smoothing", self.label_smoothing, "in [0, 1)")
+        _require(0 <= self.mixup <= 10, "training.mixup", self.mixup, "0 to 10")
+        _require(0 <= self.cutmix <= 10, "training.cutmix", self.cutmix, "0 to 10")
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,10 @@ class Finding:
     words: str
 
 
-def examine(project: Path | None = None, *, ledger: bool = False) -> list[Finding]:
+def examine(project: Path | None = None, *, ledger: bool = False, device: str | None = None) -> list[Finding]:
     """Look at Python, packages, device, backbone weights, MongoDB, Label Studio, disk, and a project if given.
+
+    The device is ``device`` where it is given, else the one of the project's settings, else what ``auto`` finds.
 
     With ``ledger`` only at the project's ledger: every row of it, against its chain of hashes and against the heads of
     the chain that the iterations noted.
@@ -38,7 +40,7 @@ def examine(project: Path | None = None, *, ledger: bool = False) -> list[Findin
     checks: list[tuple[str, Callable[[], str]]] = [
         ("python", _python),
         ("packages", _packages),
-        ("device", _device),
+        ("device", lambda: _device(project, device)),
         ("backbone weights", _weights),
         ("database for FiftyOne", _mongod),
         ("Label Studio", _label_studio),
@@ -71,10 +73,14 @@ def _packages() -> str:
     return ", ".join(found)
 
 
-def _device() -> str:
+def _device(project: Path | None, device: str | None) -> str:
     from curation.backbone import describe_device
+    from curation.config import read_settings
+    from curation.runs import ProjectPaths
 
-    return describe_device()
+    if device is None and project is not None:
+        device = read_settings(ProjectPaths(project).settings).backbone.device
+    return describe_device(device or "auto")
 
 
 def _weights() -> str:

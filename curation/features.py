@@ -79,11 +79,16 @@ class RowFile:
 
 
 class FeatureStore:
-    """Features and activations of samples by one backbone, computed once and kept under ``folder``."""
+    """Features and activations of samples by one backbone, computed once and kept under ``folder``.
 
-    def __init__(self, backbone: Backbone, pixels: PixelCache, folder: Path) -> None:
+    With ``views``, the folder of ``ViewFeatures``, what that one would compute of train images at this size is computed
+    here in the same pass.
+    """
+
+    def __init__(self, backbone: Backbone, pixels: PixelCache, folder: Path, *, views: Path | None = None) -> None:
         self.backbone = backbone
         self.pixels = pixels
+        self._view_folder = views
         self._folder = folder / f"{backbone.identity}-{backbone.size}"
         self._features = RowFile(self._folder / "features.f32", (backbone.feature_size,), np.float32)
         self._activations: RowFile | None = None
@@ -117,6 +122,20 @@ class FeatureStore:
             kept = activations.clamp(-65504, 65504).to(torch.float16)
         return features.float().cpu().numpy(), kept.contiguous().cpu().numpy()
 
+    @cached_property
+    def _shared_views(self) -> RowFile | None:
+        """Where to keep what labels are judged by; ``None`` where they are not judged by images of this size."""
+        backbone = self.backbone
+        if self._view_folder is None or backbone.division is None or backbone.size not in _sides(backbone.size):
+            return None
+        if not hasattr(backbone.model, "forward_intermediates"):
+            return None
+        noise = np.random.default_rng(0).integers(0, 256, (2, backbone.size, backbone.size, 3), dtype=np.uint8)
+        features, activations, viewed = _with_mirror(backbone, noise)
+        expected = self._forward(noise)
+        close = np.allclose(features, expected[0], atol=1e-2) and np.allclose(activations, expected[1], atol=1e-2)
+        return _view_file(self._view_folder, backbone, viewed.shape[1]) if close else None
+
     def _activation_shape(self) -> tuple[int, ...]:
         size = self.backbone.size
         return self._forward(np.zeros((1, size, size, 3), dtype=np.uint8))[1].shape[1:]
@@ -129,19 +148,29 @@ class FeatureStore:
     def _compute(self, samples: Sequence[Sample], progress: Progress | None) -> None:
         activation_file = self._activation_file()
         known = self._features.index().keys() & activation_file.index().keys()
-        missing = list({s.id: s for s in samples if s.id not in known}.values())
+        missing = sorted({s.id: s for s in samples if s.id not in known}.values(), key=lambda s: s.split != "train")
+        trained = sum(s.split == "train" for s in missing)
         done = 0
-        for chunk in _chunks(missing, KEPT_EVERY):
+        for chunk in [*_chunks(missing[:trained], KEPT_EVERY), *_chunks(missing[trained:], KEPT_EVERY)]:
             pixels = self.pixels.pixels(chunk)
-            features, activations = [], []
-            for start in range(0, len(chunk), self._batch):
-                some_features, some_activations = self._forward(pixels[start : start + self._batch])
+            ids = [s.id for s in chunk]
+            features, activations, viewed = [], [], []
+            shared = self._shared_views if chunk[0].split == "train" else None
+            batch = self._batch // 2 if shared else self._batch
+            for start in range(0, len(chunk), batch):
+                some = pixels[start : start + batch]
+                if shared:
+                    some_features, some_activations, some_viewed = _with_mirror(self.backbone, some)
+                    viewed.append(some_viewed)
+                else:
+                    some_features, some_activations = self._forward(some)
                 features.append(some_features)
                 activations.append(some_activations)
-                done += len(some_features)
+                done += len(some)
                 if progress:
                     progress("computing features", done, len(missing))
-            ids = [s.id for s in chunk]
+            if shared:
+                shared.append(ids, np.concatenate(viewed))
             self._features.append(ids, np.concatenate(features))
             activation_file.append(ids, np.concatenate(activations))
 
@@ -169,8 +198,7 @@ class ViewFeatures:
     @cached_property
     def views(self) -> list[tuple[Backbone, int]]:
         """The network at every size that it takes, largest first, and how many features it gives there."""
-        largest = max(self._backbone.size, _SMALLEST_VIEW)
-        sides = dict.fromkeys(max(32, round(largest * share / 32) * 32) for share in VIEWS)
+        sides = _sides(self._backbone.size)
         found = [(view, width) for side in sides if (width := _width(view := replace(self._backbone, size=side)))]
         return found or [(self._backbone, _width(self._backbone))]
 
@@ -179,24 +207,60 @@ class ViewFeatures:
         return np.concatenate([self._of(view, width, samples, progress) for view, width in self.views], axis=1)
 
     def _of(self, view: Backbone, width: int, samples: Sequence[Sample], progress: Progress | None) -> Features:
-        folder = self._folder / f"{view.identity}-{view.size}"
-        file = RowFile(folder / "moments-with-mirror.f32", (width,), np.float32)
+        file = _view_file(self._folder, view, width)
         known = file.index()
         missing = list({s.id: s for s in samples if s.id not in known}.values())
-        images = PixelCache(folder, view.size)
+        images = PixelCache(self._folder, view.size)
         batch, done = BATCH[view.device.type] // 2, 0
         for chunk in _chunks(missing, KEPT_EVERY):
             pixels = images.decode(chunk)
             parts = []
             for start in range(0, len(chunk), batch):
                 some = pixels[start : start + batch]
-                both = _stages(view, np.concatenate([some, some[:, :, ::-1]]))
-                parts.append((both[: len(some)] + both[len(some) :]) / 2)
+                parts.append(_mean_with_mirror(_stages(view, np.concatenate([some, some[:, :, ::-1]]))))
                 done += len(some)
                 if progress:
                     progress(f"computing features at {view.size} px", done, len(missing))
             file.append([s.id for s in chunk], np.concatenate(parts))
         return file.rows([s.id for s in samples])
+
+
+def _sides(size: int) -> list[int]:
+    """Sides of the views of a backbone at this size, largest first.
+
+    >>> _sides(112), _sides(224)
+    ([224, 160, 128], [224, 160, 128])
+    """
+    largest = max(size, _SMALLEST_VIEW)
+    return list(dict.fromkeys(max(32, round(largest * share / 32) * 32) for share in VIEWS))
+
+
+def _view_file(folder: Path, view: Backbone, width: int) -> RowFile:
+    """Where the rows of a view are kept."""
+    return RowFile(folder / f"{view.identity}-{view.size}" / "moments-with-mirror.f32", (width,), np.float32)
+
+
+def _mean_with_mirror(rows: Features) -> Features:
+    """The mean of images' rows and those of their mirror images, which follow them."""
+    half = len(rows) // 2
+    return np.asarray((rows[:half] + rows[half:]) / 2)
+
+
+def _with_mirror(backbone: Backbone, images: npt.NDArray[np.uint8]) -> tuple[Features, Activations, Features]:
+    """Features and activations of images, and the rows that ``ViewFeatures`` keeps, all from one pass."""
+    import torch
+
+    division = backbone.division
+    assert division is not None
+    seen: list[Any] = []
+    first = division.tail_modules(backbone.model)[0]
+    hook = first.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
+    try:
+        rows = _stages(backbone, np.concatenate([images, images[:, :, ::-1]]))
+    finally:
+        hook.remove()
+    kept = seen[0][: len(images)].clamp(-65504, 65504).to(torch.float16).contiguous().cpu().numpy()
+    return rows[: len(images), : backbone.feature_size], kept, _mean_with_mirror(rows)
 
 
 def _width(view: Backbone) -> int:

@@ -1,4 +1,8 @@
-"""One run of training: steps, rates, the average of weights, the best epoch, and a checkpoint to go on from."""
+"""One run of training: steps, rates, the average of weights, the best epoch, and a checkpoint to go on from.
+
+Mixup: Zhang et al., ICLR 2018; CutMix: Yun et al., ICCV 2019; both mix rows of one batch and their targets alike.
+Between the weights before and after: WiSE-FT (Wortsman et al., CVPR 2022).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ import numpy as np
 
 from curation.config import TrainingSettings
 from curation.errors import TrainingError
-from curation.networks import Labels, Network, Placed, log_loss
+from curation.networks import Labels, Network, Placed, Targets, calibrated_loss
 from curation.records import Progress
 from curation.runs import write_whole
 
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
     import torch
 
 AVERAGING = 0.95
+#: Training ends when the validation loss has not got better for so many epochs.
+PATIENCE = 3
 #: A checkpoint is written at the end of an epoch when the last one is older than this; it costs a flush to disk.
 CHECKPOINT_SECONDS = 10.0
 
@@ -38,6 +44,36 @@ def _vary(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     grid = torch.nn.functional.affine_grid(change.to(images.device), list(images.shape), align_corners=False)
     varied = torch.nn.functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
     return varied.contiguous(memory_format=torch.channels_last)
+
+
+def _mixed(
+    inputs: torch.Tensor, targets: torch.Tensor, settings: TrainingSettings, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows and targets, mixed with others of the batch where the settings ask for it; one share a batch."""
+    import torch
+
+    cut = settings.cutmix > 0 and inputs.ndim == 4
+    if cut and settings.mixup > 0:
+        cut = float(torch.rand((), generator=generator)) < 0.5
+    strength = settings.cutmix if cut else settings.mixup
+    if strength <= 0 or len(inputs) < 2:
+        return inputs, targets
+    gammas = torch._standard_gamma(torch.full((2,), strength), generator=generator)
+    share = float(gammas[0] / gammas.sum().clamp(min=1e-12))
+    others = torch.randperm(len(inputs), generator=generator).to(inputs.device)
+    if cut:
+        height, width = inputs.shape[-2:]
+        side = math.sqrt(1 - share)
+        high, wide = round(height * side), round(width * side)
+        top = int(torch.randint(height - high + 1, (1,), generator=generator))
+        left = int(torch.randint(width - wide + 1, (1,), generator=generator))
+        window = (..., slice(top, top + high), slice(left, left + wide))
+        inputs = inputs.clone()
+        inputs[window] = inputs[others][window]
+        share = 1 - high * wide / (height * width)
+    else:
+        inputs = share * inputs + (1 - share) * inputs[others]
+    return inputs, share * targets + (1 - share) * targets[others]
 
 
 class Fit:
@@ -65,9 +101,16 @@ class Fit:
         self.part = settings.batch_size
         self.groups = network.rates(settings)
         self.trained = [p for group in self.groups for p in group["params"]]
+        self.before = self._keep(self.trained)
 
-    def run(self, rows: Placed, labels: Labels, kept: Labels, held: Labels, epochs: int) -> list[dict[str, float]]:
-        """Train for ``epochs`` and leave the averaged weights of the best epoch in the network."""
+    def run(
+        self, rows: Placed, targets: Targets, labels: Labels, kept: Labels, held: Labels, epochs: int
+    ) -> list[dict[str, float]]:
+        """Train for ``epochs`` at most and leave the averaged weights of the best epoch in the network.
+
+        ``targets`` (rows, classes) are learnt on the ``kept`` rows, weighted as they sum up; ``labels`` (rows,) of the
+        ``held`` ones choose the epoch. Ends early when that has not got better for ``PATIENCE`` epochs.
+        """
         import torch
 
         self.network.model.eval()  # normalisation keeps its pretrained statistics; the weights still learn
@@ -82,7 +125,9 @@ class Fit:
         if saved is not None:
             average, best, best_loss, history = saved
         for epoch in range(len(history), epochs):
-            loss = self._epoch(rows, labels, kept, optimizer, average, epoch, steps)
+            if len(held) and _stale(history) >= PATIENCE:
+                break
+            loss = self._epoch(rows, targets, kept, optimizer, average, epoch, steps)
             live = self._swap(average)
             validation = self._validation_loss(rows, labels, held)
             if not len(held) or validation < best_loss:
@@ -91,14 +136,15 @@ class Fit:
             history.append({"epoch": epoch + 1, "loss": loss, "validation_loss": validation})
             self._save(optimizer, average, best, best_loss, history)
             if self.progress:
-                self.progress("fine-tuning", epoch + 1, epochs)
+                ended = len(held) > 0 and _stale(history) >= PATIENCE
+                self.progress("fine-tuning", epoch + 1, epoch + 1 if ended else epochs)
         self._swap(best)
         if self.checkpoint:
             self.checkpoint.unlink(missing_ok=True)
         return history
 
     def _epoch(
-        self, rows: Placed, labels: Labels, kept: Labels, optimizer: Any, average: list[torch.Tensor], epoch: int,
+        self, rows: Placed, targets: Targets, kept: Labels, optimizer: Any, average: list[torch.Tensor], epoch: int,
         steps: int,
     ) -> float:  # fmt: skip
         """One pass over the kept rows in an order of its own; returns the mean loss."""
@@ -114,7 +160,7 @@ class Fit:
             for group in optimizer.param_groups:
                 group["lr"] = group.setdefault("initial_lr", group["lr"]) * _rate(step, steps)
             batch = order[start : start + size]
-            total += self._gradient(rows, labels, batch, optimizer, generator) * len(batch)
+            total += self._gradient(rows, targets, batch, optimizer, generator) * len(batch)
             torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
             optimizer.step()
             with torch.no_grad():
@@ -130,7 +176,7 @@ class Fit:
         return loss
 
     def _gradient(
-        self, rows: Placed, labels: Labels, batch: Labels, optimizer: Any, generator: torch.Generator
+        self, rows: Placed, targets: Targets, batch: Labels, optimizer: Any, generator: torch.Generator
     ) -> torch.Tensor:
         """The gradient of the batch's mean loss, in as many parts as memory asks for; returns the loss."""
         import torch
@@ -142,12 +188,13 @@ class Fit:
                 optimizer.zero_grad(set_to_none=True)
                 inputs = self.network.ready(rows.take(batch))
                 inputs = _vary(inputs, generator) if self.network.whole else inputs
-                targets = torch.from_numpy(labels[batch]).to(inputs.device)
+                wanted = torch.from_numpy(targets[batch]).to(inputs.device)
+                inputs, wanted = _mixed(inputs, wanted, self.settings, generator)
                 total = torch.zeros((), device=inputs.device)
                 for start in range(0, len(batch), self.part):
                     part = slice(start, start + self.part)
                     loss = torch.nn.functional.cross_entropy(
-                        self.network.logits(inputs[part]), targets[part], reduction="sum",
+                        self.network.logits(inputs[part]), wanted[part], reduction="sum",
                         label_smoothing=self.settings.label_smoothing,
                     ) / len(batch)  # fmt: skip
                     loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
@@ -210,7 +257,19 @@ class Fit:
     def _validation_loss(self, rows: Placed, labels: Labels, held: Labels) -> float:
         if not len(held):
             return 0.0
-        return log_loss(self.network.read(rows.take(held).cpu().numpy()), labels[held])
+        return calibrated_loss(self.network.read(rows.take(held).cpu().numpy()), labels[held])
+
+    def between(self, share: float, after: Sequence[torch.Tensor]) -> None:
+        """Put weights into the network that lie this far from those before training to those ``after`` it."""
+        import torch
+
+        with torch.no_grad():
+            for parameter, first, last in zip(self.trained, self.before, after, strict=True):
+                parameter.copy_(torch.lerp(first, last, share))
+
+    def weights(self) -> list[torch.Tensor]:
+        """A copy of the trained weights as they are now."""
+        return self._keep(self.trained)
 
     def _keep(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         return [t.detach().clone() for t in tensors]
@@ -224,6 +283,16 @@ class Fit:
             for parameter, tensor in zip(self.trained, tensors, strict=True):
                 parameter.copy_(tensor)
         return before
+
+
+def _stale(history: Sequence[dict[str, float]]) -> int:
+    """How many epochs ago the validation loss was at its lowest.
+
+    >>> _stale([{"validation_loss": 2.0}, {"validation_loss": 1.0}, {"validation_loss": 3.0}])
+    1
+    """
+    losses = [epoch["validation_loss"] for epoch in history]
+    return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 
 
 def _rate(step: int, steps: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -19,11 +20,14 @@ if TYPE_CHECKING:
 
 Labels = npt.NDArray[np.int64]
 Rows = npt.NDArray[Any]
+Targets = npt.NDArray[np.float32]
 
 HEAD_RATE = 1e-3
 TAIL_RATE = 5e-4
 #: Of the rate of a layer, the next earlier one gets this much, where the whole network is trained.
 LAYER_DECAY = 0.75
+#: Fewer labels than this say nothing about a temperature, or about which of two models is better.
+FEW = 20
 #: Rows a batch where nothing is learnt from them.
 READ = 256
 
@@ -60,8 +64,14 @@ class Network:
 
         device = self.store.backbone.device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
-            features = self.model(batch) if self.whole else self.store.backbone.tail(batch, self.model)
-            return cast("torch.Tensor", self.head(features).float())
+            return cast("torch.Tensor", self.head(self._features(batch)).float())
+
+    def features(self, rows: Rows) -> npt.NDArray[np.float32]:
+        """Pooled features (rows, dimensions), before the head, of rows as ``inputs`` gives them."""
+        return np.asarray(self._through(rows, self._features, self.head.in_features), dtype=np.float32)
+
+    def _features(self, batch: torch.Tensor) -> torch.Tensor:
+        return cast("torch.Tensor", self.model(batch) if self.whole else self.store.backbone.tail(batch, self.model))
 
     def modules(self) -> list[Any]:
         """The parts of the model that are trained, in a fixed order."""
@@ -105,13 +115,16 @@ class Network:
 
     def read(self, rows: Rows) -> npt.NDArray[np.float64]:
         """Logits (rows, classes) of rows as ``inputs`` gives them."""
+        return self._through(rows, self.logits, self.head.out_features)
+
+    def _through(self, rows: Rows, network: Any, width: int) -> npt.NDArray[np.float64]:
         import torch
 
-        found = [np.zeros((0, self.head.out_features))]
+        found = [np.zeros((0, width))]
         with torch.inference_mode():
             for start in range(0, len(rows), READ):
                 some = torch.from_numpy(np.array(rows[start : start + READ])).to(self.store.backbone.device)
-                found.append(self.logits(self.ready(some)).double().cpu().numpy())
+                found.append(network(self.ready(some)).double().cpu().numpy())
         return np.concatenate(found)
 
 
@@ -125,27 +138,35 @@ def fresh_network(store: FeatureStore, n_classes: int, whole: bool) -> Network:
     return Network(store, model, head, whole)
 
 
-def begin_head(head: Any, features: npt.NDArray[np.float32], labels: Labels) -> None:
-    """Set the head to the logistic solution on standardised features, folded back to raw ones."""
-    import torch
+def head_weights(
+    features: npt.NDArray[np.float32], labels: Labels, n_classes: int, strength: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The logistic solution on standardised features, folded back to raw ones: (classes, dimensions) and (classes,)."""
     from sklearn.linear_model import LogisticRegression
 
     mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-6
     length = float(np.sqrt(features.shape[1])) / 10
-    fitted = LogisticRegression(C=0.01, max_iter=100, tol=1e-3).fit((features - mean) / deviation / length, labels)
+    fitted = LogisticRegression(C=strength, max_iter=100, tol=1e-3)
+    fitted.fit((features - mean) / deviation / length, labels)
     present = fitted.classes_.astype(int)
-    weight = np.zeros((head.out_features, features.shape[1]))
-    bias = np.full(head.out_features, -5.0)
+    weight = np.zeros((n_classes, features.shape[1]))
+    bias = np.full(n_classes, -5.0)
     if len(present) == 2:
         weight[present] = [-fitted.coef_[0] / 2, fitted.coef_[0] / 2]
         bias[present] = [-fitted.intercept_[0] / 2, fitted.intercept_[0] / 2]
     else:
         weight[present], bias[present] = fitted.coef_, fitted.intercept_
     weight = weight / deviation / length
-    bias = bias - weight @ mean
+    return weight, bias - weight @ mean
+
+
+def set_head(head: Any, weights: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]) -> None:
+    """Give a linear layer these weights and biases."""
+    import torch
+
     with torch.no_grad():
-        head.weight.copy_(torch.from_numpy(weight))
-        head.bias.copy_(torch.from_numpy(bias))
+        head.weight.copy_(torch.from_numpy(weights[0]))
+        head.bias.copy_(torch.from_numpy(weights[1]))
 
 
 class Placed:
@@ -174,10 +195,30 @@ class Placed:
         return torch.from_numpy(np.array(self.host[rows])).to(self.device)
 
 
+def temperature_of(logits: npt.NDArray[np.float64], labels: Labels) -> float:
+    """What to divide logits by so that the labels are most likely; 1 where there are too few rows to tell."""
+    from scipy.optimize import minimize_scalar
+
+    if len(labels) < FEW:
+        return 1.0
+    found = minimize_scalar(lambda t: log_loss(logits / math.exp(t), labels), bounds=(-1.5, 1.5), method="bounded")
+    return float(math.exp(found.x))
+
+
+def calibrated_loss(logits: npt.NDArray[np.float64], labels: Labels) -> float:
+    """``log_loss`` at the temperature that makes it least: what a change of scale alone can't win or lose."""
+    return log_loss(logits / temperature_of(logits, labels), labels)
+
+
 def log_loss(logits: npt.NDArray[np.float64], labels: Labels) -> float:
     """Mean negative log likelihood of ``labels`` (rows,) under ``logits`` (rows, classes)."""
+    return float(losses_of(logits, labels).mean())
+
+
+def losses_of(logits: npt.NDArray[np.float64], labels: Labels) -> npt.NDArray[np.float64]:
+    """Negative log likelihood of each row's label, (rows,)."""
     shifted = logits - logits.max(axis=1, keepdims=True)
-    return float((np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]).mean())
+    return np.asarray(np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels])
 
 
 def softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -78,12 +78,16 @@ class Project:
     long work, ``say(sentence)`` with what a user wants to know as it happens. Raises DataError where there is none.
     """
 
-    def __init__(self, root: str | Path, *, progress: Progress | None = None, say: Say = _silent) -> None:
+    def __init__(
+        self, root: str | Path, *, progress: Progress | None = None, say: Say = _silent, device: str | None = None
+    ) -> None:
         self.root = Path(root)
         self.paths = ProjectPaths(self.root)
         if not self.paths.settings.exists():
             raise DataError(f"{self.root} is no project (no curation.toml in it); make one with `curate init`")
         self.settings = read_settings(self.paths.settings)
+        if device is not None:
+            self.settings = replace(self.settings, backbone=replace(self.settings.backbone, device=device))
         self.ledger = Ledger(self.settings.ledger) if self.settings.ledger else Ledger.in_file(self.paths.ledger)
         self.progress = progress
         self.say = say
@@ -686,7 +690,9 @@ class Project:
         weights = Path(settings.backbone.weights) if settings.backbone.weights else None
         backbone = load_backbone(settings.backbone.name, weights=weights, size=size, device=settings.backbone.device)
         self.say(backbone.describe())
-        return FeatureStore(backbone, PixelCache(self.paths.cache / "pixels", size), self.paths.cache / "features")
+        views = self.paths.cache / "views" if settings.detection.views == "many" else None
+        pixels = PixelCache(self.paths.cache / "pixels", size)
+        return FeatureStore(backbone, pixels, self.paths.cache / "features", views=views)
 
     def _parts(self, settings: Settings) -> Parts:
         from curation.features import ViewFeatures
@@ -972,7 +978,10 @@ class _FineTuner:
     ) -> Any:
         from curation.training import fine_tune
 
+        number = checkpoint.parent.name  # that of the iteration
+        before = checkpoint.parent.with_name(f"{int(number) - 1:03d}") if number.isdigit() else checkpoint.parent
+        warm = before / "model.safetensors" if self._settings.training.warm_start else None
         return fine_tune(
             self._store, samples, labels, class_ids, settings=self._settings.training, seed=seed,
-            augmentations=augmentations, checkpoint=checkpoint, progress=progress,
+            augmentations=augmentations, checkpoint=checkpoint, progress=progress, warm=warm,
         )  # fmt: skip

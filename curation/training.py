@@ -1,8 +1,11 @@
 """Fine-tuning: the head first, then the last blocks at a lower rate, on activations of the frozen trunk computed once.
 
-Head first and then deeper (LP-FT: Kumar et al., ICLR 2022) keeps the pretrained features from being distorted. The best
-epoch is chosen on a seeded part of the train rows that neither head nor blocks are trained on; weights are averaged
-over the steps. Normalisation layers keep their pretrained statistics. Nothing here sees a holdout row.
+Head first and then deeper (LP-FT: Kumar et al., ICLR 2022) keeps the pretrained features from being distorted; weights
+are averaged over the steps. A seeded part of the train rows, on which nothing is trained, chooses the head's strength,
+the epoch, how far to go from the pretrained weights to the trained ones (WiSE-FT: Wortsman et al., CVPR 2022), and
+whether to go at all: where fine-tuning is not shown to do better, the head alone is kept. So that wrong labels are not
+memorised, targets are mixed with what a head says that has not seen them, the more, the more often it errs (soft
+bootstrapping: Reed et al., 2015). Normalisation layers keep their pretrained statistics. No holdout row is seen.
 
 On CUDA the whole network is trained, in bf16 and on images that live on the device, flipped and cropped there, with a
 lower rate for each earlier layer. On a CPU, a network that can't be divided gets a head only.
@@ -17,20 +20,44 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from curation.backbone import describe_device
+from curation.backbone import device_name
 from curation.config import TrainingSettings
 from curation.errors import DataError, TrainingError
 from curation.features import FeatureStore
 from curation.fitting import Fit
-from curation.networks import READ, Labels, Network, Placed, Rows, begin_head, fresh_network, log_loss, softmax
+from curation.networks import (
+    FEW,
+    READ,
+    Labels,
+    Network,
+    Placed,
+    Rows,
+    Targets,
+    calibrated_loss,
+    fresh_network,
+    head_weights,
+    losses_of,
+    set_head,
+    softmax,
+    temperature_of,
+)  # fmt: skip
 from curation.records import Augmentation, Predictions, Progress, Sample
 from curation.runs import write_whole
 
 VALIDATION_SHARE = 0.12
+#: Strengths of the logistic head that may be chosen, weakest first.
+STRENGTHS = (0.01, 0.03, 0.1, 0.3)
+#: How far from the weights before training to those after it the model may lie.
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+#: Parts of the train rows, each judged by a head that learnt from the others.
+FOLDS = 3
+
+Features = npt.NDArray[np.float32]
 
 
 @dataclass(eq=False)
@@ -38,7 +65,8 @@ class FineTuned:
     """A fine-tuned network: a copy of the backbone's model with what was trained of it, and a head.
 
     ``temperature`` divides the logits so that the validation rows are most likely. ``history`` has one entry an epoch,
-    ``seconds`` is how long the training took, ``words`` says what ran on which device.
+    ``seconds`` is how long the training took, ``words`` says what ran on which device, ``rows`` is how many rows an
+    epoch had, ``share`` how far the weights went from the pretrained ones (0: the head alone is new).
     """
 
     network: Network
@@ -47,6 +75,8 @@ class FineTuned:
     history: list[dict[str, float]]
     seconds: float
     words: str
+    rows: int = 0
+    share: float = 1.0
 
     def predict(self, samples: Sequence[Sample], progress: Progress | None = None) -> Predictions:
         """Class probabilities in the order of ``samples``; folds are -1, for none of them was trained on."""
@@ -67,6 +97,7 @@ class FineTuned:
             "size": backbone.size,
             "whole": self.network.whole,
             "temperature": self.temperature,
+            "share": self.share,
             "history": self.history,
             "words": self.words,
         }
@@ -77,14 +108,10 @@ class FineTuned:
 
 def load_fine_tuned(file: Path, store: FeatureStore) -> FineTuned:
     """A model that ``FineTuned.save`` wrote; raises DataError for another file, or one made with another backbone."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(file), framework="pt") as opened:
-            about = json.loads((opened.metadata() or {})["curation"])
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 — not a mapping
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise DataError(f"{file} is no fine-tuned model ({error}); train again with `curate run`") from None
+    found = _read_model(file)
+    if found is None:
+        raise DataError(f"{file} is no fine-tuned model; train again with `curate run`")
+    about, tensors = found
     if (about["identity"], about["size"]) != (store.backbone.identity, store.backbone.size):
         raise DataError(
             f"{file} was trained on {about['backbone']} at {about['size']} px with other weights; use those"
@@ -93,7 +120,21 @@ def load_fine_tuned(file: Path, store: FeatureStore) -> FineTuned:
     network = fresh_network(store, len(class_ids), about["whole"])
     network.restore(tensors)
     network.model.eval()
-    return FineTuned(network, class_ids, about["temperature"], about["history"], 0.0, about["words"])
+    return FineTuned(
+        network, class_ids, about["temperature"], about["history"], 0.0, about["words"], share=about.get("share", 1.0)
+    )
+
+
+def _read_model(file: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """What a model's file says of itself, and its tensors; ``None`` where it is not there or something else."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(file), framework="pt") as opened:
+            about = json.loads((opened.metadata() or {})["curation"])
+            return about, {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 — not a mapping
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return None
 
 
 def fine_tune(
@@ -108,13 +149,15 @@ def fine_tune(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
     whole: bool | None = None,
+    warm: Path | None = None,
 ) -> FineTuned:
     """Fine-tune the store's backbone on ``samples``; ``labels`` has shape (samples,), columns of ``class_ids``.
 
     ``whole`` says whether the whole network is trained, on images, or only its last blocks, on cached activations;
     ``None`` means whole on CUDA only. The same seed gives the same weights on a CPU. With ``checkpoint``, a file
-    without suffix, a run that was stopped goes on at the last epoch that was kept, to the same end. Raises
-    TrainingError for fewer than two classes, or where the loss is no number any more.
+    without suffix, a run that was stopped goes on at the last epoch that was kept, to the same end. ``warm`` is a
+    model's file whose weights training begins with, where it is of the same backbone and classes. Raises TrainingError
+    for fewer than two classes, or where the loss is no number any more.
     """
     began = time.perf_counter()
     if len(samples) != len(labels):
@@ -124,37 +167,126 @@ def fine_tune(
     on_cuda = store.backbone.device.type == "cuda"
     network = fresh_network(store, len(class_ids), on_cuda if whole is None else whole)
     held = validation_rows(labels, seed)
-    begin_head(network.head, store.features(samples, progress)[~held], labels[~held])
+    features = store.features(samples, progress)
+    strength = _begin_head(network.head, features, labels, held)
     inputs = network.inputs(samples, progress)
     extra, copied = _augmented(network, samples, augmentations, seed, progress)
-    epochs = settings.epochs or _epochs(len(samples), network.whole)
-    run = _run_of(network, samples, labels, augmentations, settings, seed)
+    of = np.concatenate([np.arange(len(samples)), copied])
+    kept = np.flatnonzero(~held[of])  # validation rows and their augmented copies stay out of the training of this run
+    targets = _targets(features, labels, held, len(class_ids), strength, settings, seed)[of]
+    run = _run_of(network, samples, labels, augmentations, settings, seed, warm)
     fit = Fit(network, settings, seed, checkpoint, run, progress)
-    # Validation rows and their augmented copies stay out of the training of this run; they set the temperature.
-    kept = np.flatnonzero(~np.concatenate([held, held[copied]]))
+    warmed = warm is not None and _warm(network, warm, class_ids)
     rows = Placed([inputs, extra] if len(extra) else [inputs], store.backbone.device)
-    history = fit.run(rows, np.concatenate([labels, labels[copied]]), kept, np.flatnonzero(held), epochs)
-    temperature = _temperature(network.read(inputs[held]), labels[held])
+    epochs = settings.epochs or _epochs(len(samples), network.whole)
+    history = fit.run(rows, targets, labels[of], kept, np.flatnonzero(held), epochs)
+    share, temperature = _how_far(fit, inputs[held], labels[held])
+    if share == 0:
+        everything = np.concatenate([features, network.features(extra)]) if len(extra) else features
+        set_head(network.head, head_weights(everything, labels[of], len(class_ids), strength))
     seconds = time.perf_counter() - began
-    return FineTuned(network, class_ids, temperature, history, seconds, _words(network, len(kept), fit, history))
+    words = _words(network, len(kept), fit, history, share, warmed)
+    return FineTuned(network, class_ids, temperature, history, seconds, words, len(kept), share)
 
 
-def _words(network: Network, rows: int, fit: Fit, history: list[dict[str, float]]) -> str:
+def _begin_head(head: Any, features: Features, labels: Labels, held: npt.NDArray[np.bool_]) -> float:
+    """Begin with the logistic solution of the strength that the held rows like best; returns the strength."""
+    best, chosen = math.inf, STRENGTHS[0]
+    for strength in STRENGTHS:
+        weights = head_weights(features[~held], labels[~held], head.out_features, strength)
+        loss = calibrated_loss(features[held] @ weights[0].T + weights[1], labels[held]) if held.any() else 0.0
+        if loss >= best:
+            break
+        best, chosen = loss, strength
+        set_head(head, weights)
+    return chosen
+
+
+def _targets(
+    features: Features, labels: Labels, held: npt.NDArray[np.bool_], n_classes: int, strength: float,
+    settings: TrainingSettings, seed: int,
+) -> Targets:  # fmt: skip
+    """What is to be learnt, (samples, classes): the label, mixed with what a head says that has not seen it.
+
+    The share of the latter is how often it errs. With ``class_balance`` the rows of each class weigh the same together.
+    """
+    certain = np.eye(n_classes, dtype=np.float32)[labels]
+    told = certain.copy()
+    rows = np.flatnonzero(~held)
+    for part in range(FOLDS):
+        fold = np.random.default_rng(seed).permutation(len(rows)) % FOLDS == part
+        seen, unseen = rows[~fold], rows[fold]
+        if len(np.unique(labels[seen])) > 1:
+            weights = head_weights(features[seen], labels[seen], n_classes, strength)
+            told[unseen] = softmax(features[unseen] @ weights[0].T + weights[1])
+    errs = float((told[rows].argmax(axis=1) != labels[rows]).mean())
+    targets = (1 - errs) * certain + errs * told
+    if settings.class_balance:
+        counts = np.bincount(labels[rows], minlength=n_classes)
+        targets *= (len(rows) / (np.count_nonzero(counts) * np.maximum(counts, 1)))[labels][:, None]
+    return np.asarray(targets, dtype=np.float32)
+
+
+def _how_far(fit: Fit, inputs: Rows, labels: Labels) -> tuple[float, float]:
+    """Put into the network the weights that the held rows like best; returns how far they went, and the temperature.
+
+    0 is the head alone on the pretrained network, taken where nothing does better by more than one standard error.
+    """
+    after = fit.weights()
+    if len(labels) < FEW:
+        return 1.0, 1.0
+    tried: dict[float, tuple[float, Any]] = {}
+    for share in SHARES:
+        fit.between(share, after)
+        logits = fit.network.read(inputs)
+        temperature = temperature_of(logits, labels)
+        tried[share] = temperature, losses_of(logits / temperature, labels)
+    best = min(tried, key=lambda share: float(tried[share][1].mean()))
+    gained = tried[0.0][1] - tried[best][1]
+    if best and gained.mean() <= gained.std(ddof=1) / math.sqrt(len(gained)):
+        best = 0.0
+    fit.between(best, after)
+    return best, tried[best][0]
+
+
+def _warm(network: Network, file: Path, class_ids: tuple[str, ...]) -> bool:
+    """Take up the weights of an earlier model; says whether there was one of the same kind."""
+    found = _read_model(file)
     backbone = network.store.backbone
-    trained = "all of" if network.whole else "the last blocks and a head of" if backbone.split else "a head on"
+    about, tensors = found if found else ({}, {})
+    same = (backbone.identity, backbone.size, network.whole, list(class_ids))
+    if (about.get("identity"), about.get("size"), about.get("whole"), about.get("class_ids")) != same:
+        return False
+    network.restore(tensors)
+    return True
+
+
+def _words(network: Network, rows: int, fit: Fit, history: list[dict[str, float]], share: float, warmed: bool) -> str:
+    backbone = network.store.backbone
     parts = f", in parts of {fit.part} for want of memory" if fit.part < fit.settings.batch_size else ""
-    device = describe_device(str(backbone.device)).partition(":")[0]
-    return f"fine-tuned {trained} {backbone.name} on {rows:,} images, {len(history)} epochs{parts}; {device}"
+    device = device_name(str(backbone.device))
+    if share == 0:
+        return (
+            f"a head alone on {backbone.name}: on {rows:,} images, {len(history)} epochs{parts}, fine-tuning was not "
+            f"shown to do better; {device}"
+        )
+    trained = "all of" if network.whole else "the last blocks and a head of" if backbone.split else "a head on"
+    way = f", {share:.0%} of the way" if share < 1 else ""
+    begun = ", from the last iteration's weights" if warmed else ""
+    return (
+        f"fine-tuned {trained} {backbone.name} on {rows:,} images, {len(history)} epochs{way}{begun}{parts}; {device}"
+    )
 
 
 def _run_of(
     network: Network, samples: Sequence[Sample], labels: Labels, augmentations: Sequence[Augmentation],
-    settings: TrainingSettings, seed: int,
+    settings: TrainingSettings, seed: int, warm: Path | None,
 ) -> str:  # fmt: skip
     """What a run is made of, as one hash: a checkpoint of another run is of no use."""
     backbone = network.store.backbone
     made_of = [backbone.identity, backbone.size, network.whole, seed, repr(settings), [s.id for s in samples]]
     made_of += [labels.tolist(), [(a.name, a.sample_ids, a.copies) for a in augmentations]]
+    made_of.append(hashlib.sha256(warm.read_bytes()).hexdigest() if warm and warm.exists() else None)
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
 
 
@@ -196,13 +328,3 @@ def _augmented(
             progress("computing augmented images", start + len(some), len(made))
     rows = np.array([row for _, _, row in made], dtype=np.int64)
     return (np.concatenate(found) if found else np.zeros(0)), rows
-
-
-def _temperature(logits: npt.NDArray[np.float64], labels: Labels) -> float:
-    """What to divide logits by so that the labels are most likely; 1 where there are no rows to tell."""
-    from scipy.optimize import minimize_scalar
-
-    if len(labels) < 20:
-        return 1.0
-    found = minimize_scalar(lambda t: log_loss(logits / math.exp(t), labels), bounds=(-1.5, 1.5), method="bounded")
-    return float(math.exp(found.x))

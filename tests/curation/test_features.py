@@ -126,6 +126,27 @@ def test_views_are_means_with_the_mirror_image_at_every_size_and_kept(
     assert told == []
 
 
+def test_one_pass_over_train_images_serves_training_and_judging(
+    backbone: Backbone, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "_SMALLEST_VIEW", 64)
+    some = [*samples[:3], replace(samples[3], split="holdout")]
+    apart = make(backbone, tmp_path / "apart")
+    expected = ViewFeatures(backbone, tmp_path / "apart" / "views").features(some)
+    store = FeatureStore(
+        backbone, PixelCache(tmp_path / "pixels", 64), tmp_path / "features", views=tmp_path / "together"
+    )
+    assert np.allclose(store.features(some), apart.features(some), atol=1e-3)
+    assert np.allclose(store.activations(some), apart.activations(some), atol=0.02)
+    told: list[tuple[str, int]] = []
+    found = ViewFeatures(backbone, tmp_path / "together").features(
+        some, lambda what, done, total: told.append((what, total))
+    )
+    assert np.allclose(found, expected, atol=1e-3)
+    assert ("computing features at 64 px", 1) in told, "only the holdout image is left to do at this size"
+    assert ("computing features at 64 px", 4) not in told
+
+
 def test_a_network_made_for_one_size_has_one_view(backbone: Backbone, samples: list[Sample], tmp_path: Path) -> None:
     class OneSize(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -122,13 +122,15 @@ def test_the_head_that_training_begins_with_has_not_seen_the_validation_rows(
     assert held.sum() == 6
     lied = np.where(held, 1 - labels, labels)
     weights = []
-    begin = training.begin_head
+    begin = training._begin_head
 
-    def watched(head: torch.nn.Linear, *given: object) -> None:
-        begin(head, *given)  # type: ignore[arg-type]
+    def watched(head: torch.nn.Linear, *given: object) -> float:
+        strength = begin(head, *given)  # type: ignore[arg-type]
         weights.append(head.weight.detach().clone())
+        return strength
 
-    monkeypatch.setattr(training, "begin_head", watched)
+    monkeypatch.setattr(training, "_begin_head", watched)
+    monkeypatch.setattr(training, "STRENGTHS", (0.01,))  # which one is taken, they do decide
     monkeypatch.setattr(training, "validation_rows", lambda *_: held)
     for given in (labels, lied):
         fit = fine_tune(store, samples, given, CLASSES, settings=TrainingSettings(epochs=1), seed=0)
@@ -226,3 +228,136 @@ def test_what_can_not_be_trained_is_said(store, pictures) -> None:  # type: igno
     wild = TrainingSettings(epochs=2, head_rate=1e30, tail_rate=1e30)
     with pytest.raises(TrainingError, match=r"the loss became (nan|inf).* lower training\.head_rate"):
         fine_tune(store, samples, labels, CLASSES, settings=wild, seed=0)
+
+
+def test_labels_are_mixed_with_what_has_not_seen_them_as_often_as_it_errs() -> None:
+    rng = np.random.default_rng(0)
+    truth = np.arange(200) % 2
+    features = (rng.normal(size=(200, 4)) + 6 * truth[:, None]).astype(np.float32)
+    labels = truth.copy()
+    labels[:20] = 1 - labels[:20]
+    held = np.zeros(200, dtype=bool)
+    targets = training._targets(features, labels, held, 3, 0.3, TrainingSettings(), 0)
+    assert targets.shape == (200, 3)
+    assert np.allclose(targets.sum(axis=1), 1, atol=1e-5)
+    given = targets[np.arange(200), labels]
+    assert given[:20].max() < given[20:].min(), "labels that look wrong are believed less"
+    assert given[20:].min() > 0.9, "right ones nearly wholly"
+    assert 0.85 < given[:20].mean() < 0.95, "errs in a tenth, so a tenth is taken away"
+    balanced = training._targets(
+        features, np.where(np.arange(200) < 50, 0, 1), held, 2, 0.3, TrainingSettings(class_balance=True), 0
+    ).sum(axis=1)
+    assert balanced[:50].sum() == pytest.approx(balanced[50:].sum(), rel=1e-4)
+
+
+class Believed:
+    """In place of a fit: logits on the held rows by how far the weights went."""
+
+    def __init__(self, logits: dict[float, np.ndarray]) -> None:  # type: ignore[type-arg]
+        self.logits, self.network, self.at = logits, self, 1.0
+
+    def weights(self) -> list[torch.Tensor]:
+        return []
+
+    def between(self, share: float, after: object) -> None:
+        self.at = share
+
+    def read(self, inputs: object) -> np.ndarray:  # type: ignore[type-arg]
+        return self.logits[self.at]
+
+
+def test_fine_tuning_is_taken_as_far_as_it_is_shown_to_do_better() -> None:
+    labels = np.arange(40) % 2
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=40)
+    by_skill = {s: np.stack([-(noise + s * (2 * labels - 1)), noise + s * (2 * labels - 1)], axis=1) for s in (0, 1, 4)}
+    better = Believed({0.0: by_skill[0], 0.25: by_skill[1], 0.5: by_skill[4], 0.75: by_skill[1], 1.0: by_skill[0]})
+    share, temperature = training._how_far(better, np.zeros((40, 1)), labels)  # type: ignore[arg-type]
+    assert share == better.at == 0.5
+    assert temperature == pytest.approx(training.temperature_of(by_skill[4], labels))
+    worse = Believed({share: by_skill[1] if share else by_skill[4] for share in training.SHARES})
+    assert training._how_far(worse, np.zeros((40, 1)), labels)[0] == worse.at == 0.0  # type: ignore[arg-type]
+    lucky = by_skill[1].copy()
+    lucky[0] *= 1.01
+    level = Believed({share: lucky if share else by_skill[1] for share in training.SHARES})
+    assert training._how_far(level, np.zeros((40, 1)), labels)[0] == level.at == 0.0, "chance shows nothing"  # type: ignore[arg-type]
+
+
+def test_where_fine_tuning_is_not_shown_to_help_the_head_alone_learns_from_every_row(
+    store: FeatureStore,
+    pictures: tuple[list[Sample], np.ndarray],  # type: ignore[type-arg]
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    samples, labels = pictures
+    how_far = training._how_far
+
+    def never(fit: fitting.Fit, *given: object) -> tuple[float, float]:
+        fit.between(0.0, fit.weights())
+        return 0.0, 1.0
+
+    monkeypatch.setattr(training, "_how_far", never)
+    model = fine_tune(store, samples, labels, CLASSES, settings=SETTINGS, seed=0)
+    assert "fine-tuning was not shown to do better" in model.words
+    assert torch.equal(model.network.model.conv_head.weight, store.backbone.model.conv_head.weight)
+    features = store.features(samples)
+    weight, bias = training.head_weights(features, labels, 2, training.STRENGTHS[0])
+    if np.allclose(model.network.head.weight.detach().numpy(), weight, atol=1e-5):
+        assert np.allclose(model.network.head.bias.detach().numpy(), bias, atol=1e-4)
+    else:  # another strength was chosen
+        tried = [training.head_weights(features, labels, 2, strength)[0] for strength in training.STRENGTHS[1:]]
+        assert any(np.allclose(model.network.head.weight.detach().numpy(), w, atol=1e-5) for w in tried)
+    monkeypatch.setattr(training, "_how_far", how_far)
+
+
+def test_a_warm_start_begins_with_the_weights_of_an_earlier_model(
+    store: FeatureStore,
+    pictures: tuple[list[Sample], np.ndarray],  # type: ignore[type-arg]
+    tmp_path: Path,
+) -> None:
+    samples, labels = pictures
+    earlier = fine_tune(store, samples, labels, CLASSES, settings=SETTINGS, seed=1)
+    earlier.save(tmp_path / "earlier.safetensors")
+    still = TrainingSettings(epochs=1, head_rate=1e-12, tail_rate=1e-12, weight_decay=0.0)
+    warm = fine_tune(store, samples, labels, CLASSES, settings=still, seed=0, warm=tmp_path / "earlier.safetensors")
+    assert "from the last iteration's weights" in warm.words
+    assert torch.allclose(warm.network.model.conv_head.weight, earlier.network.model.conv_head.weight, atol=1e-6)
+    for other in ("none.safetensors", "other.safetensors"):
+        if other.startswith("other"):
+            fine_tune(store, samples, labels, ("c1", "c3"), settings=SETTINGS, seed=1).save(tmp_path / other)
+        cold = fine_tune(store, samples, labels, CLASSES, settings=still, seed=0, warm=tmp_path / other)
+        assert "from the last" not in cold.words
+        assert torch.allclose(cold.network.model.conv_head.weight, store.backbone.model.conv_head.weight, atol=1e-6)
+
+
+def test_mixup_and_cutmix_mix_rows_and_targets_alike() -> None:
+    inputs = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 1, 10, 10).contiguous()
+    targets = torch.eye(8)
+    for settings in (TrainingSettings(mixup=1.0), TrainingSettings(cutmix=1.0)):
+        mixed, wanted = fitting._mixed(inputs, targets, settings, torch.Generator().manual_seed(3))
+        assert torch.allclose(wanted.sum(dim=1), torch.ones(8))
+        assert torch.allclose(mixed.mean(dim=(1, 2, 3)), wanted @ torch.arange(8.0), atol=1e-4)
+        assert not torch.equal(wanted, targets)
+        whole = torch.equal(mixed, mixed.round())
+        assert whole == (settings.cutmix > 0), "cutmix pastes, mixup blends"
+    same, kept = fitting._mixed(inputs, targets, TrainingSettings(), torch.Generator())
+    assert same is inputs
+    assert kept is targets
+
+
+def test_training_ends_when_the_validation_loss_gets_no_better(
+    store: FeatureStore,
+    pictures: tuple[list[Sample], np.ndarray],  # type: ignore[type-arg]
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    samples, labels = pictures
+    losses = iter([9.0, 3.0, 2.0, 2.5, 2.5, 2.5, 1.0])
+    monkeypatch.setattr(fitting.Fit, "_validation_loss", lambda *_: next(losses))
+    model = fine_tune(store, samples, labels, CLASSES, settings=TrainingSettings(epochs=9), seed=0)
+    assert [epoch["validation_loss"] for epoch in model.history] == [3.0, 2.0, 2.5, 2.5, 2.5]
+
+
+def test_every_option_together_still_learns(store, pictures) -> None:  # type: ignore[no-untyped-def]
+    samples, labels = pictures
+    settings = TrainingSettings(epochs=6, batch_size=16, class_balance=True, mixup=0.2, cutmix=0.2)
+    model = fine_tune(store, samples[:40], labels[:40], CLASSES, settings=settings, seed=0)
+    assert (model.predict(samples[40:]).probabilities.argmax(axis=1) == labels[40:]).mean() >= 0.9

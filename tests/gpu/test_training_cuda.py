@@ -67,3 +67,10 @@ def test_the_last_blocks_learn_on_cached_activations(store: FeatureStore, pictur
     model = fine_tune(store, samples[:40], labels[:40], CLASSES, settings=SETTINGS, seed=0, whole=False)
     predicted = model.predict(samples[40:]).probabilities
     assert (predicted.argmax(axis=1) == labels[40:]).mean() >= 0.9
+
+
+def test_every_option_together_still_learns(store: FeatureStore, pictures: Pictures) -> None:
+    samples, labels = pictures
+    settings = TrainingSettings(epochs=6, batch_size=16, class_balance=True, mixup=0.2, cutmix=0.2)
+    model = fine_tune(store, samples[:40], labels[:40], CLASSES, settings=settings, seed=0)
+    assert (model.predict(samples[40:]).probabilities.argmax(axis=1) == labels[40:]).mean() >= 0.9
