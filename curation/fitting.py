@@ -17,7 +17,7 @@ import numpy as np
 
 from curation.config import TrainingSettings
 from curation.errors import TrainingError
-from curation.networks import Labels, Network, Placed, Targets, calibrated_loss
+from curation.networks import FEW, Labels, Network, Placed, Targets, calibrated_loss
 from curation.records import Progress
 from curation.runs import write_whole
 
@@ -118,6 +118,7 @@ class Fit:
         steps_an_epoch = math.ceil(len(kept) / self.settings.batch_size)
         steps = epochs * steps_an_epoch
         average = self._keep(self.trained)
+        judged = len(held) >= FEW  # fewer rows would choose by chance: then the last epoch is taken
         history: list[dict[str, float]] = []
         best = self._keep(average)
         best_loss = self._validation_loss(rows, labels, held)
@@ -125,18 +126,18 @@ class Fit:
         if saved is not None:
             average, best, best_loss, history = saved
         for epoch in range(len(history), epochs):
-            if len(held) and _stale(history) >= PATIENCE:
+            if judged and _stale(history) >= PATIENCE:
                 break
             loss = self._epoch(rows, targets, kept, optimizer, average, epoch, steps)
             live = self._swap(average)
             validation = self._validation_loss(rows, labels, held)
-            if not len(held) or validation < best_loss:
+            if not judged or validation < best_loss:
                 best_loss, best = validation, self._keep(self.trained)
             self._swap(live)
             history.append({"epoch": epoch + 1, "loss": loss, "validation_loss": validation})
             self._save(optimizer, average, best, best_loss, history)
             if self.progress:
-                ended = len(held) > 0 and _stale(history) >= PATIENCE
+                ended = judged and _stale(history) >= PATIENCE
                 self.progress("fine-tuning", epoch + 1, epoch + 1 if ended else epochs)
         self._swap(best)
         if self.checkpoint:

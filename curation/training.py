@@ -190,9 +190,12 @@ def fine_tune(
 
 
 def _begin_head(head: Any, features: Features, labels: Labels, held: npt.NDArray[np.bool_]) -> float:
-    """Begin with the logistic solution of the strength that the held rows like best; returns the strength."""
+    """Begin with the logistic solution of the strength that the held rows like best; returns the strength.
+
+    Too few held rows choose nothing: then it is the first of ``STRENGTHS``.
+    """
     best, chosen = math.inf, STRENGTHS[0]
-    for strength in STRENGTHS:
+    for strength in STRENGTHS if held.sum() >= FEW else STRENGTHS[:1]:
         weights = head_weights(features[~held], labels[~held], head.out_features, strength)
         loss = calibrated_loss(features[held] @ weights[0].T + weights[1], labels[held]) if held.any() else 0.0
         if loss >= best:

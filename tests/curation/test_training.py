@@ -130,7 +130,6 @@ def test_the_head_that_training_begins_with_has_not_seen_the_validation_rows(
         return strength
 
     monkeypatch.setattr(training, "_begin_head", watched)
-    monkeypatch.setattr(training, "STRENGTHS", (0.01,))  # which one is taken, they do decide
     monkeypatch.setattr(training, "validation_rows", lambda *_: held)
     for given in (labels, lied):
         fit = fine_tune(store, samples, given, CLASSES, settings=TrainingSettings(epochs=1), seed=0)
@@ -289,7 +288,6 @@ def test_where_fine_tuning_is_not_shown_to_help_the_head_alone_learns_from_every
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     samples, labels = pictures
-    how_far = training._how_far
 
     def never(fit: fitting.Fit, *given: object) -> tuple[float, float]:
         fit.between(0.0, fit.weights())
@@ -301,12 +299,8 @@ def test_where_fine_tuning_is_not_shown_to_help_the_head_alone_learns_from_every
     assert torch.equal(model.network.model.conv_head.weight, store.backbone.model.conv_head.weight)
     features = store.features(samples)
     weight, bias = training.head_weights(features, labels, 2, training.STRENGTHS[0])
-    if np.allclose(model.network.head.weight.detach().numpy(), weight, atol=1e-5):
-        assert np.allclose(model.network.head.bias.detach().numpy(), bias, atol=1e-4)
-    else:  # another strength was chosen
-        tried = [training.head_weights(features, labels, 2, strength)[0] for strength in training.STRENGTHS[1:]]
-        assert any(np.allclose(model.network.head.weight.detach().numpy(), w, atol=1e-5) for w in tried)
-    monkeypatch.setattr(training, "_how_far", how_far)
+    assert np.allclose(model.network.head.weight.detach().numpy(), weight, atol=1e-5)
+    assert np.allclose(model.network.head.bias.detach().numpy(), bias, atol=1e-4)
 
 
 def test_a_warm_start_begins_with_the_weights_of_an_earlier_model(
@@ -351,6 +345,7 @@ def test_training_ends_when_the_validation_loss_gets_no_better(
 ) -> None:
     samples, labels = pictures
     losses = iter([9.0, 3.0, 2.0, 2.5, 2.5, 2.5, 1.0])
+    monkeypatch.setattr(fitting, "FEW", 1)
     monkeypatch.setattr(fitting.Fit, "_validation_loss", lambda *_: next(losses))
     model = fine_tune(store, samples, labels, CLASSES, settings=TrainingSettings(epochs=9), seed=0)
     assert [epoch["validation_loss"] for epoch in model.history] == [3.0, 2.0, 2.5, 2.5, 2.5]
