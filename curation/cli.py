@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from curation.errors import CurationError, InputError
+from curation.errors import CurationError, InputError, printable
 
 if TYPE_CHECKING:
     from curation.project import Project
@@ -63,7 +63,7 @@ def _duration(seconds: float) -> str:
 
 
 def _say(sentence: str) -> None:
-    click.echo(sentence, err=True)
+    click.echo(printable(sentence), err=True)
 
 
 def _open(directory: Path, device: str | None = None) -> Project:
@@ -168,9 +168,10 @@ def _tell_import(imported: Any) -> None:
         ("Set aside", [f"{a.where}: {a.reason}" for a in imported.set_aside]),
     ):
         for line in lines[:10]:
-            click.echo(f"{title}: {line}", err=True)
+            click.echo(f"{title}: {printable(line)}", err=True)
         if len(lines) > 10:
-            click.echo(f"{title}: and {len(lines) - 10:,} more", err=True)
+            all_in = "; all of them are in .curation/set-aside.json" if title == "Set aside" else ""
+            click.echo(f"{title}: and {len(lines) - 10:,} more{all_in}", err=True)
 
 
 @curate.command()
@@ -220,9 +221,10 @@ def run(
 def flag(directory: Path, device: str | None, out: Path, predictions: Path | None) -> None:
     """Judge every label by predictions that have not seen it; write them worst first."""
     from curation.runs import write_whole
+    from curation.tables import csv_text
 
     table = _open(directory, device).flag(predictions)
-    write_whole(out, table.to_csv(index=False))
+    write_whole(out, csv_text(table))
     click.echo(f"{len(table):,} labeled files, {int((table['issue'] == 'true').sum()):,} to look at: {out}")
 
 
@@ -579,7 +581,7 @@ def export(
 ) -> None:
     """Write the labels, one row a path (path, label, split, excluded, group, sample_id), or the model."""
     from curation.runs import write_whole
-    from curation.tables import write_frame
+    from curation.tables import csv_text, write_frame
 
     chosen = file_format or out.suffix.removeprefix(".")
     if chosen == "label-studio":
@@ -604,7 +606,7 @@ def export(
     if chosen == "parquet":
         write_frame(out, table)
     elif chosen == "csv":
-        write_whole(out, table.to_csv(index=False))
+        write_whole(out, csv_text(table))
     else:
         raise InputError(f"{out} must end in .csv, .parquet, .onnx or .safetensors, or be given with --format")
     click.echo(f"{len(table):,} rows: {out}")
@@ -756,7 +758,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except CurationError as error:
         if debug:
             raise
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {printable(str(error))}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:  # a disk that is full, a folder that may not be written to
         if debug:

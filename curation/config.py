@@ -195,6 +195,11 @@ class Settings:
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
         _require(0 < self.holdout_share < 1, "holdout_share", self.holdout_share, "in (0, 1)")
+        if re.search(r"://[^/@]*:[^/]*@", self.ledger):
+            raise ConfigError(
+                "setting 'ledger' must not hold a password; put it into PGPASSWORD or ~/.pgpass (mode 600), "
+                "from where the database's driver takes it"
+            )
 
 
 def _require(holds: bool, setting: str, value: object, allowed: str) -> None:

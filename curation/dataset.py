@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from curation.errors import DataError
+from curation.errors import DataError, printable
 from curation.images import ImageFacts, inspect_image
 from curation.records import MetadataValue, Progress, Split
+from curation.tables import plain_cell
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"})
 SPLITS: tuple[Split, ...] = ("train", "holdout", "pool")
@@ -86,7 +88,7 @@ def rows_of_folder(images: Path) -> list[Row]:
         label = path.parts[0] if len(path.parts) > 1 else None
         split: Split | None = None if label else "pool"
         rows.append(Row(path.as_posix(), images, label, split, None, {}, str(path)))
-    if not rows:
+    if all(os.path.isdir(row.file) for row in rows):
         raise DataError(f"{images} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); name the folder that does")
     return rows
 
@@ -138,7 +140,7 @@ def inspect_rows(rows: Sequence[Row], *, progress: Progress | None = None, worke
             if isinstance(facts, ImageFacts):
                 good.append((row, facts))
             else:
-                aside.append(SetAside(row.where, row.path, facts))
+                aside.append(SetAside(printable(row.where), printable(row.path), printable(facts)))
             if progress and (done % 100 == 0 or done == len(rows)):
                 progress("reading images", done, len(rows))
     if not good:
@@ -174,6 +176,12 @@ def gather(
 def check_classes(images: Sequence[Gathered]) -> None:
     """Raise DataError where training could not work: fewer than two classes, or a class with a single train image."""
     counts = Counter(i.label for i in images if i.label is not None)
+    odd = sorted(name for name in counts if printable(name) != name or len(name) > 200)
+    if odd:
+        raise DataError(
+            f"class '{printable(odd[0][:60])}' can't be shown to people: it has a line break or control character, or "
+            "more than 200 characters; rename it"
+        )
     if len(counts) > 50 and len(counts) > sum(counts.values()) / 2 and all(_is_number(name) for name in counts):
         raise DataError(
             f"the {len(counts)} different labels look like measurements ({min(counts)} ...), not classes; "
@@ -197,9 +205,23 @@ def _check_folder(images: Path) -> None:
 
 
 def _image_files(folder: Path) -> list[Path]:
-    found = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    """Images below a folder, through links to folders too; a link to a folder that was seen already is listed itself,
+    so that it is set aside with its reason.
+    """
+    found: list[Path] = []
+    seen = {os.path.realpath(folder)}
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        onward = []
+        for name in sorted(folders):
+            place = os.path.realpath(os.path.join(parent, name))
+            if name.startswith("."):
+                continue
+            if place in seen and os.path.islink(os.path.join(parent, name)):
+                found.append(Path(parent) / name)
+            else:
+                seen.add(place)
+                onward.append(name)
+        folders[:] = onward
         found += [Path(parent) / name for name in sorted(files) if Path(name).suffix.lower() in IMAGE_SUFFIXES]
     return found
 
@@ -225,7 +247,7 @@ def read_table(file: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]
         raise DataError(f"{file} row {number}: not UTF-8 text; save the table as UTF-8 CSV") from None
     except OSError as error:
         raise DataError(f"{file} can't be read: {error.strerror}") from None
-    reader = csv.reader(text.splitlines(keepends=True))
+    reader = csv.reader(io.StringIO(text, newline=""))  # not splitlines, which knows more ends of lines than CSV
     try:
         lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     except csv.Error as error:
@@ -238,7 +260,7 @@ def read_table(file: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]
     for number, line in lines[1:]:
         if len(line) != len(header):
             raise DataError(f"{file} row {number}: {len(line)} cells where the header has {len(header)}")
-    return header, [(number, dict(zip(header, line, strict=True))) for number, line in lines[1:]]
+    return header, [(number, dict(zip(header, map(plain_cell, line), strict=True))) for number, line in lines[1:]]
 
 
 def _text(value: Any) -> str | None:
@@ -292,10 +314,24 @@ def _convert(value: Any, kind: type) -> MetadataValue:
 
 
 def _inspect(row: Row) -> ImageFacts | str:
+    if not _is_text(row.path):
+        return f"{printable(row.path)} has a name that is no UTF-8 text; rename it"
+    if not Path(row.path).is_absolute() and os.path.normpath(row.path).startswith(".."):
+        return f"'{row.path}' leads out of the folder of images; give it as an absolute path, or name a folder above"
+    if os.path.islink(row.file) and os.path.isdir(row.file):
+        return f"{row.file} is a link to a folder that is read already; nothing is lost by leaving it out"
     try:
         return inspect_image(row.file)
     except DataError as error:
         return str(error)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

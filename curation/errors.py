@@ -69,3 +69,13 @@ class DatabaseError(ServiceError):
 
 class TrainingError(CurationError):
     """Training can't go on."""
+
+
+def printable(text: str) -> str:
+    """Text on one line that any terminal can show: control characters and what is no text as escapes.
+
+    >>> printable("a\\nb\\x1b[31m.png")
+    'a\\\\nb\\\\x1b[31m.png'
+    """
+    whole = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in whole)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from curation import dataset
+from curation import dataset, files
 from curation.config import Settings
 from curation.errors import ProjectError
 from curation.ledger import Ledger, NewPath, NewSample, StoredSample
 from curation.records import Sample
-from curation.runs import ProjectPaths
+from curation.runs import ProjectPaths, write_json
 
 SMALL_SIDE = 112
 
@@ -106,3 +106,12 @@ def sample_of(stored: StoredSample) -> Sample:
 def names_of(stored: StoredSample) -> set[str]:
     """All that a sample can be called by: its paths, as given and absolute."""
     return {name for p in stored.paths for name in (p.path, str(Path(p.root) / p.path))}
+
+
+def note_import(paths: ProjectPaths, found: dataset.Found) -> None:
+    """Keep what the files were like that were read, and all that was set aside."""
+    notes = files.read_notes(paths.cache / "files.parquet")
+    notes |= {facts.sha256: now for row, facts in found.rows if (now := files.note(row.file)) is not None}
+    files.write_notes(paths.cache / "files.parquet", notes)
+    if found.set_aside:
+        write_json(paths.home / "set-aside.json", [asdict(one) for one in found.set_aside])

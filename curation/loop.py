@@ -406,10 +406,12 @@ class Loop:
 
     def _uncertain_pool(self, number: int, labels: Mapping[str, CurrentLabel]) -> list[tuple[str, float]]:
         """Unlabeled samples, those first of which the last model is least sure."""
-        pool = [s for s in self.samples if s.split == "pool" and s.id not in labels]
+        predictions = self.model_predictions(number - 1)
+        known = set(predictions.sample_ids)
+        pool = [s for s in self.samples if s.split == "pool" and s.id not in labels and s.id in known]
         if not pool:
             return []
-        predictions = self.model_predictions(number - 1).take([s.id for s in pool])
+        predictions = predictions.take([s.id for s in pool])
         doubt = dict(zip(predictions.sample_ids, (1 - predictions.probabilities.max(axis=1)).tolist(), strict=True))
         doubt |= {s: 2 - rank / (1 + len(doubt)) for rank, s in enumerate(self._wanted_pool(number, labels))}
         return sorted(doubt.items(), key=lambda pair: -pair[1])
@@ -439,7 +441,11 @@ class Loop:
     def looks(self, number: int) -> pd.DataFrame | None:
         """Which images look alike, as an iteration had it, by sample id; ``None`` where it kept nothing of it."""
         file = self.paths.iteration(number) / "looks.parquet"
-        return read_frame(file).set_index("sample_id") if file.exists() else None
+        if not file.exists():
+            return None
+        kept = read_frame(file).set_index("sample_id")
+        later = [s.id for s in self.samples if s.id not in kept.index]  # brought in, or put back, since then
+        return kept.reindex([*kept.index, *later]) if later else kept
 
     def _remember(
         self, number: int, scored: Scored, labels: Mapping[str, CurrentLabel], properties: pd.DataFrame
@@ -505,9 +511,10 @@ class Loop:
         return annotator.waiting(self.open_entries(number))
 
     def open_entries(self, number: int) -> list[QueueEntry]:
-        """What is still to be asked: the iteration's queue without what a reviewer has settled."""
+        """What is still to be asked: the iteration's queue without what a reviewer settled, and without files gone."""
         settled = standing(self.ledger.verdicts())
-        return [e for e in self.ledger.queue(number) if e.sample_id not in settled]
+        entries = self.ledger.queue(number)
+        return [e for e in entries if e.sample_id not in settled and e.sample_id in self.by_id]
 
     def _decide(self, number: int) -> Mapping[str, Any]:
         entries = self.ledger.queue(number)
@@ -716,21 +723,24 @@ class Loop:
             scored = Scored(
                 self.predictions(number),
                 dict(zip(quality["sample_id"], quality["quality"], strict=True)),
-                tuple(self.issues(number)),
-                tuple(self.slices(number)),
+                tuple(i for i in self.issues(number) if i.sample_id in self.by_id),
+                tuple(self._without_gone(s) for s in self.slices(number)),
             )
+        before, after = self.model_predictions(number - 1) if number > 0 else None, self.model_predictions(number)
+        measured = set(after.sample_ids) & set((before or after).sample_ids)
+        samples = [s for s in self.samples if s.split != "holdout" or s.id in measured]  # both models, or neither
         return Account(
             number=number,
             folder=folder,
-            samples=self.samples,
+            samples=samples,
             classes=self.ledger.classes(),
             before=self.ledger.labels(as_of=max(number - 1, 0)),
             after=self.ledger.labels(as_of=number),
             scored=scored,
             review=finished(folder, "review") or {},
-            model_before=self.model_predictions(number - 1) if number > 0 else None,
-            model_after=self.model_predictions(number),
-            properties=self.parts.measure(self.samples, self.parts.progress),
+            model_before=before,
+            model_after=after,
+            properties=self.parts.measure(samples, self.parts.progress),
             trained=finished(folder, "train") or {},
             said=self.said(scored.predictions, number) if scored else None,
             verdicts=[v for v in by_labelers(self.ledger.verdicts()) if v.iteration == number],
@@ -738,6 +748,10 @@ class Loop:
             shots=tuple(self.shots(number, self.ledger.labels(as_of=number))) if number > 0 else (),
             features=lambda: self.parts.encoder.features(self.samples, self.parts.progress),
         )
+
+    def _without_gone(self, found: Slice) -> Slice:
+        """A slice without the samples whose files are gone since it was found."""
+        return replace(found, sample_ids=tuple(s for s in found.sample_ids if s in self.by_id))
 
     # --- what earlier stages left
 

@@ -11,17 +11,26 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from curation import dataset, releases, reviews
+from curation import dataset, files, releases, reviews
 from curation.config import Settings, read_settings, settings_to_toml
 from curation.errors import ConfigError, DataError, ProjectError, ProjectLocked
 from curation.flags import flag_table
-from curation.importing import Imported, names_of, new_ledger, read_rows, record_import, sample_of, size_for
+from curation.importing import (
+    Imported,
+    names_of,
+    new_ledger,
+    note_import,
+    read_rows,
+    record_import,
+    sample_of,
+    size_for,
+)
 from curation.ledger import Ledger
 from curation.loop import Annotator, Loop, Parts, labeled_holdout, trainable
 from curation.records import (
@@ -63,6 +72,7 @@ if TYPE_CHECKING:
     from reports.fiftyone_store import FiftyOneReporter
     from reports.overview import Overview
 
+T = TypeVar("T")
 #: Images on which an exported model must predict what the model does.
 CHECKED = 16
 
@@ -93,6 +103,8 @@ class Project:
         self.say = say
         self.recording = Recording(say)
         self._answer_key: dict[str, str] | None = None
+        #: Images whose files are gone or changed, as of the last time that files were looked at.
+        self.aside: tuple[dataset.SetAside, ...] = ()
 
     # --- making and adding
 
@@ -137,6 +149,7 @@ class Project:
                 ledger.set_about("id", uuid.uuid4().hex)
             imported = record_import(ledger, gathered, found, classes=sorted({g.label for g in gathered if g.label}))
             ledger.close()
+            note_import(paths, found)
             write_whole(paths.settings, settings_to_toml(settings))
         return cls(root, progress=progress, say=say), imported
 
@@ -156,6 +169,7 @@ class Project:
         held = {s.group for s in stored if s.group and s.split == "holdout"}
         gathered = [replace(g, split="holdout") if g.group in held and g.id not in known else g for g in gathered]
         with project_lock(self.paths):
+            note_import(self.paths, found)
             return record_import(
                 self.ledger, gathered, found, classes=sorted({g.label for g in gathered if g.label}),
                 iteration=max((i.number for i in self.ledger.iterations()), default=0),
@@ -445,25 +459,60 @@ class Project:
             sweep(self.paths)
             goal = self._goal(iterations, annotator, budget, seed, trial)
             server = self._begin_server(goal["annotator"])
-            loop = self._loop(goal)
-            if finished(self.paths.iteration(0), "report") is None:
-                self.say("Training on the labels as given, to have a 'before'.")
-                loop.baseline()
             who = self._annotator(goal["annotator"], server)
-            number = self._current()
-            while number <= goal["until"]:
-                outcome = loop.advance(number, who, close_batch=close_batch)
-                while outcome == "waiting" and wait:
-                    time.sleep(poll)
-                    outcome = loop.advance(number, who)
-                if outcome == "waiting":
-                    self._say_waiting(number, who())
-                    return self.status()
-                self.say(f"Iteration {number} is done.")
-                close_batch = False
-                number += 1
-            (self.paths.home / "run.json").unlink(missing_ok=True)
+            if self._without_bad_files(lambda: self._advance(goal, who, wait, close_batch, poll)):
+                (self.paths.home / "run.json").unlink(missing_ok=True)
         return self.status()
+
+    def _advance(
+        self, goal: Mapping[str, Any], who: Callable[[], Annotator], wait: bool, close_batch: bool, poll: float
+    ) -> bool:
+        """Go on to the run's goal; false where that waits for people."""
+        loop = self._loop(goal)
+        if finished(self.paths.iteration(0), "report") is None:
+            self.say("Training on the labels as given, to have a 'before'.")
+            loop.baseline()
+        number = self._current()
+        while number <= goal["until"]:
+            outcome = loop.advance(number, who, close_batch=close_batch)
+            while outcome == "waiting" and wait:
+                time.sleep(poll)
+                outcome = loop.advance(number, who)
+            if outcome == "waiting":
+                self._say_waiting(number, who())
+                return False
+            self.say(f"Iteration {number} is done.")
+            close_batch = False
+            number += 1
+        return True
+
+    def _without_bad_files(self, work: Callable[[], T]) -> T:
+        """Do the work; where a file turns out to be gone or changed meanwhile, set it aside and do it again."""
+        while True:
+            try:
+                return work()
+            except DataError:
+                known = len(self.aside)
+                self._usable(thorough=True)
+                if len(self.aside) <= known:
+                    raise
+
+    def _usable(self, *, thorough: bool = False) -> list[Sample]:
+        """Samples whose files are as they were at import; says once which are not."""
+        cache = self.paths.cache / "files.parquet"
+        notes = files.read_notes(cache)
+        before = dict(notes)
+        usable, aside = files.check_files(self.samples(), notes, thorough=thorough)
+        known = {a.path for a in self.aside}
+        for one in [a for a in aside if a.path not in known][:10]:
+            self.say(f"Set aside: {one.reason}")
+        if len(aside) > max(10, len(known)):
+            self.say(f"Set aside: {len(aside):,} images in all; `curate doctor {self.root}` tells of them.")
+        self.aside = tuple(aside)
+        if notes != before:
+            with suppress(ProjectError):  # it can be made again
+                files.write_notes(cache, notes)
+        return usable
 
     @contextmanager
     def _tidy(self) -> Iterator[None]:
@@ -677,7 +726,7 @@ class Project:
             slices = replace(settings.slices, trial=goal.get("trial", settings.slices.trial))
             settings = replace(settings, seed=goal["seed"], review=review, slices=slices)
         return Loop(
-            self.paths, settings, self.ledger, self.samples(), self._parts(settings),
+            self.paths, settings, self.ledger, self._usable(), self._parts(settings),
             secret=self.paths.secret.read_text(encoding="utf-8").strip(),
         )  # fmt: skip
 
@@ -772,6 +821,9 @@ class Project:
         and a column of probabilities a class, labels are judged by those, which the user declares out of sample; files
         without a row there are left out. Raises DataError for such a file that can't be used.
         """
+        return self._without_bad_files(lambda: self._flag(predictions))
+
+    def _flag(self, predictions: str | Path | None) -> pd.DataFrame:
         loop = self._loop()
         labels = self.ledger.labels()
         train, holdout = trainable(loop.samples, labels), labeled_holdout(loop.samples, labels)
@@ -985,3 +1037,6 @@ class _FineTuner:
             self._store, samples, labels, class_ids, settings=self._settings.training, seed=seed,
             augmentations=augmentations, checkpoint=checkpoint, progress=progress, warm=warm,
         )  # fmt: skip
+
+
+T = TypeVar("T")

@@ -32,6 +32,46 @@ def read_frame(file: Path) -> pd.DataFrame:
     return pd.read_parquet(file)
 
 
+def csv_text(frame: pd.DataFrame) -> str:
+    """A frame as CSV in which no cell is a formula to a spreadsheet program.
+
+    Text that begins with ``=``, ``+``, ``-``, ``@``, a tab or a line break, and is no number, gets an apostrophe before
+    it (OWASP, "CSV Injection"); ``plain_cell`` takes it off again.
+
+    >>> import pandas as pd
+    >>> csv_text(pd.DataFrame({"path": ["=1+1.png", "-5", "a.png"]}))
+    "path\\n'=1+1.png\\n-5\\na.png\\n"
+    """
+    safe = frame.copy()
+    for name in safe.columns:
+        if safe[name].dtype.kind not in "biuf":
+            safe[name] = [_safe_cell(value) for value in safe[name]]
+    safe.columns = [_safe_cell(name) for name in safe.columns]
+    return str(safe.to_csv(index=False))
+
+
+def _safe_cell(value: Any) -> Any:
+    if not isinstance(value, str) or not value.startswith(_FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
+def plain_cell(text: str) -> str:
+    """A cell as it was before ``csv_text``.
+
+    >>> plain_cell("'=1+1.png"), plain_cell("'quoted'")
+    ('=1+1.png', "'quoted'")
+    """
+    return text[1:] if text[:1] == "'" and text[1:].startswith(_FORMULA) else text
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
 def predictions_to_frame(predictions: Predictions) -> pd.DataFrame:
     """Columns ``sample_id``, ``fold`` and one probability a class id, in row order."""
     import pandas as pd

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from curation.errors import DataError
 from curation.records import AMBIGUOUS, BAD_IMAGE, OTHER, Classes, Progress, QueueEntry, Verdict
+from curation.tables import plain_cell
 
 _COLUMNS = ("path", "label", "annotator", "seconds")
 
@@ -140,7 +141,7 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
             for row in reader:
                 if None in row or None in row.values():
                     raise DataError(f"{file}, row {reader.line_num}: it must have {len(header)} fields, like the first")
-                fields = {name: value.strip() for name, value in row.items()}
+                fields = {name: plain_cell(value.strip()) for name, value in row.items()}
                 if not fields["path"]:
                     raise DataError(f"{file}, row {reader.line_num}: path is empty; name the image")
                 yield reader.line_num, fields

@@ -21,7 +21,7 @@ ORDER = [
     ["curation.records"],
     ["curation.config"],
     ["curation.schema", "curation.ledger", "curation.runs", "curation.backup", "curation.tables", "curation.images",
-     "curation.dataset", "curation.importing", "curation.flags", "curation.predictions",
+     "curation.dataset", "curation.files", "curation.importing", "curation.flags", "curation.predictions",
      "curation.properties", "curation.quality"],
     [
         "curation.backbone", "curation.features", "curation.networks", "curation.fitting", "curation.training",
