@@ -41,6 +41,8 @@ cells = st.one_of(
     st.sampled_from(["path", "label", "split", "group", "cat", "dog", "a.png", "train", "", "nan", "0.5", "1e999", "-1",
                      "=1+1", "\0", "\n", '"', "\ufeff", "\ud7ff", "../x", "ambiguous", "\u202e"]),
 )  # fmt: skip
+names = st.one_of(st.just("a.png"), st.text(min_size=1, max_size=8))
+labels = st.one_of(st.sampled_from(["cat", "dog", "ambiguous"]), st.text(max_size=5))
 grids = st.lists(st.lists(cells, max_size=5), max_size=6)
 
 
@@ -55,6 +57,12 @@ contents = st.one_of(
     grids.map(as_csv),
     grids.map(lambda g: b"path,label\n" + as_csv([[*row, "", ""][:2] for row in g])),
     grids.map(lambda g: b"path,cat,dog\n" + as_csv([[*row, "", "", ""][:3] for row in g])),
+    st.lists(st.tuples(names, labels, st.sampled_from(["", "train", "pool"])), min_size=1, max_size=4).map(
+        lambda g: b"path,label,split\n" + as_csv([list(row) for row in g])
+    ),
+    st.lists(st.tuples(names, st.floats(0, 1)), min_size=1, max_size=4).map(
+        lambda g: b"path,cat,dog\n" + as_csv([[path, str(p), str(1 - p)] for path, p in g])
+    ),
     st.binary(max_size=200),
     st.text(max_size=100).map(lambda t: t.encode("utf-16")),
 )
@@ -64,13 +72,14 @@ def tried(
     tally: Tally, what: str, file: Path, parse: Callable[[], object], wrong: type[CurationError] = InputError
 ) -> None:
     """Parse; a sentence that names the file is as good as a result, and anything else is a crash."""
+    tally.count(f"fuzzed: {what}", tried=1)
     said = ""
     try:
         parse()
     except wrong as error:
         said = str(error) or "nothing"
     assert not said or file.name in said, f"no file in: {said}"
-    tally.count(f"fuzzed: {what}", tried=1, refused=bool(said))
+    tally.count(f"fuzzed: {what}", answered=1)
     tally.whole.add(f"fuzzed: {what}")
 
 
@@ -104,7 +113,8 @@ values = st.one_of(st.none(), st.booleans(), st.floats(), st.text(max_size=5), s
 
 
 @quick
-@given(frame=st.dictionaries(columns, values, max_size=5), cut=st.integers(0, 3000))
+@given(frame=st.dictionaries(columns, values, max_size=5).map(lambda f: {"path": "a.png", "label": "cat"} | f),
+       cut=st.integers(0, 3000))  # fmt: skip
 def test_parquet_tables(tmp_path: Path, tally: Tally, frame: dict[str, object], cut: int) -> None:
     file = tmp_path / "labels.parquet"
     pd.DataFrame({name: [value, value] for name, value in frame.items()}).to_parquet(file)
@@ -147,7 +157,8 @@ def test_damaged_images(tmp_path: Path, tally: Tally, data: st.DataObject, kind:
     for _ in range(data.draw(st.integers(1, 8))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     file = tmp_path / f"image.{kind.lower()}"
-    file.write_bytes(bytes(raw[: data.draw(st.integers(1, len(raw)))]))
+    cut = data.draw(st.one_of(st.just(len(raw)), st.just(len(raw)), st.integers(1, len(raw))))
+    file.write_bytes(bytes(raw[:cut]))
     tried(tally, "damaged images", file, lambda: read_image(file))
 
 
@@ -172,7 +183,7 @@ def test_backups(tmp_path: Path, tally: Tally, name: str, content: bytes) -> Non
     with pytest.raises(CurationError):
         restore(file, target)
     assert not (target / "curation.toml").exists()
-    tally.count("fuzzed: backups", tried=1, refused=1)
+    tally.count("fuzzed: backups", tried=1, answered=1)
     tally.whole.add("fuzzed: backups")
 
 

@@ -1,0 +1,48 @@
+"""The table in ``docs/reliability.md`` says what this run of the tests has counted.
+
+``CURATION_WRITE_TABLES=1`` writes it anew where it differs. Runs last in this folder; only rows are compared whose
+cases have all been run, so that a part of the tests can be run by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from faults.conftest import Tally
+
+PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "reliability.md"
+
+
+def cells_of(tally: Tally, row: str) -> list[int]:
+    """The figures of a row; what was not survived is lost, what has no answer is a crash."""
+    counts = tally.rows[row]
+    if counts["injected"]:
+        return [counts["injected"], counts["survived"], counts["injected"] - counts["survived"]]
+    if row.startswith("fuzzed"):
+        return [counts["tried"], counts["tried"] - counts["answered"]]
+    answered = counts["used"] + counts["set aside"]
+    return [counts["tried"], counts["used"], counts["set aside"], counts["tried"] - answered]
+
+
+def test_the_page_says_what_was_counted(tally: Tally) -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    stale = []
+    for row in sorted(tally.whole):
+        line = f"| {row} | " + " | ".join(f"{n:,}" for n in cells_of(tally, row)) + " |"
+        assert cells_of(tally, row)[-1] == 0, row
+        found = re.search(rf"^\| {re.escape(row)} \|.*$", text, re.MULTILINE)
+        if found is None or found[0] != line:
+            stale.append(line)
+            text = text.replace(found[0], line) if found else text + line + "\n"
+    if stale and os.environ.get("CURATION_WRITE_TABLES"):
+        PAGE.write_text(text, encoding="utf-8")
+        return
+    assert stale == [], "counted otherwise than docs/reliability.md says; run with CURATION_WRITE_TABLES=1"
+
+
+def test_what_is_not_counted_as_survived_is_lost() -> None:
+    tally = Tally()
+    tally.count("killed", injected=3, survived=2)
+    assert cells_of(tally, "killed") == [3, 2, 1]
