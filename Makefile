@@ -6,7 +6,7 @@ UV = $$(command -v uv || echo $(BIN)/uv)
 INSTALL = VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet --constraint constraints.txt --overrides overrides.txt
 MADE_FROM := pyproject.toml constraints.txt overrides.txt
 
-.PHONY: demo test test-all bench lint constraints machine clean
+.PHONY: demo test test-all bench lint constraints machine audit clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/curate demo
@@ -67,3 +67,7 @@ machine:
 
 clean:
 	rm -rf $(VENV) curation-demo artifacts
+
+# Asks PyPI's advisories about every version that we test with; needs the network.
+audit: $(VENV)/.uv
+	$(UV) tool run pip-audit --requirement constraints.txt --no-deps --disable-pip

@@ -260,7 +260,7 @@ def test_images_that_go_or_change_after_import_are_set_aside_and_the_loop_goes_o
     shutil.rmtree(project.paths.cache / "pixels")
     shutil.rmtree(project.paths.cache / "features")
     (project.paths.cache / "properties.parquet").unlink()
-    status = Project(tmp_path / "p", say=said.append).run(1)
+    status = Project(tmp_path / "p", say=said.append).run(1, annotator=f"replay:{tmp_path / 'answers.csv'}")
     assert [i["state"] for i in status["iterations"]] == ["done", "done"]
     again = Project(tmp_path / "p")
     assert len(again.flag()) == 60 - 12 - 2  # without the pool, what is empty there too; one train and one holdout gone
