@@ -80,6 +80,7 @@ def _wrong_with(sample: Sample, notes: Noted, thorough: bool) -> str:
     except OSError as error:
         return f"can't be read ({error.strerror or error}); see to its disk"
     if not same:
+        notes[sample.id] = (-1, -1)  # to be read again next time, however old it looks
         return "has changed since it was imported; put the old one back, or bring the new one in with `curate add`"
     notes[sample.id] = now
     return ""

@@ -492,9 +492,9 @@ class Project:
             try:
                 return work()
             except DataError:
-                known = len(self.aside)
+                known = {a.path for a in self.aside}
                 self._usable(thorough=True)
-                if len(self.aside) <= known:
+                if {a.path for a in self.aside} <= known:
                     raise
 
     def _usable(self, *, thorough: bool = False) -> list[Sample]:

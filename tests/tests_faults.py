@@ -65,7 +65,11 @@ class Keeper:
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(30)
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:  # a test was cut short while a child ran
+            self._process.kill()
+            self._process.wait()
 
     def run(self, request: Request) -> Outcome:
         """Run a child to its end."""

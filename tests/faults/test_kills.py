@@ -81,7 +81,7 @@ def cut_and_compare(
         shutil.rmtree(images / "p", ignore_errors=True)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_eight_seeds_end_as_the_undisturbed_run(
     run: Callable[[Request], Outcome], images: Path, undisturbed: dict[str, Any], tally: Tally
 ) -> None:
@@ -91,7 +91,7 @@ def test_eight_seeds_end_as_the_undisturbed_run(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(14400)
 def test_a_hundred_seeds_end_as_the_undisturbed_run(
     run: Callable[[Request], Outcome], images: Path, undisturbed: dict[str, Any], tally: Tally
 ) -> None:
