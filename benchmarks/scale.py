@@ -155,8 +155,8 @@ def _import(folder: Path, samples: int) -> None:
     from curation import dataset
     from curation.config import Settings, settings_to_toml
     from curation.images import ImageFacts
+    from curation.importing import record_import
     from curation.ledger import Ledger
-    from curation.project import _record
     from curation.runs import ProjectPaths, write_whole
 
     rows = dataset.rows_of_table(folder / "labels.csv", folder / "images")
@@ -167,7 +167,7 @@ def _import(folder: Path, samples: int) -> None:
     paths = ProjectPaths(folder / "p")
     ledger = Ledger.in_file(paths.ledger)
     ledger.set_about("id", "0" * 32)
-    imported = _record(ledger, gathered, found, classes=sorted({g.label for g in gathered if g.label}))
+    imported = record_import(ledger, gathered, found, classes=sorted({g.label for g in gathered if g.label}))
     assert imported.samples == samples
     ledger.close()
     write_whole(paths.secret, "s" * 64, private=True)

@@ -97,8 +97,8 @@ def record_import(
 def sample_of(stored: StoredSample) -> Sample:
     """A sample as the rest of the house knows it; of several paths the first that is there."""
     first = stored.paths[0]
-    files = [Path(p.root) / p.path for p in stored.paths]
-    file = next((f for f in files if f.exists()), files[0]) if len(files) > 1 else files[0]
+    places = [Path(p.root) / p.path for p in stored.paths]
+    file = next((f for f in places if f.exists()), places[0]) if len(places) > 1 else places[0]
     metadata = {k: v for p in reversed(stored.paths) for k, v in p.metadata.items()}
     return Sample(stored.id, first.path, file, stored.split, stored.group, metadata, stored.width, stored.height)
 
