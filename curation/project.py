@@ -1037,6 +1037,3 @@ class _FineTuner:
             self._store, samples, labels, class_ids, settings=self._settings.training, seed=seed,
             augmentations=augmentations, checkpoint=checkpoint, progress=progress, warm=warm,
         )  # fmt: skip
-
-
-T = TypeVar("T")
