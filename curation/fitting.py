@@ -118,7 +118,7 @@ class Fit:
         steps_an_epoch = math.ceil(len(kept) / self.settings.batch_size)
         steps = epochs * steps_an_epoch
         average = self._keep(self.trained)
-        judged = len(held) >= FEW  # fewer rows would choose by chance: then the last epoch is taken
+        judged = len(held) >= FEW  # fewer rows do not end the training early
         history: list[dict[str, float]] = []
         best = self._keep(average)
         best_loss = self._validation_loss(rows, labels, held)
@@ -131,7 +131,7 @@ class Fit:
             loss = self._epoch(rows, targets, kept, optimizer, average, epoch, steps)
             live = self._swap(average)
             validation = self._validation_loss(rows, labels, held)
-            if not judged or validation < best_loss:
+            if not len(held) or validation < best_loss:
                 best_loss, best = validation, self._keep(self.trained)
             self._swap(live)
             history.append({"epoch": epoch + 1, "loss": loss, "validation_loss": validation})
