@@ -20,7 +20,7 @@ test-all: $(VENV)/.test-installed machine lint
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/.test-installed
-	for name in benchmarks/*.py; do $(BIN)/python $$name --quick || exit 1; done
+	failed=0; for name in benchmarks/*.py; do echo "== $$name"; $(BIN)/python $$name --quick || failed=1; done; exit $$failed
 
 lint: $(VENV)/.test-installed
 	$(BIN)/ruff format --check --quiet .
