@@ -120,7 +120,7 @@ def test_a_release_is_exported_as_it_was_after_labels_have_changed(project: Path
     assert "SHA-256" in curate("release", project, "v1", "--who", "Ann", "--note", "first").stdout
     curate("release", project, "v1", code=2)
     opened = Project(project)
-    changed = opened.samples()[0]
+    changed = next(s for s in opened.samples() if s.split == "train")
     opened.judge([changed.id], "bad image", person="Ann")
     curate("export", project, "--out", tmp_path / "v1.csv", "--release", "v1")
     curate("export", project, "--out", tmp_path / "now.csv")
