@@ -78,7 +78,10 @@ def _write_beside(file: Path, raw: bytes, private: bool) -> None:
 
 def sweep(paths: ProjectPaths) -> int:
     """Remove what processes that are dead had half written; returns how many files. Nothing ever reads them."""
-    found = [*paths.home.glob(f".*{_PART}"), *paths.iterations.rglob(f".*{_PART}"), *paths.cache.rglob(f".*{_PART}")]
+    found = [*paths.home.glob(f".*{_PART}")]
+    for folder in paths.home.glob("*/"):
+        if folder not in (paths.label_studio, paths.fiftyone):  # what servers keep is theirs
+            found += folder.rglob(f".*{_PART}")
     gone = [file for file in found if not _alive(file.name.removesuffix(_PART).split(".")[-2])]
     for file in gone:
         file.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from curation.errors import ProjectLocked
-from curation.runs import ProjectPaths, finished, project_lock, stage, write_whole
+from curation.runs import ProjectPaths, finished, project_lock, stage, sweep, write_whole
 
 
 def test_a_stage_runs_once(tmp_path: Path) -> None:
@@ -71,3 +71,15 @@ def test_only_private_files_are_hidden_from_others(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("open", "secret")] == [0o644, 0o600]
+
+
+def test_what_a_killed_run_had_half_written_is_swept_wherever_it_lies_but_not_what_servers_keep(tmp_path: Path) -> None:
+    paths = ProjectPaths(tmp_path)
+    dead = 2**22 + 1  # above the largest process id
+    ours = [paths.home, paths.home / "report", paths.iteration(1) / "report", paths.cache / "views"]
+    for folder in (*ours, paths.fiftyone):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f".index.html.{dead}.x.part").write_text("half", encoding="utf-8")
+    (paths.cache / f".index.html.{os.getpid()}.x.part").write_text("being written", encoding="utf-8")
+    assert sweep(paths) == len(ours)
+    assert sorted(f.parent.name for f in paths.home.rglob("*.part")) == ["cache", "fiftyone"]
