@@ -379,6 +379,7 @@ def test_two_iterations_are_compared_in_the_evaluation_panel(browser: Browser, a
     page.get_by_text("What to look at, in this order").wait_for(timeout=60_000)
     page.locator("[data-cy=new-panel-btn]").last.click()
     page.locator("[data-cy^=new-panel-option-model]").first.click()
+    page.get_by_text("4 Model Evaluations").wait_for(timeout=60_000)  # the sidebar has a field of that name too
     page.get_by_text("holdout_it01").last.click(timeout=60_000)
     page.get_by_text("Select a comparison").click(timeout=60_000)
     page.get_by_text("holdout_it00").last.click()
@@ -417,7 +418,9 @@ def test_verdict_on_a_selection_arrives_in_the_ledger_and_in_the_next_view_and_i
     page.screenshot(path=artifacts / "app-selected-1366x768.png")
     page.get_by_role("button", name="Suggestion is right").click()
     page.get_by_text("1 sample", exact=True).wait_for(timeout=60_000)
-    assert history(project, "Ann") == [("verdict", "01"), ("verdict", "02"), ("decision", "01"), ("decision", "02")]
+    told = history(project, "Ann")
+    assert [what for what, _ in told] == ["verdict", "verdict", "decision", "decision"]
+    assert sorted(image for _, image in told) == ["01", "01", "02", "02"]
     after = project.labels().set_index("path")["label"]
     assert sorted(path[-6:-4] for path in after.index[after.ne(before) & after.notna()]) == ["01", "02"]
     page.get_by_role("button", name="What reviewers judged, last first (2)").click()
