@@ -104,8 +104,9 @@ def _take_back(project: Project, sample_ids: Sequence[str]) -> str:
 def _send(project: Project, sample_ids: Sequence[str]) -> str:
     told = project.send_to_labelers(sample_ids, person=_reviewer())
     where = "in Label Studio now" if told["sent"] else "to go out with the next batch"
-    left = f" {len(told['left_alone'])} left alone: {next(iter(told['left_alone'].values()))}."
-    return f"{told['queued']} for labelers, {where}." + (left if told["left_alone"] else "")
+    reasons = list(told["left_alone"].values())
+    left = f" {len(reasons)} left alone: {reasons[0]}." if reasons else ""
+    return f"{told['queued']} for labelers, {where}.{left}"
 
 
 class NoteCause(foo.Operator):  # type: ignore[misc]  # FiftyOne has no types
