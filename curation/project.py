@@ -194,9 +194,10 @@ class Project:
         """
         import pandas as pd
 
-        rows = releases.label_rows(self.ledger, as_of=as_of)
         if release is not None:
             rows = releases.released_rows(self.ledger, release)
+        else:
+            rows = releases.label_rows(self.ledger, as_of=as_of)
         return pd.DataFrame(rows, columns=["path", "label", "split", "excluded", "group", "sample_id"])
 
     def find(self, path: str) -> Sample:
