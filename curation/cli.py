@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from curation.errors import CurationError, InputError, printable
+from curation.runs import ended_by_signal
 
 if TYPE_CHECKING:
     from curation.project import Project
@@ -437,7 +436,7 @@ def review(directory: Path, names: tuple[str, ...], port: int | None, address: s
     reviewers = list(dict.fromkeys(names)) or [os.environ.get("USER", "reviewer")]
     apps: list[Any] = []
     try:
-        with _ended_by_signal():
+        with ended_by_signal():
             for place, name in enumerate(reviewers):
                 chosen = None if port is None else port + place
                 again = rebuild and not place
@@ -458,20 +457,6 @@ def review(directory: Path, names: tuple[str, ...], port: int | None, address: s
         if apps:
             project.overview()  # leads to what still runs
         project.fiftyone().stop()
-
-
-@contextmanager
-def _ended_by_signal() -> Iterator[None]:
-    """Let the wish to end that other programs send (SIGTERM) work as Ctrl-C does, so that nothing is left running."""
-
-    def end(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @curate.command()

@@ -13,7 +13,6 @@ import hmac
 import importlib.util
 import io
 import random
-import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +27,7 @@ from curation.config import BackboneSettings, DetectionSettings, ReviewSettings,
 from curation.errors import ConfigError
 from curation.project import Project
 from curation.records import Progress
-from curation.runs import ProjectPaths, write_whole
+from curation.runs import ProjectPaths, ended_by_signal, write_whole
 
 FLIPPED = 0.10
 WRONG_ANSWERS = 0.05
@@ -234,13 +233,9 @@ def _chance(seed: int, *about: str) -> float:
 def _stopping(project: Project, *, keep: bool) -> Iterator[None]:
     """Stop what the demo started, however it ends, unless it is to be kept; SIGTERM ends it like Ctrl-C."""
 
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        yield
+        with ended_by_signal():
+            yield
     finally:
-        signal.signal(signal.SIGTERM, before)
         if not keep:
             project.stop_services()

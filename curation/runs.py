@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -42,6 +43,20 @@ class ProjectPaths:
     def iteration(self, number: int) -> Path:
         """The folder of an iteration."""
         return self.iterations / f"{number:03d}"
+
+
+@contextmanager
+def ended_by_signal() -> Iterator[None]:
+    """Let the wish to end that other programs send (SIGTERM) work as Ctrl-C does, so that nothing is left running."""
+
+    def end(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def write_whole(file: Path, content: bytes | str, *, private: bool = False) -> None:
