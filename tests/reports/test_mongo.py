@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -86,8 +87,8 @@ def test_process_that_merely_has_the_remembered_id_is_not_taken_for_ours(tmp_pat
 
 def test_database_is_left_running_while_another_program_is_connected(tmp_path: Path) -> None:
     mongo = Mongo(tmp_path, {})
-    host, port = mongo.start().removeprefix("mongodb://").split(":")
-    connect = f"import socket; s = socket.create_connection(('{host}', {port})); print('in', flush=True); input()"
+    port = address_of(mongo)[1]
+    connect = f"import socket; s = socket.create_connection(('127.0.0.1', {port})); print('in', flush=True); input()"
     try:
         with subprocess.Popen([sys.executable, "-c", connect], stdin=-1, stdout=-1, text=True) as other:
             assert other.stdout is not None
@@ -126,3 +127,58 @@ def test_database_that_cannot_start_tells_the_reason(tmp_path: Path) -> None:
             second.start()
     finally:
         first.stop()
+
+
+def address_of(mongo: Mongo) -> tuple[str, int, str]:
+    """Host, port and password of the running database."""
+    told = urlsplit(mongo.start())
+    assert told.hostname
+    assert told.port
+    return told.hostname, told.port, told.password or ""
+
+
+def test_database_asks_for_the_password_that_only_this_user_can_read(tmp_path: Path) -> None:
+    from pymongo import MongoClient
+    from pymongo.errors import OperationFailure
+
+    mongo = Mongo(tmp_path, {})
+    client: MongoClient[dict[str, object]]
+    try:
+        host, port, password = address_of(mongo)
+        with MongoClient(mongo.start()) as client:
+            client["some"]["thing"].insert_one({"here": True})
+        for login in ({}, {"username": "curation", "password": password + "x"}):
+            with MongoClient(host, port, **login) as client, pytest.raises(OperationFailure):  # type: ignore[arg-type]
+                client["some"]["thing"].find_one()
+        with MongoClient(host, port) as client, pytest.raises(OperationFailure):
+            client.admin.command("createUser", "stranger", pwd="x", roles=["root"])
+    finally:
+        mongo.stop()
+    [file] = [file for file in tmp_path.iterdir() if file.is_file() and password in file.read_text(errors="replace")]
+    assert file.name == "password"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert len(password) >= 32
+    assert address_of(mongo)[2] == password, "the same files, the same password"
+    mongo.stop()
+
+
+@pytest.mark.parametrize("harm", ["files", "password"])
+def test_files_that_mongodb_cannot_open_are_set_aside(tmp_path: Path, harm: str) -> None:
+    mongo = Mongo(tmp_path, {})
+    try:
+        mongo.start()
+        mongo.stop()
+        notes = mongo.notes_file()
+        assert notes is not None
+        notes.write_text("{}")
+        if harm == "password":
+            (tmp_path / "password").unlink()
+        else:
+            [(folder)] = tmp_path.glob("mongo-*.*/")
+            for file in (*folder.glob("WiredTiger*"), *folder.glob("*.wt")):
+                file.write_bytes(b"\0" * 4096)
+        assert mongo.start() == mongo.running()
+        assert not notes.exists(), "what is new holds nothing"
+        assert (tmp_path / "damaged-mongo-6.0" / "why.txt").read_text().strip()
+    finally:
+        mongo.stop()
