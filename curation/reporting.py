@@ -12,7 +12,7 @@ from curation.config import Settings
 from curation.errors import DatabaseError
 from curation.ledger import Ledger
 from curation.loop import Account
-from curation.plane import principal_plane
+from curation.plane import neighbour_plane, principal_plane
 from curation.records import CurrentLabel
 from curation.reviews import count_causes, live_rows, standing
 from curation.runs import ProjectPaths, read_json, write_json
@@ -103,7 +103,10 @@ class Reporting:
         if self.fiftyone:
             table = sample_table(account, self.ledger.verdicts(), live_rows(self.ledger))
             if account.features is not None and len(account.samples) <= MOST_POINTS:
-                table[["x", "y"]] = principal_plane(account.features())
+                features = account.features()
+                table[["x", "y"]] = principal_plane(features)
+                if (placed := neighbour_plane(features, self.paths.cache / "planes")) is not None:
+                    table[["umap_x", "umap_y"]] = placed
             self.recording.start(self.fiftyone, summary, table)
             told["dataset"] = self.fiftyone.open_dataset_name()
         return told

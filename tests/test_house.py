@@ -44,6 +44,7 @@ DOORS = {
     "label_studio_sdk": {"labeling/client.py", "labeling/server.py"},
     "albumentations": {"augment/transforms.py"},
     "faiss": {"curation/neighbours.py"},
+    "umap": {"curation/plane.py"},
     "fiftyone": {"reports/fiftyone_store.py", "reports/app_server.py", "reports/fiftyone_plugin/curation/__init__.py"},
     "sqlalchemy": {"curation/ledger.py", "curation/schema.py"},
     "jinja2": {"reports/page.py"},
