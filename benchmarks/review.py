@@ -100,7 +100,7 @@ def ours(name: str, table: pd.DataFrame, iteration: int) -> None:
 
 
 def theirs(name: str, table: pd.DataFrame, iteration: int) -> None:
-    """FiftyOne's way: ``add_samples``, then ``set_values`` field by field."""
+    """FiftyOne's way: ``add_samples``, then ``set_values`` field by field; fields are declared as ours are."""
     import fiftyone as fo
 
     key = store.iteration_key(iteration)
@@ -121,6 +121,7 @@ def theirs(name: str, table: pd.DataFrame, iteration: int) -> None:
         **{f"{text}_{key}": [value or None for value in table[text].tolist()] for text in _TEXTS},
         **{f"{flag}_{key}": table[flag].tolist() for flag in _FLAGS},
     }  # fmt: skip
+    store._declare_fields(dataset, key, table, {})  # a column of empty values alone does not tell its type
     for field, column in values.items():
         dataset.set_values(field, column, progress=False)
 

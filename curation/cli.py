@@ -441,8 +441,10 @@ def review(directory: Path, names: tuple[str, ...], port: int | None, address: s
                 chosen = None if port is None else port + place
                 again = rebuild and not place
                 apps.append(project.review_app(port=chosen, address=address, rebuild=again, reviewer=name))
-                if not place and apps[0].warning:
-                    click.echo(f"Warning: {apps[0].warning}", err=True)
+                if not place:
+                    if apps[0].warning:
+                        click.echo(f"Warning: {apps[0].warning}", err=True)
+                    click.echo("The FiftyOne App starts; that takes about ten seconds.", err=True)
                 apps[-1].begin()
             for name, app in zip(reviewers, apps, strict=True):
                 click.echo(f"FiftyOne App for {name}: {app.start()}   (Ctrl-C ends it)")

@@ -950,28 +950,31 @@ class Project:
     ) -> ReviewApp:
         """The FiftyOne App on this project's dataset, not yet started, for one reviewer who acts under that name.
 
-        What is missing in the dataset is recorded first (all of it with ``rebuild``), and what people have decided
-        since is brought up to date. Raises ProjectError where there is nothing to review yet.
+        While it starts, what is missing in the dataset is recorded (all of it with ``rebuild``), and what people have
+        decided since is brought up to date. Raises ProjectError where there is nothing to review yet.
         """
         from reports.app import ReviewApp
 
-        reporter = self.fiftyone()
         done = [n for n in range(self._current() + 1) if finished(self.paths.iteration(n), "report") is not None]
         if not done:
             raise ProjectError("there is no iteration to review yet; run `curate run`")
-        missing = done if rebuild else sorted(set(done) - reporter.recorded())
-        if missing:
-            loop = self._loop()
-            reporting = self._reporting(self.settings, self.settings.backbone.name, fiftyone=True)
-            for number in missing:
-                reporting.record(loop.account(number))
-                self.recording.finish(check=True)
-        else:
-            reporter.refresh(self.live())
         return ReviewApp(
-            self.paths.fiftyone, reporter.open_dataset_name(), port=port, address=address, project=self.root,
-            reviewer=reviewer,
+            self.paths.fiftyone, self.fiftyone().open_dataset_name(), port=port, address=address, project=self.root,
+            reviewer=reviewer, meanwhile=lambda: self._record_missing(done, rebuild=rebuild),
         )  # fmt: skip
+
+    def _record_missing(self, done: Sequence[int], *, rebuild: bool) -> None:
+        """Bring the FiftyOne dataset up to these iterations and to the ledger."""
+        reporter = self.fiftyone()
+        missing = done if rebuild else sorted(set(done) - reporter.whole())
+        if not missing:
+            reporter.refresh(self.live())
+            return
+        loop = self._loop()
+        reporting = self._reporting(self.settings, self.settings.backbone.name, fiftyone=True)
+        for number in missing:
+            reporting.record(loop.account(number))
+            self.recording.finish(check=True)
 
     def fiftyone(self) -> FiftyOneReporter:
         """What records iterations in the project's FiftyOne dataset."""

@@ -20,6 +20,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -56,7 +57,8 @@ class ReviewApp:
     """FiftyOne's App on one dataset.
 
     ``home`` is the folder of the project's MongoDB; no ``port`` takes a free one. With ``project``, the project's
-    folder, the Curation panel acts on it in the name of ``reviewer``.
+    folder, the Curation panel acts on it in the name of ``reviewer``. ``meanwhile`` is done once while the App gets
+    ready, which takes it ten seconds and nobody's attention: bringing the dataset up to date, for instance.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class ReviewApp:
         *,
         project: Path | None = None,
         reviewer: str = "",
+        meanwhile: Callable[[], None] | None = None,
     ) -> None:
         self.mongo = Mongo(home)
         self.dataset_name = dataset_name
@@ -75,6 +78,7 @@ class ReviewApp:
         self.port = port or free_port()
         self.project = project
         self.reviewer = reviewer
+        self._meanwhile = meanwhile
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -102,11 +106,21 @@ class ReviewApp:
         return self.url()
 
     def begin(self) -> None:
-        """Start without waiting, so that several can get ready at once; ``start`` waits for it."""
+        """Start without waiting, so that several can get ready at once; ``start`` waits for it.
+
+        What is to be done meanwhile is done when this returns; where it fails, the App is stopped.
+        """
         if self._process is None or self._process.poll() is not None:
             stop_orphans(self.mongo.home)
             self._check_port()
             self._launch(self.mongo.start())
+        work, self._meanwhile = self._meanwhile, None
+        try:
+            if work is not None:
+                work()
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """End the App; the database runs on (``Mongo.stop``). Harmless where it is not running."""

@@ -21,7 +21,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,7 +44,8 @@ if TYPE_CHECKING:
 PLUGINS_FOLDER = Path(__file__).resolve().parent / "fiftyone_plugin"
 WORKSPACE = "curation"
 PANEL = "curation_panel"
-POINTS_KEY = "pictures"
+#: Plots of all images as points: what FiftyOne calls them, and the columns of the table that hold them.
+POINTS = {"pictures": ("x", "y"), "pictures_umap": ("umap_x", "umap_y")}
 #: How many iterations keep all their fields; of older ones the labels, predictions and evaluation stay.
 DETAILED_ITERATIONS = 5
 
@@ -83,8 +86,9 @@ class FiftyOneReporter:
         prediction, confidence, label_quality, issue, issue_kinds, reason, suggested, verdict, changed, fold, slices``
         (classes by name; ``label_quality`` in [0, 1] or missing; ``issue_kinds`` comma separated; ``slices`` a list
         of names), any ``meta_*`` and ``prop_*`` columns, and optionally ``disputed`` (people disagree), ``now`` (the
-        label at this moment), what reviewers said (``review, cause, note``) and points ``x, y``. Returns ``dataset``,
-        ``uri``, ``iteration``, ``samples``, ``added``, ``views`` (saved views in order) and ``seconds``.
+        label at this moment), what reviewers said (``review, cause, note``) and points ``x, y``, ``umap_x,
+        umap_y``. Returns ``dataset``, ``iteration``, ``samples``, ``added``, ``views`` (saved views in order) and
+        ``seconds``.
 
         Raises RecordError for a missing column or a repeated sample, DatabaseError where the writing fails.
         """
@@ -98,21 +102,40 @@ class FiftyOneReporter:
             _write_apart(uri, self._dataset, Path(folder), self.mongo.home / "record.lock")
             result: dict[str, Any] = json.loads(Path(folder, "result.json").read_text(encoding="utf-8"))
         self._note(self.recorded() | {summary.number})
-        return {"dataset": self._dataset, "uri": uri, **result, "seconds": time.monotonic() - started}
+        return {"dataset": self._dataset, **result, "seconds": time.monotonic() - started}
 
     def refresh(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Bring what reviewers change up to the ledger, as ``live_fields`` takes it; the database must be running.
 
         It takes no FiftyOne, so it is done in a second. Nothing happens where nothing is recorded yet.
         """
+        with self._opened() as (_, samples):
+            if samples is not None:
+                write_live(samples, changed_live(samples, rows))
+
+    def whole(self) -> frozenset[int]:
+        """Which iterations the database really holds whole, asked of it in a second; it is started if need be.
+
+        Less than ``recorded`` where files of the database were lost, or samples are gone from the dataset.
+        """
+        with self._opened() as (stored, samples):
+            told = self.recorded()
+            if samples is None:
+                return frozenset()
+            entries = [e for e in stored.get("info", {}).get("iterations", {}).values() if e.get("complete")]
+            there = samples.count_documents({})
+            return frozenset(e["number"] for e in entries if e["number"] in told and e.get("samples", 0) <= there)
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[Mapping[str, Any], Any]]:
+        """The dataset's document and its collection of samples, by the driver alone; ``None`` where it is not there."""
         from pymongo import MongoClient
 
         client: MongoClient[Any]
         with MongoClient(self.mongo.start()) as client:
             database: Any = client[os.environ.get("FIFTYONE_DATABASE_NAME", "fiftyone")]
-            stored = database["datasets"].find_one({"name": self._dataset}, {"sample_collection_name": 1})
-            if stored is not None:
-                write_live(database[stored["sample_collection_name"]], rows)
+            stored = database["datasets"].find_one({"name": self._dataset}, {"sample_collection_name": 1, "info": 1})
+            yield stored or {}, database[stored["sample_collection_name"]] if stored else None
 
     def recorded(self) -> frozenset[int]:
         """Which iterations this database holds whole; one whose writing was cut short is not among them."""
@@ -278,6 +301,17 @@ def write_live(collection: Any, rows: Iterable[Mapping[str, Any]]) -> None:
     ]
     if updates:
         collection.bulk_write(updates, ordered=False)
+
+
+def changed_live(collection: Any, rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those rows, as ``write_live`` takes them, of which the collection says something else."""
+    asked = {"_id": 0, "uid": 1, "current.label": 1, **dict.fromkeys(LIVE, 1)}
+    stored = {
+        told["uid"]: ((told.get("current") or {}).get("label"), *(told.get(name) for name in LIVE))
+        for told in collection.find({}, asked)
+    }
+    said = [(row, (_text(row["current"]), *(_text(row[name]) for name in LIVE))) for row in rows]
+    return [row for row, values in said if stored.get(row["sample_id"], values) != values]
 
 
 def field_names(columns: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
@@ -524,7 +558,7 @@ def _iteration_fields(row: Mapping[str, Any], key: str) -> dict[str, Any]:
         "given": _classification(row["given"]),
         f"label_{key}": _classification(row["current"]),
         f"pred_{key}": _classification(row["prediction"], _number(row["confidence"])),
-        f"quality_{key}": None if quality is None else round(100 * quality, 2),  # percent: the App shows 0.0004 as 0
+        f"quality_{key}": None if quality is None else percent_chip(quality),
         f"issue_{key}": _flag(row["issue"]),
         f"kinds_{key}": [kind.strip() for kind in (_text(row["issue_kinds"]) or "").split(",") if kind.strip()],
         f"reason_{key}": _text(row["reason"]),
@@ -535,6 +569,15 @@ def _iteration_fields(row: Mapping[str, Any], key: str) -> dict[str, Any]:
         f"fold_{key}": None if _missing(row["fold"]) else int(row["fold"]),
         f"slices_{key}": [str(name) for name in row["slices"]] if row["slices"] is not None else [],
     }
+
+
+def percent_chip(quality: float) -> float:
+    """Label quality in percent for the App, never a bare 0, which would read as "nothing known".
+
+    >>> percent_chip(0.98765), percent_chip(0.00001)
+    (98.77, 0.01)
+    """
+    return max(round(100 * quality, 2), 0.01)
 
 
 def _classification(name: Any, confidence: float | None = None) -> dict[str, Any] | None:
@@ -571,23 +614,48 @@ def _evaluate(dataset: Any, key: str, classes: Sequence[str]) -> None:
         if name in dataset.list_evaluations():
             dataset.delete_evaluation(name)
         if view.count():
-            view.evaluate_classifications(
+            results = view.evaluate_classifications(
                 f"pred_{key}", gt_field=f"label_{key}", eval_key=name, classes=list(classes), progress=False
             )
+            results.custom_metrics = macro_figures(results.ytrue, results.ypred)
+            results.save()
+
+
+def macro_figures(labels: Sequence[str], predictions: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Figures in which every class that occurs among the labels counts alike, as the Model Evaluation panel takes them.
+
+    FiftyOne's own precision, recall and F1 are over all images together, and so the same figure as the accuracy.
+
+    >>> [told["value"] for told in macro_figures(["a", "a", "a", "b"], ["a", "a", "b", "b"]).values()]
+    [0.8333333333333333, 0.7333333333333334]
+    """
+    has, says = Counter(labels), Counter(predictions)
+    right = Counter(label for label, said in zip(labels, predictions, strict=True) if label == said)
+    recalls = [right[name] / has[name] for name in has]
+    f1s = [2 * right[name] / (has[name] + says[name]) for name in has]
+    means = {"balanced_accuracy": ("Balanced accuracy", recalls), "macro_f1": ("Macro F1-score", f1s)}
+    return {
+        f"@curation-toolkit/curation/{key}": {
+            "key": key, "label": words, "value": sum(each) / len(each), "lower_is_better": False,
+        }
+        for key, (words, each) in means.items()
+    }  # fmt: skip
 
 
 def _set_points(dataset: Any, table: pd.DataFrame) -> None:
-    if not {"x", "y"} <= set(table.columns):
-        return
+    """The images as points, in every way that the table has columns for."""
     import fiftyone.brain as fob
 
-    placed = table[table[["x", "y"]].notna().all(axis=1)].set_index("sample_id")[["x", "y"]]
-    view = dataset.match({"uid": {"$in": list(placed.index)}})
-    if dataset.has_brain_run(POINTS_KEY):
-        dataset.delete_brain_run(POINTS_KEY)
-    if len(placed):
-        points = placed.loc[view.values("uid")].to_numpy(dtype=float)
-        fob.compute_visualization(view, points=points, brain_key=POINTS_KEY, method="manual", progress=False)
+    for name, (x, y) in POINTS.items():
+        if not {x, y} <= set(table.columns):
+            continue
+        placed = table[table[[x, y]].notna().all(axis=1)].set_index("sample_id")[[x, y]]
+        if dataset.has_brain_run(name):
+            dataset.delete_brain_run(name)
+        if len(placed):
+            view = dataset.match({"uid": {"$in": list(placed.index)}})
+            points = placed.loc[view.values("uid")].to_numpy(dtype=float)
+            fob.compute_visualization(view, points=points, brain_key=name, method="manual", progress=False)
 
 
 def _save_views(dataset: Any, facts: Mapping[str, Any]) -> list[dict[str, Any]]:

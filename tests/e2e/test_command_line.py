@@ -6,14 +6,17 @@ import csv
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 from tests_stand_ins import draw
 
 from curation import Project
 from reports.app import running_apps
+from reports.fiftyone_store import FiftyOneReporter
 from reports.mongo import birth
 
 pytestmark = pytest.mark.e2e
@@ -172,8 +175,58 @@ def test_what_is_missing_in_fiftyone_is_recorded_when_somebody_reviews(project: 
         notes.unlink()  # as where the run was killed while it recorded
     assert opened.fiftyone().recorded() == frozenset()
     try:
-        opened.review_app()
+        app = opened.review_app()
+        app.begin()
+        app.stop()
         assert opened.fiftyone().recorded() == {0, 1}
+    finally:
+        opened.stop_services()
+
+
+def test_killed_while_it_records_the_next_review_makes_it_good_unasked(project: Path) -> None:
+    opened = Project(project)
+    reporter = opened.fiftyone()
+    reporter.mongo.start()
+    command = [sys.executable, "-c", "from curation.cli import main; main()", "review", str(project)]
+    with subprocess.Popen([*command, "--rebuild"], stdout=subprocess.PIPE, text=True) as killed:
+        give_up = time.monotonic() + 240
+        while complete(reporter) != {"it00": False, "it01": True}:  # in the midst of writing the first of two
+            assert killed.poll() is None
+            assert time.monotonic() < give_up
+        us = psutil.Process(killed.pid)
+        for process in [*us.children(recursive=True), us]:
+            process.kill()
+    running = reporter.mongo._remembered()
+    assert running is not None
+    psutil.Process(running.pid).kill()  # and the database with them
+    assert reporter.recorded() == {1}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reviewing:
+        assert reviewing.stdout is not None
+        assert "FiftyOne App for" in reviewing.stdout.readline()
+        assert complete(reporter) == {"it00": True, "it01": True}
+        assert reporter.whole() == {0, 1}
+        reviewing.terminate()
+        assert reviewing.wait(60) == 0
+
+
+def complete(reporter: FiftyOneReporter) -> dict[str, bool]:
+    """Which iterations the database calls complete."""
+    with reporter._opened() as (dataset, _):
+        return {key: entry["complete"] for key, entry in dataset.get("info", {}).get("iterations", {}).items()}
+
+
+def test_samples_that_somebody_deleted_are_there_again_at_the_next_review(project: Path) -> None:
+    opened = Project(project)
+    reporter = opened.fiftyone()
+    try:
+        assert reporter.whole() == {0, 1}
+        with reporter._opened() as (_, samples):
+            samples.delete_many({"split": "holdout"})
+        assert reporter.whole() == frozenset()
+        app = opened.review_app()
+        app.begin()
+        app.stop()
+        assert reporter.whole() == {0, 1}
     finally:
         opened.stop_services()
 

@@ -18,12 +18,20 @@ from curation.config import Settings
 from curation.errors import DatabaseError
 from labeling.server import LabelStudioServer
 from labeling.web import token_client
-from reports.app import ReviewApp
+from reports.app import ReviewApp, app_url
 from reports.fiftyone_store import FiftyOneReporter, environment, iteration_facts
 from reports.overview import write_overview
 from reports.page import HtmlReporter
 from reports.panel import complete_iterations
-from tests.reports.cases import PROJECT, make_images, make_overview, make_summary, make_table
+from tests.reports.cases import (
+    EVERY_VIEW,
+    PROJECT,
+    make_every_view_table,
+    make_images,
+    make_overview,
+    make_summary,
+    make_table,
+)
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -345,6 +353,81 @@ def test_address_of_a_saved_view_opens_its_images(browser: Browser, app: ReviewA
     tiles.nth(2).wait_for(timeout=30_000)
     assert tiles.count() == 3
     page.screenshot(path=artifacts / "app-issues.png")
+    assert said == []
+    page.close()
+
+
+RECORD = """
+import json, sys
+from pathlib import Path
+import fiftyone as fo
+import reports.fiftyone_store as store
+for number in (0, 1):
+    store._record("every-view", Path(sys.argv[1]) / str(number))
+dataset = fo.load_dataset("every-view")
+results = dataset.load_evaluation_results("eval_it01")
+print("READ" + json.dumps({
+    "points": {name: dataset.load_brain_results(name).points.tolist() for name in dataset.list_brain_runs()},
+    "macro": {told["key"]: told["value"] for told in results.custom_metrics.values()},
+    "quality": dataset.sort_by("path").values("quality_it01")[:2],
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def every_view(reporter: FiftyOneReporter, files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A dataset with something in every saved view; what FiftyOne itself reads of it."""
+    root = tmp_path_factory.mktemp("every-view")
+    for number in (0, 1):
+        (folder := root / str(number)).mkdir()
+        make_every_view_table(files, number).to_parquet(folder / "table.parquet")
+        (folder / "facts.json").write_text(json.dumps(iteration_facts(make_summary(files, number))))
+    return read_apart(reporter, RECORD, str(root))
+
+
+def test_points_and_figures_of_classes_are_recorded(every_view: dict[str, Any]) -> None:
+    assert sorted(every_view["points"]) == ["pictures", "pictures_umap"]
+    assert sorted(every_view["points"]["pictures_umap"]) == sorted([float(n % 7), float(n % 5)] for n in range(24))
+    # Of the labels 0, 1, 2 of iteration 1 there are 8, 7 and 8; wrong are 3 / 1, 10 / 2, 5, 4, 11 and right the rest.
+    assert every_view["macro"]["balanced_accuracy"] == pytest.approx((7 / 8 + 5 / 7 + 4 / 8) / 3)
+    assert every_view["quality"] == [0.01, 1.0], "a quality of 0 would be shown as if nothing were known"
+
+
+def shown_paths(page: Page) -> list[list[int]]:
+    """The pictures of each grid that the App loads from now on, by number; the last is what is on the screen."""
+    shown: list[list[int]] = []
+
+    def look(response: Any) -> None:
+        if response.url.endswith("/graphql") and "paginateSamples" in (response.request.post_data or ""):
+            edges = ((response.json().get("data") or {}).get("samples") or {}).get("edges") or []
+            shown.append([int(edge["node"]["sample"]["path"][-6:-4]) for edge in edges])
+
+    page.on("response", look)
+    return shown
+
+
+def test_every_saved_view_opens_and_holds_its_images_in_order(
+    browser: Browser, app: ReviewApp, every_view: Any, artifacts: Path
+) -> None:
+    page, said = open_app(browser, app_url(app.address, app.port, "every-view"))
+    first = page.get_by_role("button", name="Labels that look wrong, worst first (3)")
+    first.wait_for(timeout=60_000)
+    buttons = page.get_by_role("button").filter(has_text=re.compile(r"\(\d+\)$")).all_inner_texts()
+    assert len(buttons) == len(EVERY_VIEW)
+    shown = shown_paths(page)
+    for words, (name, numbers) in zip(buttons, EVERY_VIEW.items(), strict=True):
+        assert words.endswith(f"({len(numbers)})"), f"{name}: {words}"
+        page.get_by_role("button", name=words, exact=True).click()
+        count = f"{len(numbers)} sample{'s' if len(numbers) > 1 else ''}"
+        page.get_by_text(count, exact=True).wait_for(timeout=30_000)
+        page.wait_for_function("n => document.querySelectorAll('[data-cy=looker]').length === n", arg=len(numbers))
+        assert shown[-1] == numbers, name
+        assert f"view={name.replace('_', '-')}" in page.url
+    page.screenshot(path=artifacts / "app-duplicates-1366x768.png")
+    page.locator("[data-cy=saved-views-selection-container], [data-cy=saved-views-selection]").first.click()
+    page.get_by_text("issues_it00", exact=True).click()
+    page.get_by_text("3 samples", exact=True).wait_for(timeout=30_000)
+    assert "view=issues-it00" in page.url
     assert said == []
     page.close()
 

@@ -61,6 +61,36 @@ def make_table(files: list[Path], number: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+#: What each saved view of iteration 1 of ``make_every_view_table`` holds, in its order, by the pictures' numbers.
+EVERY_VIEW = {
+    "issues_it01": [1, 2, 3],
+    "changed_it01": [4],
+    "disputed_it01": [7, 9],
+    "slice_it01_1": [6, 7, 8],
+    "confused_it01": [3],
+    "new_errors_it01": [10, 11, 4],
+    "fixed_errors_it01": [12],
+    "holdout_errors_it01": [10, 5],
+    "holdout_suspects_it01": [10, 15],
+    "conflicts_it01": [13],
+    "duplicates_it01": [2, 15],
+}
+
+
+def make_every_view_table(files: list[Path], number: int) -> pd.DataFrame:
+    """As ``make_table``, and with something in every saved view of iteration 1."""
+    table = make_table(files, number)
+    table["disputed"] = [number == 1 and index in (7, 9) for index in range(len(files))]
+    for index, kinds in ((13, "label_conflict"), (15, "leak")):
+        table.loc[index, "issue_kinds"] = kinds
+    for index in (12,) if number == 0 else (10, 11):
+        table.loc[index, "prediction"] = CLASSES[(index + 1) % 3]
+    if number:
+        table.loc[10, "confidence"] = 0.97
+    table[["umap_x", "umap_y"]] = [[float(index % 7), float(index % 5)] for index in range(len(files))]
+    return table
+
+
 def make_card(file: Path, label: str = CLASSES[0], suggested: str = CLASSES[1]) -> Card:
     """One picture with something to say in every field."""
     return Card(

@@ -50,6 +50,31 @@ def test_port_that_is_taken_is_told_before_anything_starts(tmp_path: Path) -> No
     assert not (tmp_path / "home").exists()
 
 
+def test_what_is_done_meanwhile_is_done_once_and_its_fault_stops_the_app(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient = tmp_path / "python"
+    patient.write_text("#!/bin/sh\nexec sleep 60\n")
+    patient.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(patient))
+    monkeypatch.setenv("FIFTYONE_DATABASE_URI", "mongodb://127.0.0.1:1")
+    seen = list[int]()
+    app = ReviewApp(tmp_path, "d", meanwhile=lambda: seen.extend(r.pid for r in running_apps(tmp_path)))
+    try:
+        app.begin()
+        app.begin()
+        assert seen == [r.pid for r in running_apps(tmp_path)], "the App is under way while the work is done"
+    finally:
+        app.stop()
+
+    def fail() -> None:
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        ReviewApp(tmp_path, "d", meanwhile=fail).begin()
+    assert running_apps(tmp_path) == []
+
+
 def test_app_that_ends_at_once_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho 'ImportError: no module named app' >&2\nexit 1\n")

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from reports.fiftyone_store import (
     FiftyOneReporter,
     _iteration_fields,
     _rows,
+    changed_live,
     dataset_name,
     detail_to_forget,
     environment,
@@ -109,3 +111,31 @@ def test_environment_names_the_database_and_keeps_the_callers_own() -> None:
 def test_gist_is_the_reason_and_not_the_traceback() -> None:
     assert error_gist('  File "x"\npymongo.errors.ServerSelectionTimeoutError: no\nbye\n').endswith("no")
     assert error_gist("") == "it said nothing"
+
+
+class Kept:
+    """Documents of samples, as the driver's collection gives and takes them."""
+
+    def __init__(self, documents: list[dict[str, Any]]) -> None:
+        self.documents = documents
+
+    def find(self, _match: Any, _fields: Any) -> list[dict[str, Any]]:
+        return self.documents
+
+
+def test_only_what_reviewers_changed_since_is_written_again() -> None:
+    nothing = dict.fromkeys(("review", "cause", "note"), "")
+    stored = [
+        {"uid": "same", "current": {"label": "cat"}, "review": "cat (Ann)", "cause": None},
+        {"uid": "label", "current": {"label": "cat"}},
+        {"uid": "cause", "current": None},
+        {"uid": "back", "current": {"label": "cat"}, "review": "cat (Ann)"},
+    ]
+    rows = [
+        {"sample_id": "same", "current": "cat", **nothing, "review": "cat (Ann)"},
+        {"sample_id": "label", "current": "dog", **nothing},
+        {"sample_id": "cause", "current": "", **nothing, "cause": "glare"},
+        {"sample_id": "back", "current": "cat", **nothing},
+        {"sample_id": "not in the dataset", "current": "cat", **nothing},
+    ]
+    assert [row["sample_id"] for row in changed_live(Kept(stored), rows)] == ["label", "cause", "back"]
