@@ -95,6 +95,9 @@ class ReviewSettings:
     ``opinions`` is how many people answer each task; ``second_opinions`` the share of the budget that goes to images of
     which somebody has said something, but person and model together are least sure, up to ``most_opinions``. With
     ``timing = false`` it is not recorded how long people take. ``annotator`` is ``label-studio`` or ``replay:FILE``.
+    ``images_url`` is where a Label Studio that others run finds the images, with ``{path}`` (within the folder of
+    images) or ``{id}`` (SHA-256 of the file) in it, for instance ``https://host/photos/{path}`` or ``s3://bucket/{path}``;
+    empty: they are uploaded to it.
     """
 
     budget: int = 100
@@ -105,6 +108,7 @@ class ReviewSettings:
     most_opinions: int = 3
     timing: bool = True
     annotator: str = "label-studio"
+    images_url: str = ""
 
     def __post_init__(self) -> None:
         _require(self.budget >= 0, "review.budget", self.budget, "0 or more")
@@ -119,6 +123,13 @@ class ReviewSettings:
         _require(1 <= self.opinions <= 20, "review.opinions", self.opinions, "1 to 20")
         _require(0 <= self.second_opinions <= 1, "review.second_opinions", self.second_opinions, "in [0, 1]")
         _require(1 <= self.most_opinions <= 20, "review.most_opinions", self.most_opinions, "1 to 20")
+        template = re.fullmatch(r"(https?|s3|gs|azure-blob)://[^/{}@]+/[^{}]*(\{(path|id)\}[^{}]*)+", self.images_url)
+        _require(
+            not self.images_url or template is not None,
+            "review.images_url",
+            self.images_url,
+            "empty, or an address of http, https, s3, gs or azure-blob with {path} or {id} in it and no password",
+        )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import itertools
 import secrets
 import time
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -34,7 +34,9 @@ from curation.importing import (
 from curation.ledger import Ledger
 from curation.loop import Annotator, Loop, Parts, labeled_holdout, trainable
 from curation.records import (
+    SKIPPED,
     SPECIAL_ANSWERS,
+    WITHDRAWN,
     Augmentation,
     Classes,
     CurrentLabel,
@@ -668,6 +670,28 @@ class Project:
             found[class_id] = tuple(files[s] for s in itertools.islice(mine, 2))
         return found
 
+    def judged(self) -> dict[str, frozenset[str]]:
+        """Which labelers have judged a sample, by its id."""
+        said: dict[str, set[str]] = defaultdict(set)
+        for verdict in reviews.by_labelers(self.ledger.verdicts()):
+            if verdict.answer not in (SKIPPED, WITHDRAWN):
+                said[verdict.sample_id].add(verdict.person)
+        return {sample: frozenset(people) for sample, people in said.items()}
+
+    def _addresses_of_images(self) -> dict[Path, str]:
+        """Where a storage has the images, by file; empty where the settings name none."""
+        from labeling.storages import image_address
+
+        template, folder = self.settings.review.images_url, Path(self.settings.images)
+        if not template:
+            return {}
+        found = {}
+        for sample in self.samples():
+            inside = sample.file.is_relative_to(folder)
+            path = sample.file.relative_to(folder).as_posix() if inside else sample.path
+            found[sample.file] = image_address(template, path, sample.id)
+        return found
+
     def _annotator(self, annotator: str, server: LabelStudioServer | None) -> Callable[[], Annotator]:
         if annotator == "files":
             from labeling.exchange import FileAnnotator
@@ -687,6 +711,8 @@ class Project:
                 from labeling.client import LabelStudioAnnotator
                 from labeling.server import connection_from_environment
 
+                judged = self.judged()
+                everybody = {*self.labelers().values(), *itertools.chain.from_iterable(judged.values())}
                 connection = server.wait_ready() if server else connection_from_environment()
                 if connection is None:
                     raise ProjectError("no Label Studio is known; start one with `curate label`")
@@ -702,6 +728,11 @@ class Project:
                         labels={s: now.class_id for s, now in self.ledger.labels().items()},
                         person_names=self.labelers(),
                         retired=tuple(self.ledger.merged_classes()),
+                        judged=judged,
+                        labelers=everybody,
+                        earlier=self.ledger.queue,
+                        recorded=self.ledger.verdicts,
+                        addresses=self._addresses_of_images(),
                     )
                 )
             return made[0]

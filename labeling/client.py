@@ -16,7 +16,7 @@ import re
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -27,9 +27,10 @@ from label_studio_sdk import LabelStudio
 from label_studio_sdk.core.api_error import ApiError
 
 from curation.errors import DataError, LabelStudioError
-from curation.records import Classes, Progress, QueueEntry, Verdict
+from curation.records import WITHDRAWN, Classes, Progress, QueueEntry, Verdict
 from labeling.screen import Texts, evidence, labeling_config, read_texts
 from labeling.server import Connection
+from labeling.storages import check_resolved, check_storage, check_web_images, is_web, some_of
 from labeling.tasks import (
     STREAMS,
     AnsweredTask,
@@ -37,10 +38,14 @@ from labeling.tasks import (
     Stream,
     choice_result,
     image_name,
+    is_passed_over,
     nearest_shown,
+    passed_over,
+    person_of,
     served_order,
     stream_of,
     task_payload,
+    user_of,
     verdict_from_annotation,
     withdrawn_answers,
 )
@@ -69,8 +74,11 @@ class LabelStudioAnnotator:
     ``project_id`` is the curation project's own id, by which its two Label Studio projects are found again;
     ``opinions`` how many people see each task; ``guide`` says what a class means and ``examples`` are images of it, by
     class id; ``labels`` are class ids by sample id, to show what lies near; ``person_names`` how people are called in
-    verdicts, by email (as they are, where missing); ``retired`` are class ids that nobody is asked for any more. After
-    ``collect``, ``rejected`` holds the reasons of answers that could not count. Every fault of Label Studio is a
+    verdicts, by email (as they are, where missing); ``retired`` are class ids that nobody is asked for any more.
+    ``judged`` names who has judged a sample, by sample id; of ``labelers``, those who have not are asked about it,
+    where there are any. ``earlier`` gives all entries that were ever sent, ``recorded`` the verdicts that the ledger
+    has; ``addresses`` are addresses of image files in a storage that Label Studio reads (``labeling.storages``).
+    After ``collect``, ``rejected`` holds the reasons of answers that could not count. Every fault of Label Studio is a
     LabelStudioError.
     """
 
@@ -87,6 +95,11 @@ class LabelStudioAnnotator:
         labels: Mapping[str, str | None] | None = None,
         person_names: Mapping[str, str] | None = None,
         retired: Sequence[str] = (),
+        judged: Mapping[str, Collection[str]] | None = None,
+        labelers: Collection[str] = (),
+        earlier: Callable[[], Sequence[QueueEntry]] = tuple,
+        recorded: Callable[[], Sequence[Verdict]] = tuple,
+        addresses: Mapping[Path, str] | None = None,
         texts: Texts | None = None,
     ) -> None:
         self.connection = connection
@@ -100,6 +113,9 @@ class LabelStudioAnnotator:
         self.person_names = dict(person_names or {})
         kept = [(class_id, name) for class_id, name in classes if class_id not in retired]
         self._asked = Classes(tuple(c for c, _ in kept), tuple(n for _, n in kept))
+        self.judged, self.labelers = dict(judged or {}), frozenset(labelers)
+        self.stored_at = dict(addresses or {})
+        self._earlier, self._recorded = earlier, recorded
         self.texts = texts or read_texts()
         self.rejected: tuple[str, ...] = ()
         self._client: Any = None
@@ -109,11 +125,14 @@ class LabelStudioAnnotator:
     def send(self, entries: Sequence[QueueEntry], files: Mapping[str, Path], progress: Progress | None = None) -> None:
         """Make these entries the open batch; entries that are there already are left alone.
 
-        ``files`` maps sample ids to images. Tasks of earlier batches that nobody has answered are withdrawn, so that
-        people are not asked what nobody waits for. Raises DataError where an image is missing.
+        ``files`` maps sample ids to images. A task of an earlier batch that nobody has answered becomes the task of the
+        same image in this batch, in its old place; where this batch has none, it is withdrawn, so that people are not
+        asked what nobody waits for, unless somebody is at work on it. Raises DataError where an image is missing.
         """
         for entry in entries:
             _check_file(entry, files)
+        answered = self._answered_by()
+        enough = {e.key for e in entries if len(answered[e.key]) >= e.opinions}
         done = 0
         with self._faults("sending tasks"):
             for stream in STREAMS:
@@ -121,12 +140,17 @@ class LabelStudioAnnotator:
                 project = _patiently(partial(self._open, stream, bool(wanted)))
                 if project is None:
                     continue
-                _patiently(partial(self._withdraw, project, {e.key for e in wanted}, stream))
+                if wanted:
+                    self._check_addresses(project, stream, wanted, files)
+                _patiently(partial(self._settle_earlier, project, stream, wanted, files))
                 for chunk in _chunks(wanted, _IMPORTED):
-                    self._send_chunk(project, stream, chunk, files, look=bool(project.task_number))
+                    self._send_chunk(project, stream, chunk, files, enough, look=bool(project.task_number))
+                    if not done:
+                        self._check_resolved(project, stream, chunk[0], files)
                     done += len(chunk)
                     if progress:
                         progress("sending tasks", done, len(entries))
+                _patiently(partial(self._pass_over, project, wanted))
 
     def collect(self, entries: Sequence[QueueEntry], known: Sequence[Verdict] = ()) -> list[Verdict]:
         """Every answer to these entries that is there now, in their order; answers that can't count go to ``rejected``.
@@ -156,11 +180,19 @@ class LabelStudioAnnotator:
         """How many opinions on these entries are still to come; who skipped or answered nonsense was asked, too."""
         with self._faults("counting answers"):
             answers = self._answers(entries)
-        asked = {
-            key: len({str(a.get("completed_by")) for task in copies for a in task.annotations})
-            for key, copies in answers.items()
-        }
-        return sum(max(0, e.opinions - asked.get(e.key, 0)) for e in entries)
+            people = self._people() if any(found.annotations for copies in answers.values() for found in copies) else {}
+        asked = self._answered_by()  # what was fetched before its task vanished
+        for key, copies in answers.items():
+            asked[key] |= {person_of(a, people) for task in copies for a in task.annotations}
+        return sum(max(0, e.opinions - len(asked[e.key])) for e in entries)
+
+    def _answered_by(self) -> dict[str, set[str]]:
+        """Who has answered, by key, as the ledger has it."""
+        people: dict[str, set[str]] = defaultdict(set)
+        for verdict in self._recorded():
+            if verdict.answer != WITHDRAWN:
+                people[verdict.key].add(verdict.person)
+        return people
 
     def address(self) -> str | None:
         """Where a labeler begins; ``None`` where nothing has been sent."""
@@ -213,7 +245,12 @@ class LabelStudioAnnotator:
 
     @property
     def _shows_near(self) -> bool:
-        return self.connection.images is not None
+        """Whether images beside the one that is asked about can be shown: not those uploaded or of cloud storages."""
+        return self.connection.images is not None or any(is_web(address) for address in self.stored_at.values())
+
+    def _by_address(self, stream: Stream) -> bool:
+        """Whether a stream's images come from a storage; not blind ones, since an address may tell class or image."""
+        return self.connection.images is None and stream == "shown" and bool(self.stored_at)
 
     def _projects(self) -> dict[Stream, Any]:
         """The project of each stream that has one, in the order of streams; the oldest, should there be two."""
@@ -235,14 +272,24 @@ class LabelStudioAnnotator:
     # --- sending
 
     def _send_chunk(
-        self, project: Any, stream: Stream, chunk: Sequence[QueueEntry], files: Mapping[str, Path], *, look: bool
+        self,
+        project: Any,
+        stream: Stream,
+        chunk: Sequence[QueueEntry],
+        files: Mapping[str, Path],
+        enough: Collection[str],
+        *,
+        look: bool,
     ) -> None:
-        """Import what is missing of a chunk; ``look`` first, and again whenever it is not sure that all has arrived."""
-        missing: Sequence[QueueEntry] = chunk
+        """Import what is missing of a chunk; ``look`` first, and again whenever it is not sure that all has arrived.
+
+        Of keys in ``enough`` all answers are in the ledger: where their tasks have vanished, nobody is asked again.
+        """
+        missing = wanted = [e for e in chunk if e.key not in enough]
         for attempt in range(_TRIES):
             if look or attempt:
                 present = _patiently(lambda: self._present(project, [e.key for e in chunk]))
-                missing = [e for e in chunk if e.key not in present]
+                missing = [e for e in wanted if e.key not in present]
             if not missing:
                 return
             try:
@@ -255,7 +302,7 @@ class LabelStudioAnnotator:
             else:
                 if sent.task_count == len(missing):
                     return
-        if len(self._present(project, [e.key for e in chunk])) < len(chunk):
+        if {e.key for e in wanted} - self._present(project, [e.key for e in chunk]):
             raise LabelStudioError(
                 f"Label Studio at {self.connection.url} took tasks but does not have them; see its log and try again"
             )
@@ -296,11 +343,30 @@ class LabelStudioAnnotator:
             tasks.append({"data": task_payload(entry, address, self.classes, html, words)})
         return tasks
 
+    def _pass_over(self, project: Any, entries: Sequence[QueueEntry]) -> None:
+        """Keep tasks from those who have judged the image: a further opinion has to be somebody else's."""
+        unwanted = {e.key: self.judged[e.sample_id] for e in entries if self.judged.get(e.sample_id)}
+        if not unwanted:
+            return
+        people = self._people()
+        here = self.labelers & set(people.values())
+        unwanted = {key: names for key, names in unwanted.items() if here - set(names)}
+        with token_client(self.connection.url, self.connection.token) as client:
+            for task in list(_tasks_of_keys(client, project, list(unwanted))):
+                there = {user_of(a) for a in task.get("annotations") or []}
+                for user in (
+                    u for u, name in people.items() if name in unwanted[task["data"]["key"]] and u not in there
+                ):
+                    client.post(f"/api/tasks/{task['id']}/annotations/", json=passed_over(user)).raise_for_status()
+
     def _publish(self, project: Any, stream: Stream, images: Mapping[str, Path]) -> dict[str, str]:
         """Put images where browsers get them; their addresses by the names that they are given."""
         folder = self.connection.images
         if folder is None:
-            return self._upload(project, images)
+            stored = {
+                n: self.stored_at[f] for n, f in images.items() if self._by_address(stream) and f in self.stored_at
+            }
+            return stored | self._upload(project, {n: f for n, f in images.items() if n not in stored})
         return {
             name: f"/data/local-files/?d={stream}/{place(file, folder / stream, name)}" for name, file in images.items()
         }
@@ -327,30 +393,106 @@ class LabelStudioAnnotator:
         there = dict(re.findall(r"src=&quot;([^&]*?([0-9a-f]{24})[^&]*)&quot;", project.label_config or ""))
         known = {name: address for address, name in there.items() if name in names}
         missing = {name: file for name, file in names.items() if name not in known and file.is_file()}
-        known |= self._publish(project, stream, missing)
+        if self._by_address(stream) and not self._shows_near:  # a screen can't name what Label Studio hands on by task
+            known |= self._upload(project, missing)
+        else:
+            known |= self._publish(project, stream, missing)
         return {
             class_id: [known[n] for file in listed if (n := _example_name(class_id, file)) in known]
             for class_id, listed in self.examples.items()
         }
 
-    def _withdraw(self, project: Any, wanted: set[str], stream: Stream) -> None:
-        """Delete the tasks of other batches that nobody has answered, and their images."""
+    def _settle_earlier(
+        self, project: Any, stream: Stream, wanted: Sequence[QueueEntry], files: Mapping[str, Path]
+    ) -> None:
+        """Give tasks of other batches that nobody has answered to this batch, or withdraw them, with their images."""
         unanswered = _filter("total_annotations", "equal", "Number", 0)
         tasks = self._sdk.tasks.list(
             project=project.id, query=unanswered, page_size=1000, fields="task_only", include="id,data"
         )
-        old = [t for t in tasks if (t.data or {}).get("key") not in wanted]
+        keys = {e.key for e in wanted}
+        old = [t for t in tasks if (t.data or {}).get("key") not in keys]
         if not old:
             return
-        self._sdk.actions.create(
-            id="delete_tasks", project=project.id, selected_items={"all": False, "included": [t.id for t in old]},
-            request_options=_ONCE,
-        )  # fmt: skip
+        kept = self._take_over(project, stream, wanted, old, files)
+        left = [t for t in old if t.id not in kept]
+        gone = self._delete_untouched(project, [t.id for t in left])
         if self.connection.images is not None:
             for task in old:
-                for name in re.findall(r"\b[0-9a-f]{24}(?=\.)", json.dumps(task.data or {})):
-                    for file in (self.connection.images / stream).glob(f"{name}.*"):
-                        file.unlink(missing_ok=True)
+                if task.id in kept or task.id in gone:
+                    _unlink_images(self.connection.images / stream, task.data or {})
+
+    def _take_over(
+        self,
+        project: Any,
+        stream: Stream,
+        wanted: Sequence[QueueEntry],
+        old: Sequence[Any],
+        files: Mapping[str, Path],
+    ) -> set[int]:
+        """Make old tasks those of this batch where they are about the same image; returns their ids.
+
+        A person who has such a task on the screen right now answers this batch's question by answering it.
+        """
+        sample_of = {e.key: e.sample_id for e in self._earlier()}
+        by_sample = {e.sample_id: e for e in wanted}
+        pairs = {}
+        for task in old:
+            entry = by_sample.pop(sample_of.get(str((task.data or {}).get("key")), ""), None)
+            if entry is not None:
+                pairs[task.id] = entry
+        present = self._present(project, [e.key for e in pairs.values()])
+        pairs = {number: entry for number, entry in pairs.items() if entry.key not in present}
+        if not pairs:
+            return set()
+        payloads = self._payloads(project, stream, list(pairs.values()), files)
+        for number, payload in zip(pairs, payloads, strict=True):
+            self._sdk.tasks.update(str(number), data=payload["data"], request_options=_ONCE)
+        return set(pairs)
+
+    def _delete_untouched(self, project: Any, tasks: Sequence[int]) -> set[int]:
+        """Delete those of these tasks that nobody has answered or begun to; Label Studio looks as it deletes."""
+        if not tasks:
+            return set()
+        untouched = [_condition("total_annotations", "equal", "Number", 0),
+                     _condition("draft_exists", "equal", "Boolean", False)]  # fmt: skip
+        with token_client(self.connection.url, self.connection.token) as client:
+            client.post(
+                "/api/dm/actions",
+                params={"id": "delete_tasks", "project": project.id},
+                json={"selectedItems": {"all": False, "included": list(tasks)},
+                      "filters": {"conjunction": "and", "items": untouched}},
+                timeout=300,
+            ).raise_for_status()  # fmt: skip
+        there = self._sdk.tasks.list(project=project.id, page_size=1000, fields="task_only", include="id")
+        return set(tasks) - {t.id for t in there}
+
+    # --- images in a storage
+
+    def _check_addresses(
+        self, project: Any, stream: Stream, wanted: Sequence[QueueEntry], files: Mapping[str, Path]
+    ) -> None:
+        """Before anything is sent: would labelers see what lies in the storage? Looks at a few."""
+        if not self._by_address(stream):
+            return
+        looked_at = {self.stored_at[files[e.sample_id]]: files[e.sample_id] for e in some_of(wanted)}
+        for file in (files[e.sample_id] for e in wanted):
+            if file.suffix.lower() not in _SHOWN_BY_BROWSERS:
+                raise DataError(f"image {file} can't be shown by browsers; convert it to PNG or JPEG, or leave "
+                                "review.images_url empty: images are converted and uploaded then")  # fmt: skip
+        if self._shows_near:
+            check_web_images(looked_at, self.connection.url)
+        else:
+            check_storage(self._sdk, project, next(iter(looked_at)))
+
+    def _check_resolved(self, project: Any, stream: Stream, entry: QueueEntry, files: Mapping[str, Path]) -> None:
+        """After the first tasks were sent: does Label Studio hand on what lies in the cloud's storage?"""
+        if not self._by_address(stream) or self._shows_near:
+            return
+        (task, *_) = self._tasks(project, [entry.key], fields="task_only", include="id")
+        file = files[entry.sample_id]
+        with token_client(self.connection.url, self.connection.token) as client:
+            check_resolved(client, task.id, self.stored_at[file], file)
 
     # --- fetching
 
@@ -363,7 +505,8 @@ class LabelStudioAnnotator:
                 # Ids begin again in a new database, so a source must tell apart projects of the same number.
                 origin = f"{project.created_at:%Y%m%dT%H%M%S.%f}-{project.id}"
                 for task in _tasks_of_keys(client, project, keys):
-                    annotations = sorted(task.get("annotations") or [], key=lambda a: int(a["id"]))
+                    given = (a for a in task.get("annotations") or [] if not is_passed_over(a))
+                    annotations = sorted(given, key=lambda a: int(a["id"]))
                     about = {"id": task["id"], "key": task["data"]["key"], "updated_at": task.get("updated_at")}
                     found[task["data"]["key"]].append(AnsweredTask(about, tuple(annotations), origin))
         return found
@@ -511,6 +654,13 @@ def _as_png(file: Path) -> bytes:
     return out.getvalue()
 
 
+def _unlink_images(folder: Path, task: Mapping[str, Any]) -> None:
+    """Take the images of a task's fields out of the folder that is served."""
+    for name in re.findall(r"\b[0-9a-f]{24}(?=\.)", json.dumps(task)):
+        for file in folder.glob(f"{name}.*"):
+            file.unlink(missing_ok=True)
+
+
 def _check_file(entry: QueueEntry, files: Mapping[str, Path]) -> None:
     file = files.get(entry.sample_id)
     if file is None or not file.is_file():
@@ -558,8 +708,12 @@ def _tasks_of_keys(client: httpx.Client, project: Any, keys: Sequence[str]) -> I
 
 
 def _filter(column: str, operator: str, kind: str, value: object) -> str:
-    condition = {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
-    return json.dumps({"filters": {"conjunction": "and", "items": [condition]}, "ordering": ["tasks:id"]})
+    items = [_condition(column, operator, kind, value)]
+    return json.dumps({"filters": {"conjunction": "and", "items": items}, "ordering": ["tasks:id"]})
+
+
+def _condition(column: str, operator: str, kind: str, value: object) -> dict[str, object]:
+    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
 
 
 def _chunks(everything: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:

@@ -173,6 +173,35 @@ def _origin(source: str) -> str | None:
     return found[1] if found else None
 
 
+def person_of(annotation: Mapping[str, Any], people: Mapping[int, str]) -> str:
+    """Who gave an annotation, by user ids and what people are called."""
+    return _name(user_of(annotation), people)
+
+
+def user_of(annotation: Mapping[str, Any]) -> int | None:
+    """The id of the user who gave an annotation."""
+    return _user(annotation.get("completed_by"))
+
+
+def passed_over(user: int) -> dict[str, Any]:
+    """An annotation that keeps a task from a user whom it is not meant for: skipped, in no time, without an answer.
+
+    Label Studio gives nobody a task of theirs again, and asks others about one that somebody skipped. The annotation
+    says nothing of what that user thinks of the image.
+    """
+    return {"completed_by": user, "was_cancelled": True, "result": [], "lead_time": 0.0, "ground_truth": False}
+
+
+def is_passed_over(annotation: Mapping[str, Any]) -> bool:
+    """Whether an annotation is one of ``passed_over``, and no person's.
+
+    >>> is_passed_over(passed_over(3)), is_passed_over(passed_over(3) | {"lead_time": 1.5})
+    (True, False)
+    """
+    skipped = bool(annotation.get("was_cancelled")) and not annotation.get("result")
+    return skipped and annotation.get("lead_time") == 0
+
+
 def choice_result(answer: str) -> list[dict[str, Any]]:
     """The result that the labeling screen makes of an answer (a class id or a special answer)."""
     value = {"choices": [answer]}

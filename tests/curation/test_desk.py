@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -133,3 +134,19 @@ def test_the_commands_take_a_batch_out_and_its_answers_in(project: Project, tmp_
     assert "6 answers, 0 of them new" in curate_says("sync", root, "--from", str(answers))
     assert "people disagree on 3 images" in curate_says("guide", root)
     assert "ann" in curate_says("people", root, "--quality")
+
+
+def test_who_has_judged_an_image_is_known_by_its_id(project: Project) -> None:
+    a, b, c = (s.id for s in project.samples()[:3])
+    project.ledger.add_verdicts(
+        [said(a, "ann", "c1"), said(b, "ann", "skipped"), said(c, "ann", "c1"), said(c, "bob", "c2")]
+    )
+    assert project.judged() == {a: {"ann"}, c: {"ann", "bob"}}
+
+
+def test_addresses_of_images_come_by_the_path_within_their_folder(project: Project) -> None:
+    assert project._addresses_of_images() == {}
+    review = replace(project.settings.review, images_url="https://host/in/{path}?v={id}")
+    project.settings = replace(project.settings, review=review)
+    first = project.samples()[0]
+    assert project._addresses_of_images()[first.file] == f"https://host/in/{first.path}?v={first.id}"

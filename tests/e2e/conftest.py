@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from labeling.server import LabelStudioServer
+from tests.tests_web import Web, web_server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -22,7 +23,15 @@ FLAGS = [
 
 
 @pytest.fixture(scope="session")
-def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudioServer]:
+def buckets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    """What stands in for S3, a bucket a folder; Label Studio refuses private addresses but from its operator."""
+    with web_server(tmp_path_factory.mktemp("buckets")) as web, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("S3_ENDPOINT", web.url)
+        yield web
+
+
+@pytest.fixture(scope="session")
+def label_studio(tmp_path_factory: pytest.TempPathFactory, buckets: Web) -> Iterator[LabelStudioServer]:
     """A running Label Studio with files of its own; about 40 s to start."""
     server = LabelStudioServer(tmp_path_factory.mktemp("label-studio"))
     server.start(timeout=420)

@@ -6,15 +6,11 @@ import json
 import os
 import re
 import signal
-import socket
-import socketserver
 import sqlite3
-import threading
 import time
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,9 +30,12 @@ from labeling.server import (
     connection_from_environment,
     person_token,
 )
+from labeling.storages import image_address
 from labeling.tasks import choice_result
 from labeling.web import plain_client, post_form, sign_in, token_client
 from tests.contracts.test_annotators import CLASSES, AnnotatorPromises, Asking, draw, entry
+from tests.tests_gate import Moment, gate
+from tests.tests_web import Web, web_server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -247,6 +246,98 @@ def test_tasks_of_an_earlier_batch_are_withdrawn_unless_answered(
     assert len(gone) == 5
 
 
+def test_an_unanswered_task_keeps_its_place_in_a_new_batch_that_asks_about_its_image(
+    connection: Connection, tokens: dict[str, str], project_id: str, label_studio: LabelStudioServer, tmp_path: Path
+) -> None:
+    first = batch_of(6)
+    again = [replace(e, key=uuid.uuid4().hex, iteration=5, reason="still doubtful") for e in first[1:]]
+    files = draw(tmp_path, first)
+    asked = annotator(connection, project_id, earlier=lambda: [*first, *again])
+    asked.send(first, files)
+    before = {t["data"]["key"]: t["id"] for stream in tasks(connection, project_id).values() for t in stream}
+    asked.send(again, files)
+    left = [t for stream in tasks(connection, project_id).values() for t in stream]
+    assert {t["id"]: t["data"]["key"] for t in left} == {
+        before[old.key]: new.key for old, new in zip(first[1:], again, strict=True)
+    }
+    assert {t["data"].get("reason") for t in left} == {None, "still doubtful"}
+    served = {p.name for p in label_studio.images.rglob("*.png")}
+    assert all(t["data"]["image"].split("/")[-1] in served for t in left)
+    # Somebody has had a task on the screen all the while, and answers now.
+    with token_client(connection.url, tokens["ann"]) as client:
+        said = {"result": choice_result("c2"), "lead_time": 2.0}
+        client.post(f"/api/tasks/{before[first[3].key]}/annotations/", json=said).raise_for_status()
+    assert [(v.key, v.answer, v.iteration) for v in asked.collect([*first, *again])] == [(again[2].key, "c2", 5)]
+
+
+def test_an_answer_that_comes_while_tasks_are_withdrawn_is_not_deleted_with_its_task(
+    connection: Connection, tokens: dict[str, str], project_id: str, tmp_path: Path
+) -> None:
+    first, second = batch_of(4, ("shown",)), batch_of(1, ("shown",))
+    files = draw(tmp_path / "1", first) | draw(tmp_path / "2", second)
+    annotator(connection, project_id).send(first, files)
+    ids = [t["id"] for t in tasks(connection, project_id)["shown"]]
+
+    def at_the_last_moment(_number: int, request: str, moment: Moment) -> bool:
+        if "/api/dm/actions" in request and moment == "before":
+            with token_client(connection.url, tokens["ann"]) as client:
+                said = {"result": choice_result("c2"), "lead_time": 2.0}
+                client.post(f"/api/tasks/{ids[0]}/annotations/", json=said).raise_for_status()
+                client.post(f"/api/tasks/{ids[1]}/drafts", json=said).raise_for_status()
+        return False
+
+    with gate(connection.url, at_the_last_moment) as passed:
+        annotator(replace(connection, url=passed.url), project_id).send(second, files)
+    left = [t["data"]["key"] for t in tasks(connection, project_id)["shown"]]
+    assert left == [first[0].key, first[1].key, second[0].key]
+    assert [v.answer for v in annotator(connection, project_id).collect(first)] == ["c2"]
+
+
+def test_a_further_opinion_is_asked_of_somebody_else(
+    connection: Connection, tokens: dict[str, str], project_id: str, tmp_path: Path
+) -> None:
+    batch = [replace(e, opinions=1) for e in batch_of(4, ("blind",))]
+    gone = "somebody who has no account here"
+    judged = {batch[0].sample_id: {"ann"}, batch[1].sample_id: {"bob", gone}, batch[2].sample_id: {"ann", "bob"}}
+    asked = annotator(connection, project_id, opinions=1, judged=judged, labelers={"ann", "bob", gone})
+    asked.send(batch, draw(tmp_path, batch))
+    assert asked.waiting(batch) == 4
+    assert asked.collect(batch) == []
+    number = tasks(connection, project_id)["blind"][0]["project"]
+    served: dict[str, set[str]] = {}
+    for person in ("ann", "bob"):  # as the browser asks for the next task
+        with token_client(connection.url, tokens[person]) as client:
+            while (given := client.get(f"/api/projects/{number}/next/")).status_code == 200:
+                served.setdefault(person, set()).add(given.json()["data"]["key"])
+                said = {"result": choice_result("c1"), "lead_time": 1.0}
+                client.post(f"/api/tasks/{given.json()['id']}/annotations/", json=said).raise_for_status()
+    assert served["ann"] == {e.key for e in batch} - {batch[0].key}
+    assert served["bob"] == {batch[0].key}
+    assert {(v.key, v.person) for v in asked.collect(batch)} == {
+        (e.key, "bob" if e is batch[0] else "ann") for e in batch
+    }
+    assert asked.waiting(batch) == 0
+
+
+def test_what_was_fetched_before_its_project_vanished_is_not_asked_again(
+    connection: Connection, tokens: dict[str, str], project_id: str, tmp_path: Path
+) -> None:
+    batch = [replace(e, opinions=1) for e in batch_of(3, ("shown",))]
+    files, ledger = draw(tmp_path, batch), ledger_of(batch, tmp_path / "ledger.db")
+    asked = annotator(connection, project_id, opinions=1, recorded=ledger.verdicts)
+    asked.send(batch, files)
+    LabelStudioPerson(connection.url, tokens["ann"]).answer(project_id, lambda key: "c1", limit=2)
+    ledger.add_verdicts(asked.collect(batch))
+    with token_client(connection.url, connection.token) as client:
+        number = tasks(connection, project_id)["shown"][0]["project"]
+        client.delete(f"/api/projects/{number}/").raise_for_status()
+    assert asked.collect(batch, ledger.verdicts()) == []
+    assert asked.waiting(batch) == 1
+    asked.send(batch, files)
+    assert [t["data"]["key"] for t in tasks(connection, project_id)["shown"]] == [batch[2].key]
+    ledger.close()
+
+
 def test_an_answer_deleted_in_label_studio_is_withdrawn_and_one_of_a_vanished_task_stands(
     connection: Connection, tokens: dict[str, str], project_id: str, tmp_path: Path
 ) -> None:
@@ -334,6 +425,74 @@ def test_somebody_elses_server_gets_the_images_uploaded(
             assert client.get(task["data"]["image"]).content == files[one.sample_id].read_bytes()
 
 
+def test_somebody_elses_server_shows_images_from_the_web_and_blind_ones_uploaded(
+    connection: Connection, tokens: dict[str, str], project_id: str, browser: Browser, tmp_path: Path
+) -> None:
+    foreign = Connection(connection.url, tokens["ann"])
+    batch = batch_of(6)
+    files = draw(tmp_path / "photos" / "cats & dogs #1", batch)
+    beside = {batch[3].sample_id: "c1", batch[4].sample_id: "c2"}
+    batch = [replace(e, related=tuple(beside)) for e in batch]
+    with web_server(tmp_path / "photos") as web:
+        addresses = {
+            file: image_address(f"{web.url}/{{path}}", file.relative_to(web.folder).as_posix(), "")
+            for file in files.values()
+        }
+        asked = annotator(
+            foreign, project_id, addresses=addresses, labels=beside, examples={"c1": [*files.values()][:1]}
+        )
+        web.allowed = None
+        with pytest.raises(LabelStudioError, match="labelers would not see the image http"):
+            asked.send(batch, files)
+        assert tasks(connection, project_id).get("shown", []) == []
+        web.allowed = connection.url
+        asked.send(batch, files)
+        sent = tasks(connection, project_id)
+        assert [t["data"]["image"] for t in sent["shown"]] == [
+            addresses[files[e.sample_id]] for e in batch if e.mode == "shown"
+        ]
+        assert all(re.fullmatch(r"/data/upload/\d+/.*[0-9a-f]{24}\.png", t["data"]["image"]) for t in sent["blind"])
+        page = signed_in(browser, connection, "bob")
+        open_stream(page, asked.addresses()["shown"])
+        assert layout(page)["pictures"] == 3  # one example and two near images, from the web as well
+        press(page, "2")
+        page.close()
+    assert [v.answer for v in asked.collect(batch)] == ["c2"]
+
+
+def test_somebody_elses_server_hands_on_images_of_a_bucket_that_it_knows(
+    connection: Connection, tokens: dict[str, str], project_id: str, buckets: Web
+) -> None:
+    foreign = Connection(connection.url, connection.token)
+    batch = batch_of(2, ("shown",))
+    bucket = buckets.folder / "photos"
+    files = draw(bucket / "cats & dogs", batch)
+    addresses = {f: image_address("s3://photos/{path}", f.relative_to(bucket).as_posix(), "") for f in files.values()}
+    asked = annotator(foreign, project_id, addresses=addresses, examples={"c1": [*files.values()][:1]})
+    with pytest.raises(LabelStudioError, match="can't read s3://photos: its project 'House & garden · check'") as told:
+        asked.send(batch, files)
+    number = re.search(r"number (\d+)", str(told.value))
+    assert number is not None
+    with token_client(connection.url, connection.token) as client:
+        storage = {"project": int(number[1]), "bucket": "photos", "use_blob_urls": True,
+                   "aws_access_key_id": "a", "aws_secret_access_key": "b", "region_name": "us-east-1"}  # fmt: skip
+        client.post("/api/storages/s3/", json=storage).raise_for_status()
+    asked.send(batch, files)
+    assert "photos/cats & dogs/0.png" in buckets.asked
+    with token_client(connection.url, tokens["bob"]) as client:
+        first = tasks(connection, project_id)["shown"][0]["id"]
+        address = client.get(f"/api/tasks/{first}/").json()["data"]["image"]
+        shown = client.get(address, follow_redirects=True)
+    assert shown.content == files[batch[0].sample_id].read_bytes()
+    (bucket / "cats & dogs" / "0.png").rename(bucket / "cats & dogs" / "moved.png")
+    files[batch[0].sample_id] = bucket / "cats & dogs" / "moved.png"
+    asked.stored_at |= {bucket / "cats & dogs" / "moved.png": addresses[bucket / "cats & dogs" / "0.png"]}
+    with pytest.raises(
+        LabelStudioError, match=r"labelers would not see the image s3://photos/cats & dogs/0\.png: it comes"
+    ):
+        asked.send(batch, files)
+
+
 @pytest.mark.parametrize("token", ["wrong", "a.b.c"])
 def test_a_wrong_token_is_told_without_showing_it(connection: Connection, token: str, tmp_path: Path) -> None:
     batch = batch_of(1)
@@ -369,48 +528,20 @@ def test_somebody_else_who_writes_for_long_refuses_nobody(
 # --- a connection that breaks
 
 
-class _Breaking(socketserver.StreamRequestHandler):
-    """Hands one request a connection to Label Studio; may hang up once the server has answered an import."""
-
-    def handle(self) -> None:
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            line = self.rfile.readline()
-            if not line:
-                return
-            head += line
-        length = re.search(rb"(?i)content-length: (\d+)", head)
-        body = self.rfile.read(int(length[1])) if length else b""
-        head = re.sub(rb"(?i)connection: [^\r]*", b"Connection: close", head)
-        with socket.create_connection(self.server.target, timeout=300) as upstream:  # type: ignore[attr-defined]
-            upstream.sendall(head + body)
-            answer = b"".join(iter(lambda: upstream.recv(65536), b""))
-        if b"/import?" in head.split(b"\r\n")[0] or b"/import " in head.split(b"\r\n")[0]:
-            self.server.imports += 1  # type: ignore[attr-defined]
-            if self.server.imports == 1:  # type: ignore[attr-defined]
-                return
-        self.wfile.write(answer)
-
-
-@contextmanager
-def breaking(connection: Connection) -> Iterator[Any]:
-    target = httpx.URL(connection.url)
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Breaking) as proxy:
-        proxy.daemon_threads = True
-        proxy.target, proxy.imports = (target.host, target.port), 0  # type: ignore[attr-defined]
-        threading.Thread(target=proxy.serve_forever, daemon=True).start()
-        yield proxy
-        proxy.shutdown()
-
-
 def test_an_import_whose_confirmation_is_lost_creates_nothing_twice(
     connection: Connection, project_id: str, tmp_path: Path
 ) -> None:
     batch = batch_of(5, ("shown",))
-    with breaking(connection) as proxy:
-        through = replace(connection, url=f"http://127.0.0.1:{proxy.server_address[1]}")
-        annotator(through, project_id).send(batch, draw(tmp_path, batch))
-        assert proxy.imports == 1
+    imports: list[int] = []
+
+    def lose_the_first_confirmation(number: int, request: str, moment: Moment) -> bool:
+        if "/import" in request and moment == "after":
+            imports.append(number)
+        return imports == [number] and moment == "after"
+
+    with gate(connection.url, lose_the_first_confirmation) as passed:
+        annotator(replace(connection, url=passed.url), project_id).send(batch, draw(tmp_path, batch))
+    assert len(imports) == 1
     assert [t["data"]["key"] for t in tasks(connection, project_id)["shown"]] == [e.key for e in batch]
 
 

@@ -10,21 +10,16 @@ import json
 import multiprocessing
 import os
 import random
-import re
 import signal
-import socket
-import socketserver
 import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import httpx
 import pytest
 
 import labeling.client
@@ -34,65 +29,13 @@ from labeling.client import LabelStudioAnnotator, LabelStudioPerson
 from labeling.server import Connection, LabelStudioServer, add_person, person_token
 from labeling.web import token_client
 from tests.contracts.test_annotators import CLASSES, draw
+from tests.tests_gate import Moment, gate
 
 pytestmark = pytest.mark.e2e
 
 TASKS, CHUNK = 12, 4
 Phase = Literal["send", "collect"]
 When = Literal["before", "during", "after"]
-
-
-class _Gate(socketserver.StreamRequestHandler):
-    """Hands one request a connection to Label Studio, and strikes where it is told to."""
-
-    def handle(self) -> None:
-        with suppress(OSError):
-            self._pass_on()
-
-    def _pass_on(self) -> None:
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            line = self.rfile.readline()
-            if not line:
-                return
-            head += line
-        length = re.search(rb"(?i)content-length: (\d+)", head)
-        body = self.rfile.read(int(length[1])) if length else b""
-        head = re.sub(rb"(?i)connection: [^\r]*", b"Connection: close", head)
-        gate: Any = self.server
-        gate.count += 1
-        struck = gate.count == gate.at
-        if struck and gate.when == "before":
-            gate.strike()
-            return
-        if struck and gate.when == "during":
-            threading.Timer(gate.delay, gate.strike).start()
-        with socket.create_connection(gate.target, timeout=300) as upstream:
-            upstream.sendall(head + body)
-            answer = b"".join(iter(lambda: upstream.recv(65536), b""))
-        if struck and gate.when == "after":
-            gate.strike()
-            return
-        self.wfile.write(answer)
-
-
-@contextmanager
-def gate(connection: Connection, at: int, when: When, delay: float, strike: Callable[[], None]) -> Iterator[Any]:
-    target = httpx.URL(connection.url)
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Gate) as proxy:
-        it: Any = proxy
-        it.daemon_threads = True
-        it.target, it.count, it.at, it.when, it.delay, it.strike = (
-            (target.host, target.port),
-            0,
-            at,
-            when,
-            delay,
-            strike,
-        )
-        threading.Thread(target=proxy.serve_forever, daemon=True).start()
-        yield it
-        proxy.shutdown()
 
 
 @dataclass
@@ -147,16 +90,24 @@ def run_through(
     first run."""
     struck: list[multiprocessing.process.BaseProcess] = []
 
+    def act(number: int, _request: str, moment: Moment) -> bool:
+        if number == at and when == "during" and moment == "before":
+            threading.Timer(delay, strike).start()
+        if number == at and when == moment:
+            strike()
+            return True
+        return False
+
     def strike() -> None:
         pid = struck[0].pid if victim == "us" else json.loads(server.state_file.read_text())["pid"]
         with suppress(ProcessLookupError):
             os.kill(int(pid or 0), signal.SIGKILL)
 
-    with gate(desk.connection, at, when, delay, strike) as proxy:
-        process = desk.start(phase, f"http://127.0.0.1:{proxy.server_address[1]}")
+    with gate(desk.connection.url, act) as passed:
+        process = desk.start(phase, passed.url)
         struck.append(process)
         process.join(120)
-        requests, first = int(proxy.count), process.exitcode
+        requests, first = passed.count, process.exitcode
         time.sleep(delay)  # a blow that comes late must not hit the next run
     if at and at <= requests and victim == "us" and when != "during":
         assert first == -signal.SIGKILL
