@@ -187,6 +187,8 @@ class Settings:
     ``images`` is the folder that relative paths start from; ``ledger`` the ledger's database URL, empty for the
     project's own SQLite file; ``holdout_share`` what import sets apart where no split is given. ``answer_key`` is a
     table ``path,label`` of true labels, for demos and benchmarks only: it is counted against, and steers nothing.
+    ``engine`` is where embedding, scoring and folds are computed: ``local``, or ``ray``, the cluster at
+    ``engine_address`` (``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``).
     """
 
     name: str = ""
@@ -195,6 +197,8 @@ class Settings:
     seed: int = 0
     holdout_share: float = 0.2
     answer_key: str = ""
+    engine: str = "local"
+    engine_address: str = "auto"
     backbone: BackboneSettings = field(default_factory=BackboneSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     detection: DetectionSettings = field(default_factory=DetectionSettings)
@@ -206,6 +210,7 @@ class Settings:
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
         _require(0 < self.holdout_share < 1, "holdout_share", self.holdout_share, "in (0, 1)")
+        _require(self.engine in ("local", "ray"), "engine", self.engine, "'local' or 'ray'")
         if re.search(r"://[^/@]*:[^/]*@", self.ledger):
             raise ConfigError(
                 "setting 'ledger' must not hold a password; put it into PGPASSWORD or ~/.pgpass (mode 600), "

@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from curation.engine import Engine, LocalEngine
 from curation.errors import InputError
 from curation.records import Augmentation, Predictions, Progress, Sample
 from curation.scoring import Integers, OutOfSample, check_shapes, fold_numbers
@@ -58,13 +60,16 @@ def cross_validate(
     seed: int,
     folder: Path,
     progress: Progress | None = None,
+    engine: Engine | None = None,
 ) -> OutOfSample:
     """Class probabilities (samples, classes) of every sample by a model trained without its fold.
 
     ``labels`` has shape (samples,), columns of ``class_ids``; ``groups`` (samples,) are never divided, so
     near-duplicates share a fold; classes are spread evenly. A class that only one group has is unknown to the model
     that judges that group. Predictions of a fold are kept under ``folder`` by samples, labels, folds and seed, and
-    taken from there the next time. Raises RecordError or InputError for labels that can't be judged.
+    taken from there the next time. The ``engine`` trains, by default in this process; its workers must see ``folder``,
+    the images and what ``learner`` reads at the same paths. Raises RecordError or InputError for labels that can't be
+    judged.
     """
     began = time.perf_counter()
     ids = np.array([s.id for s in samples])
@@ -74,42 +79,56 @@ def cross_validate(
     numbers = fold_numbers(labels, numbered, folds, seed)
     kept = folder / _key(ids, labels, numbers, class_ids, seed)
     probabilities = np.zeros((len(samples), len(class_ids)))
-    for fold in range(folds):
-        held = np.flatnonzero(numbers == fold)
-        if len(held):
-            predicted = _of_fold(learner, samples, labels, class_ids, numbers, fold, seed, kept, progress)
-            probabilities[held] = predicted.take([samples[row].id for row in held]).probabilities
+    held = {fold: np.flatnonzero(numbers == fold) for fold in range(folds) if (numbers == fold).any()}
+    missing = [fold for fold in held if not _file(kept, fold).exists()]
+    given = _Given(learner, tuple(samples), labels, class_ids, numbers, seed, kept)
+    trained = (engine or LocalEngine()).map(_of_fold, given, missing, progress)
+    for fold, predicted in zip(missing, trained, strict=True):
+        write_frame(_file(kept, fold), predictions_to_frame(predicted))
+        _checkpoint(kept, fold).unlink(missing_ok=True)
+        if progress:
+            progress("training without each fold", fold + 1, folds)
+    for fold, rows in held.items():
+        predicted = predictions_from_frame(read_frame(_file(kept, fold)))
+        probabilities[rows] = predicted.take([samples[row].id for row in rows]).probabilities
     words = f"{folds} models, each trained without a fold"
     return OutOfSample(probabilities, numbers, words, {"folds": float(folds)}, time.perf_counter() - began)
 
 
-def _of_fold(
-    learner: Learner,
-    samples: Sequence[Sample],
-    labels: Integers,
-    class_ids: tuple[str, ...],
-    numbers: Integers,
-    fold: int,
-    seed: int,
-    kept: Path,
-    progress: Progress | None,
-) -> Predictions:
-    file = kept / f"fold-{fold}.parquet"
-    if file.exists():
-        return predictions_from_frame(read_frame(file))
-    learned = np.flatnonzero(numbers != fold)
-    if len(np.unique(labels[learned])) < 2:
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """What the training of every fold begins with; ``numbers`` (samples,) says which fold each sample is in."""
+
+    learner: Learner
+    samples: tuple[Sample, ...]
+    labels: Integers
+    class_ids: tuple[str, ...]
+    numbers: Integers
+    seed: int
+    kept: Path
+
+
+def _of_fold(given: _Given, fold: int, progress: Progress | None) -> Predictions:
+    """Train without a fold and predict it; a training that was stopped goes on at its checkpoint."""
+    learned, held = np.flatnonzero(given.numbers != fold), np.flatnonzero(given.numbers == fold)
+    if len(np.unique(given.labels[learned])) < 2:
         raise InputError(
             "without one fold labels are all of one class; add images of another class or set detection.folds higher"
         )
-    model = learner.train(
-        [samples[row] for row in learned], labels[learned], class_ids, seed=seed, augmentations=(),
-        checkpoint=kept / f"fold-{fold}.safetensors", progress=_telling(progress, fold, int(numbers.max()) + 1),
+    model = given.learner.train(
+        [given.samples[row] for row in learned], given.labels[learned], given.class_ids, seed=given.seed,
+        augmentations=(), checkpoint=_checkpoint(given.kept, fold),
+        progress=_telling(progress, fold, int(given.numbers.max()) + 1),
     )  # fmt: skip
-    predicted = model.predict([samples[row] for row in np.flatnonzero(numbers == fold)], progress)
-    write_frame(file, predictions_to_frame(predicted))
-    (kept / f"fold-{fold}.safetensors").unlink(missing_ok=True)
-    return predicted
+    return model.predict([given.samples[row] for row in held], progress)
+
+
+def _file(kept: Path, fold: int) -> Path:
+    return kept / f"fold-{fold}.parquet"
+
+
+def _checkpoint(kept: Path, fold: int) -> Path:
+    return kept / f"fold-{fold}.safetensors"
 
 
 def _telling(progress: Progress | None, fold: int, folds: int) -> Progress | None:

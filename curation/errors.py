@@ -10,9 +10,10 @@ The tree, and what the command line makes of it::
     ├── ProjectError           a project on disk is missing, locked, or not in the state the call needs
     │   └── ProjectLocked          another process works on this project
     ├── WeightsError           no pretrained weights for the backbone that was asked for
-    ├── ServiceError           Label Studio, MongoDB or the FiftyOne App did not do what it should
+    ├── ServiceError           Label Studio, MongoDB, the FiftyOne App or Ray did not do what it should
     │   ├── LabelStudioError
-    │   └── DatabaseError
+    │   ├── DatabaseError
+    │   └── EngineError        a Ray cluster lost its workers
     └── TrainingError          training can't go on (loss is not a number, nothing to train on)
 
 Each message is one sentence that names the file, row or setting and says what to do next.
@@ -65,6 +66,10 @@ class LabelStudioError(ServiceError):
 
 class DatabaseError(ServiceError):
     """The MongoDB that FiftyOne needs did not start or does not answer."""
+
+
+class EngineError(ServiceError):
+    """The cluster that computes lost its workers, or a task failed there."""
 
 
 class TrainingError(CurationError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from curation.backbone import Backbone
+from curation.engine import Engine, LocalEngine
 from curation.images import PixelCache
 from curation.records import Progress, Sample
 from curation.runs import write_whole
@@ -82,10 +83,19 @@ class FeatureStore:
     """Features and activations of samples by one backbone, computed once and kept under ``folder``.
 
     With ``views``, the folder of ``ViewFeatures``, what that one would compute of train images at this size is computed
-    here in the same pass.
+    here in the same pass. What is not cached yet is computed by the ``engine``, by default in this process.
     """
 
-    def __init__(self, backbone: Backbone, pixels: PixelCache, folder: Path, *, views: Path | None = None) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        pixels: PixelCache,
+        folder: Path,
+        *,
+        views: Path | None = None,
+        engine: Engine | None = None,
+    ) -> None:
+        self._engine = engine or LocalEngine()
         self.backbone = backbone
         self.pixels = pixels
         self._view_folder = views
@@ -106,21 +116,12 @@ class FeatureStore:
 
     def encode(self, images: npt.NDArray[np.uint8]) -> tuple[Features, Activations]:
         """Features and activations of images (n, size, size, 3) uint8, not cached."""
-        parts = [self._forward(images[start : start + self._batch]) for start in range(0, len(images), self._batch)]
+        batches = (images[start : start + self._batch] for start in range(0, len(images), self._batch))
+        parts = [_forward(self.backbone, batch) for batch in batches]
         if not parts:
             empty = np.zeros((0, self.backbone.feature_size), dtype=np.float32)
             return empty, np.zeros((0, *self._activation_shape()), dtype=np.float16)
         return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
-
-    def _forward(self, images: npt.NDArray[np.uint8]) -> tuple[Features, Activations]:
-        import torch
-
-        with torch.inference_mode():
-            activations = self.backbone.trunk(self.backbone.normalise(images))
-            features = self.backbone.tail(activations)
-            # The largest float16: an activation beyond it would come back as infinity.
-            kept = activations.clamp(-65504, 65504).to(torch.float16)
-        return features.float().cpu().numpy(), kept.contiguous().cpu().numpy()
 
     @cached_property
     def _shared_views(self) -> RowFile | None:
@@ -132,13 +133,13 @@ class FeatureStore:
             return None
         noise = np.random.default_rng(0).integers(0, 256, (2, backbone.size, backbone.size, 3), dtype=np.uint8)
         features, activations, viewed = _with_mirror(backbone, noise)
-        expected = self._forward(noise)
+        expected = _forward(backbone, noise)
         close = np.allclose(features, expected[0], atol=1e-2) and np.allclose(activations, expected[1], atol=1e-2)
         return _view_file(self._view_folder, backbone, viewed.shape[1]) if close else None
 
     def _activation_shape(self) -> tuple[int, ...]:
         size = self.backbone.size
-        return self._forward(np.zeros((1, size, size, 3), dtype=np.uint8))[1].shape[1:]
+        return _forward(self.backbone, np.zeros((1, size, size, 3), dtype=np.uint8))[1].shape[1:]
 
     def _activation_file(self) -> RowFile:
         if self._activations is None:
@@ -150,29 +151,42 @@ class FeatureStore:
         known = self._features.index().keys() & activation_file.index().keys()
         missing = sorted({s.id: s for s in samples if s.id not in known}.values(), key=lambda s: s.split != "train")
         trained = sum(s.split == "train" for s in missing)
-        done = 0
-        for chunk in [*_chunks(missing[:trained], KEPT_EVERY), *_chunks(missing[trained:], KEPT_EVERY)]:
-            pixels = self.pixels.pixels(chunk)
+        shared = self._shared_views if trained else None
+        self._compute_new(missing[:trained], shared, _Told(progress, "computing features", 0, len(missing)))
+        self._compute_new(missing[trained:], None, _Told(progress, "computing features", trained, len(missing)))
+
+    def _compute_new(self, samples: Sequence[Sample], views: RowFile | None, told: _Told) -> None:
+        """Compute and keep the features and activations of samples, and with ``views`` what labels are judged by."""
+        batch = self._batch // 2 if views else self._batch
+        work = _with_mirror if views else _without_views
+        computed = self._engine.map(work, self.backbone, _batches(samples, batch, self.pixels.pixels))
+        for chunk in _chunks(samples, KEPT_EVERY):
+            parts = told.take(computed, chunk, batch)
             ids = [s.id for s in chunk]
-            features, activations, viewed = [], [], []
-            shared = self._shared_views if chunk[0].split == "train" else None
-            batch = self._batch // 2 if shared else self._batch
-            for start in range(0, len(chunk), batch):
-                some = pixels[start : start + batch]
-                if shared:
-                    some_features, some_activations, some_viewed = _with_mirror(self.backbone, some)
-                    viewed.append(some_viewed)
-                else:
-                    some_features, some_activations = self._forward(some)
-                features.append(some_features)
-                activations.append(some_activations)
-                done += len(some)
-                if progress:
-                    progress("computing features", done, len(missing))
-            if shared:
-                shared.append(ids, np.concatenate(viewed))
-            self._features.append(ids, np.concatenate(features))
-            activation_file.append(ids, np.concatenate(activations))
+            if views:
+                views.append(ids, np.concatenate([part[2] for part in parts]))
+            self._features.append(ids, np.concatenate([part[0] for part in parts]))
+            self._activation_file().append(ids, np.concatenate([part[1] for part in parts]))
+
+
+class _Told:
+    """Takes results as they come, a batch each, and tells how far they are."""
+
+    def __init__(self, progress: Progress | None, doing: str, done: int, total: int) -> None:
+        self._progress = progress
+        self._doing = doing
+        self._done = done
+        self._total = total
+
+    def take(self, results: Iterator[Any], chunk: Sequence[Sample], batch: int) -> list[Any]:
+        """The results of the batches of a chunk."""
+        found = []
+        for start in range(0, len(chunk), batch):
+            found.append(next(results))
+            self._done += min(batch, len(chunk) - start)
+            if self._progress:
+                self._progress(self._doing, self._done, self._total)
+        return found
 
 
 #: Sides of the views that labels are judged by, as shares of the first; multiples of 32 pixels.
@@ -191,9 +205,10 @@ class ViewFeatures:
     take (most transformers are made for one) are left out.
     """
 
-    def __init__(self, backbone: Backbone, folder: Path) -> None:
+    def __init__(self, backbone: Backbone, folder: Path, *, engine: Engine | None = None) -> None:
         self._backbone = backbone
         self._folder = folder
+        self._engine = engine or LocalEngine()
 
     @cached_property
     def views(self) -> list[tuple[Backbone, int]]:
@@ -211,17 +226,11 @@ class ViewFeatures:
         known = file.index()
         missing = list({s.id: s for s in samples if s.id not in known}.values())
         images = PixelCache(self._folder, view.size)
-        batch, done = BATCH[view.device.type] // 2, 0
+        batch = BATCH[view.device.type] // 2
+        computed = self._engine.map(_viewed, view, _batches(missing, batch, images.decode))
+        told = _Told(progress, f"computing features at {view.size} px", 0, len(missing))
         for chunk in _chunks(missing, KEPT_EVERY):
-            pixels = images.decode(chunk)
-            parts = []
-            for start in range(0, len(chunk), batch):
-                some = pixels[start : start + batch]
-                parts.append(_mean_with_mirror(_stages(view, np.concatenate([some, some[:, :, ::-1]]))))
-                done += len(some)
-                if progress:
-                    progress(f"computing features at {view.size} px", done, len(missing))
-            file.append([s.id for s in chunk], np.concatenate(parts))
+            file.append([s.id for s in chunk], np.concatenate(told.take(computed, chunk, batch)))
         return file.rows([s.id for s in samples])
 
 
@@ -246,7 +255,32 @@ def _mean_with_mirror(rows: Features) -> Features:
     return np.asarray((rows[:half] + rows[half:]) / 2)
 
 
-def _with_mirror(backbone: Backbone, images: npt.NDArray[np.uint8]) -> tuple[Features, Activations, Features]:
+def _forward(backbone: Backbone, images: npt.NDArray[np.uint8]) -> tuple[Features, Activations]:
+    """Features and activations of images (n, size, size, 3) uint8."""
+    import torch
+
+    with torch.inference_mode():
+        activations = backbone.trunk(backbone.normalise(images))
+        features = backbone.tail(activations)
+        # The largest float16: an activation beyond it would come back as infinity.
+        kept = activations.clamp(-65504, 65504).to(torch.float16)
+    return features.float().cpu().numpy(), kept.contiguous().cpu().numpy()
+
+
+def _without_views(
+    backbone: Backbone, images: npt.NDArray[np.uint8], _: Progress | None = None
+) -> tuple[Features, Activations, None]:
+    return *_forward(backbone, images), None
+
+
+def _viewed(view: Backbone, images: npt.NDArray[np.uint8], _: Progress | None = None) -> Features:
+    """The rows that ``ViewFeatures`` keeps of images, by the network at one size."""
+    return _mean_with_mirror(_stages(view, np.concatenate([images, images[:, :, ::-1]])))
+
+
+def _with_mirror(
+    backbone: Backbone, images: npt.NDArray[np.uint8], _: Progress | None = None
+) -> tuple[Features, Activations, Features]:
     """Features and activations of images, and the rows that ``ViewFeatures`` keeps, all from one pass."""
     import torch
 
@@ -291,3 +325,13 @@ def _stages(view: Backbone, images: npt.NDArray[np.uint8]) -> Features:
 def _chunks(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
     for start in range(0, len(samples), size):
         yield samples[start : start + size]
+
+
+def _batches(
+    samples: Sequence[Sample], size: int, read: Callable[[Sequence[Sample]], npt.NDArray[np.uint8]]
+) -> Iterator[npt.NDArray[np.uint8]]:
+    """Images a batch at a time, read a chunk at a time and only when they are asked for; no batch spans two chunks."""
+    for chunk in _chunks(samples, KEPT_EVERY):
+        images = read(chunk)
+        for start in range(0, len(chunk), size):
+            yield images[start : start + size]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -22,6 +22,7 @@ import numpy.typing as npt
 from curation.config import Settings
 from curation.costs import label_weights, positive_class
 from curation.credit import Credit, TrainingSet, action_sets, credit_actions
+from curation.engine import Engine, LocalEngine
 from curation.errors import ProjectError, TrainingError
 from curation.evidence import Said, gather, hold_back, learn
 from curation.ledger import Ledger
@@ -182,6 +183,7 @@ class Parts:
     reporters: Sequence[Reporter]
     progress: Progress | None = None
     judge: Encoder | None = None  #: features that labels are judged by, where not those of ``encoder``
+    engine: Engine = field(default_factory=LocalEngine)  #: where labels are scored
     copies: Copies | None = None  #: features of augmented copies; without it augmentation gets no credit
 
 
@@ -349,21 +351,23 @@ class Loop:
         features: npt.NDArray[np.float32],
     ) -> OutOfSample:
         """Predictions of ours that have not seen the labels they judge, by the scorer that the settings name."""
-        from curation import crossval, scoring, streaming
+        from curation import crossval, streaming
 
         seed, folds, progress = self.settings.seed, self.settings.detection.folds, self.parts.progress
+        engine = self.parts.engine
         if self.settings.detection.scorer == "training":
             made_of = hashlib.sha256(repr((self.settings.training, self.settings.backbone)).encode()).hexdigest()[:12]
             return crossval.cross_validate(
                 self.parts.trainer, rows, columns, class_ids, groups=groups, folds=folds, seed=seed,
-                folder=self.paths.cache / "folds" / made_of, progress=progress,
+                folder=self.paths.cache / "folds" / made_of, progress=progress, engine=engine,
             )  # fmt: skip
         judged = self.parts.judge.features(rows, progress) if self.parts.judge else features
         if len(rows) > streaming.FROM:
             return streaming.score_streaming(
-                judged, columns, len(class_ids), groups=groups, seed=seed, progress=progress
+                judged, columns, len(class_ids), groups=groups, seed=seed, progress=progress, engine=engine
             )
-        return scoring.score_out_of_sample(judged, columns, len(class_ids), groups=groups, seed=seed, folds=folds)
+        told = {"groups": groups, "seed": seed, "folds": folds}
+        return next(engine.map(_score_labels, (judged, told), [(columns, len(class_ids))]))
 
     def leaks(self, train: Sequence[Sample], holdout: Sequence[Sample]) -> list[Issue]:
         """Holdout images that are all but in train, where duplicates are looked for at all."""
@@ -790,6 +794,17 @@ def trainable(samples: Sequence[Sample], labels: Mapping[str, CurrentLabel]) -> 
 def labeled_holdout(samples: Sequence[Sample], labels: Mapping[str, CurrentLabel]) -> list[Sample]:
     """Holdout samples with a label, in their order."""
     return [s for s in samples if s.split == "holdout" and (now := labels.get(s.id)) is not None and now.class_id]
+
+
+def _score_labels(
+    judged: tuple[npt.NDArray[np.float32], Mapping[str, Any]],
+    labels: tuple[npt.NDArray[np.int64], int],
+    _: Progress | None = None,
+) -> OutOfSample:
+    """Judge labels, and the number of classes, by features and the rest of what ``score_out_of_sample`` takes."""
+    from curation.scoring import score_out_of_sample
+
+    return score_out_of_sample(judged[0], *labels, **judged[1])
 
 
 def joint_groups(samples: Sequence[Sample], duplicates: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

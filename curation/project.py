@@ -68,6 +68,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pandas as pd
 
+    from curation.backbone import Backbone
+    from curation.engine import Engine
     from curation.features import FeatureStore
     from labeling.server import LabelStudioServer
     from reports.app import ReviewApp
@@ -772,8 +774,9 @@ class Project:
         backbone = load_backbone(settings.backbone.name, weights=weights, size=size, device=settings.backbone.device)
         self.say(backbone.describe())
         views = self.paths.cache / "views" if settings.detection.views == "many" else None
+        engine = _engine(settings, backbone)
         pixels = PixelCache(self.paths.cache / "pixels", size)
-        return FeatureStore(backbone, pixels, self.paths.cache / "features", views=views)
+        return FeatureStore(backbone, pixels, self.paths.cache / "features", views=views, engine=engine)
 
     def _parts(self, settings: Settings) -> Parts:
         from curation.features import ViewFeatures
@@ -782,9 +785,11 @@ class Project:
 
         store = self._store(settings)
         backbone, pixels = store.backbone, store.pixels
+        engine, views = _engine(settings, backbone), self.paths.cache / "views"
         return Parts(
+            engine=engine,
             encoder=store,
-            judge=ViewFeatures(backbone, self.paths.cache / "views") if settings.detection.views == "many" else None,
+            judge=ViewFeatures(backbone, views, engine=engine) if settings.detection.views == "many" else None,
             trainer=HeadTrainer(store, pixels) if settings.training.method == "head" else _FineTuner(store, settings),
             measure=lambda samples, progress: measure_properties(
                 samples, self.paths.cache / "properties.parquet", progress
@@ -1043,6 +1048,13 @@ class Project:
             for path, label in zip(table["path"], table["label"], strict=True)
             if path in of_path
         }
+
+
+def _engine(settings: Settings, backbone: Backbone) -> Engine:
+    """Where the settings want heavy work computed."""
+    from curation.engine import make_engine
+
+    return make_engine(settings.engine, settings.engine_address, gpu=backbone.device.type == "cuda")
 
 
 class _FineTuner:

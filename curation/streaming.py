@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from curation.engine import Engine, LocalEngine
 from curation.errors import RecordError
 from curation.records import Progress
 from curation.scoring import (
@@ -51,19 +53,21 @@ def score_streaming(
     groups: Integers | None = None,
     seed: int,
     progress: Progress | None = None,
+    engine: Engine | None = None,
 ) -> OutOfSample:
     """Class probabilities of every sample by a model that has not seen it, nor its group.
 
     ``features`` has shape (samples, dimensions) in any floating type, for instance a memory-mapped file in half
     precision; ``labels`` (samples,), columns below ``n_classes``; ``groups`` (samples,), by default each sample alone
-    (fastest where numbered in the order of samples). Raises RecordError and InputError as ``score_out_of_sample`` does,
+    (fastest where numbered in the order of samples). Blocks of features are read here and computed by the ``engine``,
+    by default in this process. Raises RecordError and InputError as ``score_out_of_sample`` does,
     for features that are not finite numbers when they are read.
     """
     began = time.perf_counter()
     alone = np.arange(len(labels), dtype=np.int64)
     check_shapes(features, labels, n_classes, alone if groups is None else groups)
     groups = alone if groups is None else np.unique(groups, return_inverse=True)[1].astype(np.int64)
-    kernel = _StreamedKernel(features, labels, n_classes, groups, seed, progress)
+    kernel = _StreamedKernel(features, labels, n_classes, groups, seed, progress, engine or LocalEngine())
     noise = kernel.choose()
     first = kernel.probabilities(labels, 1)
     corrected = corrected_labels(first, labels)
@@ -82,6 +86,70 @@ def score_streaming(
     )
 
 
+@dataclass(frozen=True, eq=False)
+class _Space:
+    """How features become rows R, shape (rows, landmarks), with the kernel R R'."""
+
+    mean: Features
+    deviation: Features
+    landmarks: Features
+    width: float
+    root: Features
+
+    def rooted(self, inputs: Features) -> Features:
+        """R of features (rows, dimensions)."""
+        from scipy.linalg import solve_triangular
+
+        distances = squared_distances(scaled(inputs, self.mean, self.deviation), self.landmarks)
+        distances /= -self.width
+        kernel = np.exp(distances, out=distances)
+        return np.ascontiguousarray(
+            solve_triangular(self.root, kernel.T, lower=True, check_finite=False, overwrite_b=True).T
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Solved:
+    """The regression at one noise: the factor of its Gram matrix, and what the landmarks have learned."""
+
+    space: _Space
+    factor: Features
+    right: Floats
+    temperature: float
+
+    def values(self, rooted: Features, targets: Features, groups: Integers) -> Floats:
+        """What is predicted for rows R, (rows, classes), each group left out."""
+        from scipy.linalg import solve_triangular
+
+        half = solve_triangular(self.factor, rooted.T, lower=True, check_finite=False).T
+        right = solve_triangular(self.factor, self.right, lower=True, check_finite=False).astype(np.float32)
+        half = np.ascontiguousarray(half)
+        return leave_out_ridge(half, half @ right, targets, groups)
+
+
+#: What is computed of a block: its features as they are kept, its targets (rows, classes), its groups (rows,).
+_Block = tuple[Rows, Features, Integers]
+
+
+def scaled(inputs: Features, mean: Features, deviation: Features) -> Features:
+    """Features (rows, dimensions) standardised and brought to one length; a new array."""
+    inputs = (inputs - mean) / deviation
+    inputs *= LENGTH / np.maximum(np.linalg.norm(inputs, axis=1, keepdims=True), 1e-6)
+    return inputs
+
+
+def _sums(space: _Space, block: _Block, _: Progress | None = None) -> tuple[Floats, Floats]:
+    """What a block adds to the Gram matrix, and to what is learned of its targets."""
+    rooted = space.rooted(np.asarray(block[0], dtype=np.float32))
+    return (rooted.T @ rooted).astype(np.float64), (rooted.T @ block[1]).astype(np.float64)
+
+
+def _judged(solved: _Solved, block: _Block, _: Progress | None = None) -> Floats:
+    """Probabilities (rows, classes) of a block, left out."""
+    values = solved.values(solved.space.rooted(np.asarray(block[0], dtype=np.float32)), block[1], block[2])
+    return apply_temperature(values, solved.temperature)
+
+
 class _StreamedKernel:
     def __init__(
         self,
@@ -91,44 +159,50 @@ class _StreamedKernel:
         groups: Integers,
         seed: int,
         progress: Progress | None,
+        engine: Engine,
     ) -> None:
+        self._engine = engine
         self._features = features
         self._labels = labels
         self._n_classes = n_classes
         self._groups = groups
         self._progress = progress
+        self._done = 0
         self._order = np.argsort(groups, kind="stable")
         rng = np.random.default_rng(seed)
-        self._mean, self._deviation = self._moments()
-        self._landmarks = self._scaled(np.sort(rng.permutation(len(labels))[:LANDMARKS]))
-        self.size = len(self._landmarks)
+        mean, deviation = self._moments()
+        chosen = np.sort(rng.permutation(len(labels))[:LANDMARKS])
+        landmarks = scaled(self._read(chosen), mean, deviation)
+        self.size = len(landmarks)
         self._probe = np.flatnonzero(probed(groups, seed))
-        near = squared_distances(self._scaled(self._probe), self._landmarks)
-        self._width = max(float(np.median(near)), 1e-6)
-        own = np.exp(-squared_distances(self._landmarks, self._landmarks) / self._width).astype(np.float64)
-        self._root = np.linalg.cholesky(own + 1e-4 * np.eye(self.size)).astype(np.float32)
+        near = squared_distances(scaled(self._read(self._probe), mean, deviation), landmarks)
+        width = max(float(np.median(near)), 1e-6)
+        own = np.exp(-squared_distances(landmarks, landmarks) / width).astype(np.float64)
+        root = np.linalg.cholesky(own + 1e-4 * np.eye(self.size)).astype(np.float32)
+        self._space = _Space(mean, deviation, landmarks, width, root)
         self._gram = np.zeros((self.size, self.size))
         self._right = np.zeros((self.size, n_classes))
-        for rows in self._blocks("reading features"):
-            rooted = self._rooted(rows)
-            self._gram += rooted.T @ rooted
-            self._right += rooted.T @ self._targets(labels[rows])
-        self._temperature = 1.0
+        blocks = list(self._blocks())
+        for rows, (gram, right) in zip(
+            blocks, engine.map(_sums, self._space, (self._block(rows, labels) for rows in blocks)), strict=True
+        ):
+            self._gram += gram
+            self._right += right
+            self._tell("reading features", rows)
+        self._solved = self._at(NOISES[len(NOISES) // 2], 1.0)
 
     def choose(self) -> float:
         """Choose the noise of least squared error on probed samples left out, then the temperature; the noise."""
-        rooted, targets = self._rooted(self._probe), self._targets(self._labels[self._probe])
+        rooted, targets = self._space.rooted(self._read(self._probe)), self._targets(self._labels[self._probe])
         groups = self._groups[self._probe]
 
         def loss(noise: float) -> float:
-            self._factor = self._lower(noise)
-            values = self._values(self._half(rooted), targets, groups)
+            values = self._at(noise, 1.0).values(rooted, targets, groups)
             return float(((values - targets) ** 2).mean())
 
         noise = least(NOISES, loss)
-        self._factor = self._lower(noise)
-        values = self._values(self._half(rooted), targets, groups)
-        self._temperature = temperature(values, self._labels[self._probe])
+        values = self._at(noise, 1.0).values(rooted, targets, groups)
+        self._solved = self._at(noise, temperature(values, self._labels[self._probe]))
         return noise
 
     def relearn(self, labels: Integers) -> None:
@@ -137,52 +211,32 @@ class _StreamedKernel:
         for start in range(0, len(changed), BLOCK):
             rows = changed[start : start + BLOCK]
             difference = self._targets(labels[rows]) - self._targets(self._labels[rows])
-            self._right += self._rooted(rows).T @ difference
+            self._right += self._space.rooted(self._read(rows)).T @ difference
+        self._solved = replace(self._solved, right=self._right)
 
     def probabilities(self, labels: Integers, number: int) -> Floats:
         """Probabilities (samples, classes) of samples left out, learned from these labels."""
         found = np.empty((len(labels), self._n_classes))
-        for rows in self._blocks(f"judging labels, round {number} of 2"):
-            half = self._half(self._rooted(rows))
-            values = self._values(half, self._targets(labels[rows]), self._groups[rows])
-            found[rows] = apply_temperature(values, self._temperature)
+        blocks = list(self._blocks())
+        tasks = (self._block(rows, labels) for rows in blocks)
+        for rows, judged in zip(blocks, self._engine.map(_judged, self._solved, tasks), strict=True):
+            found[rows] = judged
+            self._tell(f"judging labels, round {number} of 2", rows)
         return found
 
-    def _values(self, half: Features, targets: Features, groups: Integers) -> Floats:
-        from scipy.linalg import solve_triangular
+    def _at(self, noise: float, by: float) -> _Solved:
+        factor = np.linalg.cholesky(self._gram + noise * np.eye(self.size)).astype(np.float32)
+        return _Solved(self._space, factor, self._right, by)
 
-        right = solve_triangular(self._factor, self._right, lower=True, check_finite=False).astype(np.float32)
-        return leave_out_ridge(half, half @ right, targets, groups)
+    def _block(self, rows: Integers, labels: Integers) -> _Block:
+        return self._stored(rows), self._targets(labels[rows]), self._groups[rows]
 
-    def _lower(self, noise: float) -> Features:
-        return np.linalg.cholesky(self._gram + noise * np.eye(self.size)).astype(np.float32)
-
-    def _half(self, rooted: Features) -> Features:
-        from scipy.linalg import solve_triangular
-
-        return np.ascontiguousarray(solve_triangular(self._factor, rooted.T, lower=True, check_finite=False).T)
-
-    def _rooted(self, rows: Integers) -> Features:
-        """R of these rows, shape (rows, landmarks), with the kernel R R'."""
-        from scipy.linalg import solve_triangular
-
-        distances = squared_distances(self._scaled(rows), self._landmarks)
-        distances /= -self._width
-        kernel = np.exp(distances, out=distances)
-        return np.ascontiguousarray(
-            solve_triangular(self._root, kernel.T, lower=True, check_finite=False, overwrite_b=True).T
-        )
-
-    def _scaled(self, rows: Integers) -> Features:
-        inputs = (self._read(rows) - self._mean) / self._deviation
-        lengths = np.linalg.norm(inputs, axis=1, keepdims=True)
-        inputs *= LENGTH / np.maximum(lengths, 1e-6)
-        return inputs
+    def _stored(self, rows: Integers) -> Rows:
+        in_line = len(rows) and rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all()
+        return self._features[rows[0] : rows[-1] + 1] if in_line else self._features[rows]
 
     def _read(self, rows: Integers) -> Features:
-        in_line = len(rows) and rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all()
-        part = self._features[rows[0] : rows[-1] + 1] if in_line else self._features[rows]
-        inputs = np.asarray(part, dtype=np.float32)
+        inputs = np.asarray(self._stored(rows), dtype=np.float32)
         bad = np.flatnonzero(~np.isfinite(inputs.sum(axis=1)))
         if len(bad):
             raise RecordError(
@@ -195,8 +249,9 @@ class _StreamedKernel:
         """Mean and standard deviation of every dimension; 1 where it does not vary."""
         total = np.zeros(self._features.shape[1])
         squares = np.zeros(self._features.shape[1])
-        for rows in self._blocks("measuring features"):
+        for rows in self._blocks():
             inputs = self._read(rows)
+            self._tell("measuring features", rows)
             total += inputs.sum(axis=0, dtype=np.float64)
             squares += np.einsum("sd,sd->d", inputs, inputs, dtype=np.float64)
         mean = total / len(self._labels)
@@ -208,7 +263,7 @@ class _StreamedKernel:
         targets[np.arange(len(labels)), labels] += 1
         return targets
 
-    def _blocks(self, doing: str) -> Iterator[Integers]:
+    def _blocks(self) -> Iterator[Integers]:
         """Rows of whole groups, about ``BLOCK`` at a time."""
         ordered = self._groups[self._order]
         start = 0
@@ -218,5 +273,9 @@ class _StreamedKernel:
                 end = int(np.searchsorted(ordered, ordered[end - 1], side="right"))
             yield self._order[start:end]
             start = end
-            if self._progress:
-                self._progress(doing, end, len(ordered))
+
+    def _tell(self, doing: str, rows: Integers) -> None:
+        """Tell that a block is done, the next of this pass."""
+        if self._progress:
+            self._done = (0 if self._done == len(self._labels) else self._done) + len(rows)
+            self._progress(doing, self._done, len(self._labels))

@@ -22,7 +22,7 @@ ORDER = [
     ["curation.config"],
     ["curation.schema", "curation.ledger", "curation.runs", "curation.backup", "curation.tables", "curation.images",
      "curation.dataset", "curation.files", "curation.importing", "curation.flags", "curation.predictions",
-     "curation.properties", "curation.quality"],
+     "curation.properties", "curation.quality", "curation.engine"],
     [
         "curation.backbone", "curation.features", "curation.networks", "curation.fitting", "curation.training",
         "curation.exports", "curation.heads",
@@ -43,6 +43,7 @@ DOORS = {
     "cleanlab": {"curation/scoring.py", "curation/issues.py", "labeling/consensus.py"},
     "label_studio_sdk": {"labeling/client.py", "labeling/server.py"},
     "albumentations": {"augment/transforms.py"},
+    "ray": {"curation/engine.py"},
     "faiss": {"curation/neighbours.py"},
     "umap": {"curation/plane.py"},
     "fiftyone": {"reports/fiftyone_store.py", "reports/app_server.py", "reports/fiftyone_plugin/curation/__init__.py"},

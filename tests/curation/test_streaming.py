@@ -9,6 +9,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from curation import scoring, streaming
+from curation.engine import LocalEngine
 from curation.errors import InputError, RecordError
 from curation.scoring import LeaveOutKernel, label_quality, scale
 from curation.streaming import score_streaming
@@ -27,7 +28,7 @@ def test_the_first_round_is_that_of_the_kernel_in_memory(monkeypatch: pytest.Mon
     """With every sample a landmark both are exact."""
     features, labels, _ = crowd(300)
     groups = np.arange(300, dtype=np.int64) // 2
-    kernel = streaming._StreamedKernel(features, labels, 3, groups, 0, None)
+    kernel = streaming._StreamedKernel(features, labels, 3, groups, 0, None, LocalEngine())
     noise = kernel.choose()
     found = kernel.probabilities(labels, 1)
     memory = LeaveOutKernel(scale(features), 3, groups, 0)
