@@ -34,6 +34,7 @@ from curation.records import (
     CurrentLabel,
     Decision,
     Issue,
+    LabelEvent,
     Predictions,
     Progress,
     QueueEntry,
@@ -530,7 +531,10 @@ class Loop:
             labels = self.ledger.labels()
             before = self.ledger.labels(as_of=number - 1)
             # What labelers say is judged as if no reviewer had spoken, so that estimates don't rest on reviewers.
-            judged = labels | {s: before[s] for s in settled if s in before}
+            # Nor by what these answers have changed already, in a run that was stopped before it noted them.
+            done = {e.sample_id for e in self._consensus_events(number)}
+            judged = {s: label for s, label in labels.items() if s not in done}
+            judged |= {s: before[s] for s in (*settled, *done) if s in before}
             said = [v for v in everything if v.mode != "review"]
             verdicts = [v for v in said if v.sample_id in asked]
             decisions = self._decisions(verdicts, judged, predictions)
@@ -558,6 +562,11 @@ class Loop:
             "decisions": [asdict(d) for d in decisions],
             "reviewers_decisions": [asdict(decision_of(v, before.get(s))) for s, v in reviewed.items()],
         }
+
+    def _consensus_events(self, number: int) -> list[LabelEvent]:
+        """What the consensus of labelers changed in an iteration."""
+        events = self.ledger.label_events()
+        return [e for e in events if e.iteration == number and e.kind == "decision" and e.who == "consensus"]
 
     def _late(self, number: int, verdicts: Sequence[Verdict]) -> set[str]:
         """Samples of earlier batches with an answer that came, or was changed, after its batch was decided."""

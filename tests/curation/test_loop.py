@@ -21,7 +21,7 @@ from curation.ledger import Ledger, NewPath, NewSample
 from curation.loop import Account, Loop, Parts, joint_groups, trainable
 from curation.properties import measure_properties
 from curation.records import WITHDRAWN, Decision, Sample, Verdict
-from curation.runs import ProjectPaths, finished
+from curation.runs import ProjectPaths, finished, read_json
 
 FLIPPED = 8
 
@@ -234,6 +234,20 @@ def test_a_stage_whose_manifest_is_missing_is_made_again_to_the_same_end(tmp_pat
     assert house.ledger.label_events() == events
     assert house.ledger.queue(1) == queue
     assert (folder / "model.safetensors").read_bytes() == weights
+
+
+def test_a_review_that_was_stopped_after_its_decisions_notes_the_same_decisions(tmp_path: Path) -> None:
+    """What changed is told by the labels that people were asked about, not by what they have become."""
+    house = House(tmp_path)
+    house.loop.baseline()
+    house.loop.advance(1, lambda: house.people)
+    manifest = house.paths.iteration(1) / "review.json"
+    noted = read_json(manifest)
+    manifest.unlink()
+    house.loop.advance(1, lambda: house.people)
+    again = read_json(manifest)
+    assert "change" in {d["outcome"] for d in noted["decisions"]}
+    assert {k: v for k, v in again.items() if k != "ledger"} == {k: v for k, v in noted.items() if k != "ledger"}
 
 
 def test_an_excluded_image_is_not_trained_on(done: House, tmp_path: Path) -> None:
