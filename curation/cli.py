@@ -671,6 +671,8 @@ def people(
         click.echo(f"Send this to {made['name']}; the password is shown once and kept nowhere:")
         for word, value in (("address", made["url"]), ("email", made["email"]), ("password", made["password"])):
             click.echo(f"  {word:9} {value}")
+        for stream, address in made["streams"].items():
+            click.echo(f"  {stream:9} {address}")
         return
     if quality:
         table = desk.labelers(project)

@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
+from curation.cli import curate
 from curation.errors import DataError, LabelStudioError
 from curation.ledger import Ledger, NewPath, NewSample
+from curation.project import Project
 from curation.records import AMBIGUOUS, BAD_IMAGE, OTHER, WITHDRAWN, Classes, Mode, QueueEntry
 from labeling.client import LabelStudioAnnotator, LabelStudioPerson
 from labeling.server import (
@@ -763,6 +766,54 @@ def test_other_is_answered_in_words(
     page.close()
     (verdict,) = asked.collect(batch)
     assert (verdict.answer, verdict.note) == (OTHER, "a tram")
+
+
+def test_somebody_who_was_added_signs_in_by_what_was_sent_and_labels(
+    connection: Connection, browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = [replace(e, opinions=1) for e in batch_of(3)]
+    files = draw(tmp_path / "images", [*batch, *batch_of(1)])
+    (tmp_path / "labels.csv").write_text(
+        "path,label,split\n"
+        + "".join(f"{f.name},{('cat', 'fox')[n % 2]},train\n" for n, f in enumerate(files.values()))
+    )
+    project, _ = Project.create(tmp_path / "parts", tmp_path / "images", tmp_path / "labels.csv")
+    batch = [replace(e, sample_id=s.id, iteration=1) for e, s in zip(batch, project.samples(), strict=False)]
+    project.ledger.add_queue(batch)
+    project.ledger.set_state(1, "waiting")
+    monkeypatch.setenv("LABEL_STUDIO_URL", connection.url)
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", connection.token)
+
+    def curate_says(*arguments: str) -> Any:
+        done = CliRunner().invoke(curate, [arguments[0], str(project.root), *arguments[1:], "--json"])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    email = f"{uuid.uuid4().hex}@example.com"
+    sent = curate_says("people", "--add", "Zoë", "--email", email)
+    assert (sent["name"], sent["email"], set(sent["streams"])) == ("Zoë", email, {"shown", "blind"})
+    page = browser.new_page(viewport={"width": 1366, "height": 768})
+    page.goto(sent["streams"]["shown"])  # nobody is signed in: the form comes first, then the screen
+    page.fill("[name=email]", sent["email"])
+    page.fill("[name=password]", sent["password"])
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".ct .lsf-choice", timeout=60_000)
+    open_stream(page, sent["streams"]["shown"])
+    press(page, "2")
+    open_stream(page, sent["streams"]["blind"])
+    press(page, "1")
+    press(page, "x")
+    page.close()
+    assert curate_says("sync")["missing"] == 0
+    said = {v.key: v for v in project.ledger.verdicts()}
+    assert said[batch[0].key].answer == "c2"
+    assert sorted(said[e.key].answer for e in batch[1:]) == [BAD_IMAGE, "c1"]
+    assert {v.person for v in said.values()} == {"Zoë"}
+    assert all(v.seconds is not None and v.seconds > 0 for v in said.values())
+    (row,) = curate_says("people", "--quality")
+    assert (row["person"], row["answered"], row["note"]) == ("Zoë", 3, "")
+    assert sent["password"] not in "".join(f.read_text(errors="ignore") for f in project.root.rglob("*") if f.is_file())
+    project.ledger.close()
 
 
 # --- the server (last: it goes down and comes back)
