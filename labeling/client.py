@@ -239,9 +239,11 @@ class LabelStudioAnnotator:
         return project
 
     def _screen(self, stream: Stream, examples: Mapping[str, Sequence[str]]) -> str:
+        send = "Ctrl+Enter" if self.connection.images is None else "Enter"  # a key of our own Label Studio alone
         return labeling_config(
-            self._asked, mode=stream, texts=self.texts, guide=self.guide, examples=examples, near=self._shows_near
-        )
+            self._asked, mode=stream, texts=self.texts, guide=self.guide, examples=examples, near=self._shows_near,
+            send=send,
+        )  # fmt: skip
 
     @property
     def _shows_near(self) -> bool:

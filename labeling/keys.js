@@ -23,6 +23,11 @@
     lit = "";
     document.querySelectorAll(".ct-image canvas").forEach((canvas) => { canvas.style.filter = ""; });
   };
+  // In the search field Enter takes the first class that is left (Label Studio's own); Enter again shall send it.
+  document.addEventListener("keydown", (event) => {
+    const field = event.target;
+    if (event.key === "Enter" && writing(field) && field.closest(".ct-many")) setTimeout(() => field.blur(), 0);
+  }, true);
   document.addEventListener("keydown", (event) => {
     if (!onScreen() || writing(event.target) || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return;
     const back = document.querySelector('button[aria-label="submit"]'); // reads "Update": an image seen before

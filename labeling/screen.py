@@ -83,12 +83,13 @@ def labeling_config(
     guide: Mapping[str, str] | None = None,
     examples: Mapping[str, Sequence[str]] | None = None,
     near: bool = True,
+    send: str = "Ctrl+Enter",
 ) -> str:
     """The screen for these classes; ``guide`` says what a class means, ``examples`` are image addresses, by class id.
 
     In shown mode a task's ``given_label``, ``suggestion``, ``reason`` and, unless ``near`` is false, ``evidence``
     (HTML, of ``evidence``) are shown. Label Studio takes no uploads of images where tasks show two fields with tags of
-    their own, so a screen for uploaded images has to do without.
+    their own, so a screen for uploaded images has to do without. ``send`` names the key that sends an answer.
     """
     kind = "ct" + (" ct-wide" if len(classes) > MANY else "") + (" ct-wider" if len(classes) > VERY_MANY else "")
     view = Xml.Element("View", className=kind)
@@ -100,7 +101,9 @@ def labeling_config(
         _facts(ask, texts, near)
     _words(ask, texts.question_shown if mode == "shown" else texts.question_blind, "ct-question")
     _choices(ask, classes, texts)
-    _guide(Xml.SubElement(view, "View", className="ct-guide"), classes, texts, mode, guide or {}, examples or {})
+    aside = Xml.SubElement(view, "View", className="ct-guide")
+    _words(aside, (texts.how_shown if mode == "shown" else texts.how_blind).format(send=send), "ct-how")
+    _guide(aside, classes, texts, guide or {}, examples or {})
     return Xml.tostring(view, encoding="unicode")
 
 
@@ -153,16 +156,15 @@ def _guide(
     parent: Xml.Element,
     classes: Classes,
     texts: Texts,
-    mode: Stream,
     guide: Mapping[str, str],
     examples: Mapping[str, Sequence[str]],
 ) -> None:
-    _words(parent, texts.how_shown if mode == "shown" else texts.how_blind, "ct-how")
     _words(parent, texts.guide, "ct-question")
     seen = examples if len(classes) <= MOST_WITH_EXAMPLES else {}
     told = [(n, guide.get(c, ""), seen.get(c, ())) for c, n in classes if guide.get(c) or seen.get(c)]
     special = [(texts.ambiguous, texts.ambiguous_guide, ()), (texts.bad_image, texts.bad_image_guide, ())]
-    page = "".join(_entry(name, meaning, pictures) for name, meaning, pictures in [*told, *special])
+    entry = _small_entry if VERY_MANY < len(classes) <= MOST_WITH_EXAMPLES else _entry
+    page = "".join(entry(name, meaning, pictures) for name, meaning, pictures in [*told, *special])
     # The name changes with the contents: Label Studio refuses to change a text that has a name.
     Xml.SubElement(parent, "HyperText", name="guide", value=_no_fields(page), inline="true")
 
@@ -171,6 +173,13 @@ def _entry(name: str, meaning: str, pictures: Sequence[str]) -> str:
     """A class in the guide, as HTML: its pictures, its name, what it means."""
     shown = "".join(_picture(address, "ct-example") for address in pictures)
     return f'<div class="ct-entry"><span>{shown}</span><p><b>{escape(name)}</b> {escape(meaning)}</p></div>'
+
+
+def _small_entry(name: str, meaning: str, pictures: Sequence[str]) -> str:
+    """A class in the guide where there are many: its pictures and its name; what it means shows under the pointer."""
+    shown = "".join(_picture(address, "ct-example") for address in pictures)
+    told = escape(f"{name}: {meaning}" if meaning else name)
+    return f'<div class="ct-entry ct-small" title="{told}"><span>{shown}</span><b>{escape(name)}</b></div>'
 
 
 def evidence(near: Sequence[tuple[str, Sequence[str]]], texts: Texts) -> str:
@@ -245,7 +254,8 @@ _STYLE = """
 .ct-many .lsf-choices { display: grid !important; grid-template-columns: 1fr 1fr; align-content: start; gap: 0 10px;
   flex: 1; min-height: 0; overflow-y: auto }
 .ct-many .lsf-choice { min-width: 0 }
-.ct-wider { grid-template-columns: minmax(0, 1fr) 540px 220px; gap: 14px }
+.ct-wider { grid-template-columns: minmax(0, 1fr) 540px 250px; gap: 10px; padding: 12px 10px }
+.ct-wider .ct-guide { padding-left: 10px }
 .ct-wider .ct-many .lsf-choices { grid-template-columns: 1fr 1fr 1fr; grid-auto-rows: 23px; gap: 0 4px }
 .ct-wider .lsf-choice__item { padding: 0 !important }
 .ct-wider .lsf-choice { font-size: 13px !important; line-height: 17px !important; white-space: nowrap;
@@ -261,5 +271,9 @@ _STYLE = """
 .ct-guide .ct-entry { display: flex; gap: 6px; margin-top: 4px; font-size: 13px; line-height: 16px }
 .ct-guide .ct-entry span { flex: none; white-space: nowrap }
 .ct-guide .ct-entry p { margin: 0; overflow-wrap: anywhere }
+.ct-guide .ct-small { display: inline-flex; width: calc(50% - 4px); margin: 0 4px 0 0; height: 25px; gap: 4px;
+  align-items: center; overflow: hidden; vertical-align: top; font-size: 12px; white-space: nowrap }
+.ct-small b { overflow: hidden; text-overflow: ellipsis; min-width: 0; font-weight: 400 }
+.ct-small .ct-example { width: 23px; height: 23px; margin-right: 1px }
 .ct-other { margin-top: 4px }
 """

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from click.testing import CliRunner
+from playwright.sync_api import TimeoutError as NotYet
 
 from curation.cli import curate
 from curation.errors import DataError, LabelStudioError
@@ -586,8 +587,6 @@ def open_stream(page: Page, address: str) -> None:
 
 def press(page: Page, key: str) -> None:
     """Answer the task on the screen by keyboard alone, and wait until Label Studio has taken it."""
-    from playwright.sync_api import TimeoutError as NotYet
-
     number = page.inner_text(NUMBER)
     for _ in range(5):  # a key that comes before the task is ready is lost, as it would be for a person
         page.keyboard.press(key)
@@ -607,7 +606,7 @@ def layout(page: Page) -> dict[str, Any]:
           const box = (e) => e.getBoundingClientRect();
           const answers = [...document.querySelectorAll('.ct .lsf-choice')].map(box);
           const list = document.querySelector('.ct .lsf-choices'), holder = document.querySelector('.ct-answers');
-          const page = document.documentElement;
+          const page = document.documentElement, entries = [...document.querySelectorAll('.ct-entry')].map(box);
           const panels = [...document.querySelectorAll('.lsf-sidepanels__wrapper')];
           const pictures = [...document.querySelectorAll('.ct-neighbour, .ct-example')].filter((e) => e.naturalWidth);
           const image = box(document.querySelector('.ct-image canvas'));
@@ -617,6 +616,7 @@ def layout(page: Page) -> dict[str, Any]:
             image: Math.max(image.width, image.height),
             panels: panels.filter((e) => box(e).width > 0).length,
             guide: box(document.querySelector('.ct-guide')).right,
+            guideHidden: entries.filter((b) => b.bottom > innerHeight - 50).length,
             pictures: pictures.filter((e) => box(e).bottom < innerHeight).length,
             checked: document.querySelectorAll('.ct .ant-radio-checked').length,
           }
@@ -643,7 +643,14 @@ def test_a_labeler_works_by_keyboard_alone(
     open_stream(page, addresses["shown"])
     page.wait_for_selector(".ct-progress")
     seen = layout(page)
-    assert seen == seen | {"scrolls": False, "answersHidden": 0, "panels": 0, "checked": 0, "pictures": 4}
+    assert seen == seen | {
+        "scrolls": False,
+        "answersHidden": 0,
+        "guideHidden": 0,
+        "panels": 0,
+        "checked": 0,
+        "pictures": 4,
+    }
     assert seen["image"] > 500
     assert seen["guide"] <= 1366
     words = page.inner_text(".ct")
@@ -722,25 +729,41 @@ def test_the_screen_bears_many_classes(
     beside = [e.sample_id for e in batch[2:]]
     batch = [replace(e, related=tuple(beside)) for e in batch[:2]]
     labels = dict(zip(beside, ("c1", "c1", "c2", "c2"), strict=True))
-    guide = {class_id: f"What {name} means, in a sentence." for class_id, name in list(classes)[:12]}
-    examples = {class_id: tuple(files[s] for s in beside[:2]) for class_id, _ in list(classes)[:12]}
+    guide = {class_id: f"What {name} means, in a sentence." for class_id, name in list(classes)}
+    examples = {class_id: tuple(files[s] for s in beside[:2]) for class_id, _ in list(classes)}
     asked = annotator(connection, project_id, classes=classes, guide=guide, labels=labels, examples=examples)
     asked.send(batch, files)
     page = signed_in(browser, connection, "bob")
     open_stream(page, asked.addresses()["shown"])
+    page.wait_for_selector(".ct-progress")
+    with suppress(NotYet):  # pictures come when they come
+        page.wait_for_function(
+            "() => [...document.querySelectorAll('.ct-example, .ct-neighbour')].every((e) => e.naturalWidth)",
+            timeout=5_000,
+        )
     seen = layout(page)
     page.screenshot(path=artifacts / f"labeling-shown-{count}-classes.png")
+    page.set_viewport_size({"width": 1920, "height": 1080})
+    open_stream(page, asked.addresses()["shown"])
+    large = layout(page)
+    page.screenshot(path=artifacts / f"labeling-shown-{count}-classes-1920.png")
+    page.set_viewport_size({"width": 1366, "height": 768})
+    assert large == large | {"scrolls": False, "panels": 0, "checked": 0}
+    assert large["image"] > 800
     assert seen == seen | {"scrolls": False, "panels": 0, "checked": 0}
+    assert (seen["guideHidden"] > 0) == hidden
     assert (seen["answersHidden"] > 0) == hidden
     assert seen["pictures"] >= (4 if hidden else 10)
     assert seen["image"] > 500
     if hidden:
-        page.fill("[placeholder='Find a class']", "thing 187")
+        page.keyboard.press("Shift+F")
+        page.keyboard.type("thing 187")
         page.wait_for_function(
             "() => [...document.querySelectorAll('.ct .lsf-choice')].filter((e) => e.offsetHeight).length < 5"
         )
-        page.click("text=kind of thing 187")
-        page.keyboard.press("Control+Enter")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".ct .ant-radio-checked", state="attached")
+        page.keyboard.press("Enter")
         page.wait_for_function("() => !document.querySelector('.ct .ant-radio-checked')", timeout=20_000)
     else:
         press(page, "0")
