@@ -130,12 +130,22 @@ class FiftyOneReporter:
     def _opened(self) -> Iterator[tuple[Mapping[str, Any], Any]]:
         """The dataset's document and its collection of samples, by the driver alone; ``None`` where it is not there."""
         from pymongo import MongoClient
+        from pymongo.errors import PyMongoError
 
         client: MongoClient[Any]
-        with MongoClient(self.mongo.start()) as client:
-            database: Any = client[os.environ.get("FIFTYONE_DATABASE_NAME", "fiftyone")]
-            stored = database["datasets"].find_one({"name": self._dataset}, {"sample_collection_name": 1, "info": 1})
-            yield stored or {}, database[stored["sample_collection_name"]] if stored else None
+        try:
+            with MongoClient(self.mongo.start()) as client:
+                database: Any = client[os.environ.get("FIFTYONE_DATABASE_NAME", "fiftyone")]
+                stored = database["datasets"].find_one(
+                    {"name": self._dataset}, {"sample_collection_name": 1, "info": 1}
+                )
+                yield stored or {}, database[stored["sample_collection_name"]] if stored else None
+        except PyMongoError as error:
+            gist = str(error).partition(", Timeout:")[0]
+            raise DatabaseError(
+                f"FiftyOne's database does not answer: {gist}; look whether it runs, or unset FIFTYONE_DATABASE_URI "
+                "to use the project's own"
+            ) from error
 
     def recorded(self) -> frozenset[int]:
         """Which iterations this database holds whole; one whose writing was cut short is not among them."""
@@ -273,6 +283,7 @@ def iteration_facts(summary: IterationSummary) -> dict[str, Any]:
                 "rest": percent(card.slice.rest_error_rate),
                 "status": card.slice.status,
                 "recipe": card.recipe_words or card.slice.recipe or "",
+                "preview": card.preview is not None,
                 "before": estimate_words(card.before, ""),
                 "after": estimate_words(card.after, ""),
             }

@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from curation.errors import RecordError
+from curation.errors import DatabaseError, RecordError
 from reports.fiftyone_store import (
     FiftyOneReporter,
     _iteration_fields,
@@ -51,6 +52,13 @@ def test_facts_survive_json(files: list[Path]) -> None:
     assert json.loads(json.dumps(facts)) == facts
     assert facts["confused"] == [CLASSES[0], CLASSES[1], 3]
     assert facts["slices"][0]["interval"] == "25.0 to 58.0 %"
+
+
+def test_a_recipes_picture_belongs_to_the_slice_that_it_was_tried_on(files: list[Path]) -> None:
+    summary = make_summary(files, 1)
+    [card] = summary.slices
+    both = replace(summary, slices=(card, replace(card, preview=b"png")))
+    assert [weak["preview"] for weak in iteration_facts(both)["slices"]] == [False, True]
 
 
 def test_views_stand_in_the_order_of_the_work(files: list[Path]) -> None:
@@ -139,3 +147,12 @@ def test_only_what_reviewers_changed_since_is_written_again() -> None:
         {"sample_id": "not in the dataset", "current": "cat", **nothing},
     ]
     assert [row["sample_id"] for row in changed_live(Kept(stored), rows)] == ["label", "cause", "back"]
+
+
+def test_database_that_does_not_answer_is_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FIFTYONE_DATABASE_URI", "mongodb://me:secret@127.0.0.1:9/?serverSelectionTimeoutMS=300")
+    reporter = FiftyOneReporter(tmp_path, "p", "0123")
+    for ask in (reporter.whole, lambda: reporter.refresh([])):
+        with pytest.raises(DatabaseError, match=r"database does not answer: 127\.0\.0\.1:9") as caught:
+            ask()
+        assert "secret" not in str(caught.value)

@@ -301,9 +301,9 @@ class CurationPanel(foo.Panel):  # type: ignore[misc]  # FiftyOne has no types
         for position, weak in enumerate(last["slices"]):
             panel.md(said.slice_words(weak), name=f"slice_{position}")
             typical = ctx.dataset.match({f"slices_{last['key']}": weak["name"]}).sort_by(f"quality_{last['key']}")
-            if sheet := said.strip(typical.limit(_EXAMPLES).values("filepath")):
+            if sheet := _sheet(tuple(typical.limit(_EXAMPLES).values("filepath"))):
                 _picture(panel, f"typical_{position}", sheet, f"Typical images of {weak['name']}")
-            if weak["recipe"] and (recipe := _recipe_sheet(last["number"])):
+            if weak.get("preview") and (recipe := _recipe_sheet(last["number"])):
                 _picture(panel, f"recipe_{position}", recipe, f"Before and after the recipe: {weak['recipe']}")
 
     def _causes(self, panel: Any, last: Mapping[str, Any]) -> None:
@@ -328,6 +328,12 @@ def _agree(ctx: Any, project: Project, sample_ids: Sequence[str]) -> str:
 
 def _picture(panel: Any, name: str, address: str, words: str) -> None:
     panel.define_property(name, types.String(), default=address, view=types.ImageView(alt=words, height="auto"))
+
+
+@functools.lru_cache(maxsize=64)
+def _sheet(files: tuple[str, ...]) -> str:
+    """Drawn once: the panel is drawn anew at every click, and photographs take a while to open."""
+    return said.strip(files)
 
 
 def _recipe_sheet(number: int) -> str:
