@@ -299,7 +299,11 @@ def sync(directory: Path, file: Path | None, as_json: bool) -> None:
     if file is not None:
         _sync_file(directory, file, as_json)
         return
-    counts = _open(directory).sync()
+    from curation.desk import sync_adopted
+
+    project = _open(directory)
+    adopted = sync_adopted(project)
+    counts = project.sync() | ({"adopted": adopted} if adopted["tasks"] else {})
     if as_json:
         _print_json(counts)
     else:
@@ -317,10 +321,31 @@ def _sync_file(directory: Path, file: Path, as_json: bool) -> None:
         _print_json(found)
         return
     click.echo(f"{file}: {found['answers']:,} answers, {found['new']:,} of them new.")
-    for reason in found["set_aside"][:10]:
+    _tell_set_aside(found["set_aside"])
+
+
+@curate.command()
+@DIRECTORY
+@click.argument("which", metavar="PROJECT")
+@AS_JSON
+def adopt(directory: Path, which: str, as_json: bool) -> None:
+    """Take over a Label Studio PROJECT (number or title): images, answers, people; makes DIR where it is no project."""
+    from curation import desk
+
+    found = desk.adopt(directory, which, progress=ProgressLine(), say=lambda words: click.echo(words, err=True))
+    if as_json:
+        _print_json(found)
+        return
+    click.echo(f"'{found['project']}': {found['tasks']:,} tasks, {found['answers']:,} answers, {found['new']:,} new; "
+               f"`curate sync {directory}` takes what comes from now on.")  # fmt: skip
+    _tell_set_aside(found["set_aside"])
+
+
+def _tell_set_aside(reasons: list[str]) -> None:
+    for reason in reasons[:10]:
         click.echo(f"Set aside: {reason}", err=True)
-    if len(found["set_aside"]) > 10:
-        click.echo(f"Set aside: and {len(found['set_aside']) - 10:,} more", err=True)
+    if len(reasons) > 10:
+        click.echo(f"Set aside: and {len(reasons) - 10:,} more", err=True)
 
 
 WHO = click.option("--who", default=lambda: os.environ.get("USER", "user"), help="Who decides it.")

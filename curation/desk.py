@@ -6,6 +6,8 @@ Every function takes a ``Project``; the commands ``curate people``, ``classes``,
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 import re
 import secrets
@@ -16,13 +18,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curation.config import Settings
 from curation.errors import DataError, ProjectError
 from curation.project import Project
-from curation.records import AMBIGUOUS, OTHER, SKIPPED, WITHDRAWN, Classes, Decision, Ruling, Verdict
-from curation.runs import project_lock, write_json
+from curation.records import AMBIGUOUS, OTHER, SKIPPED, WITHDRAWN, Classes, Decision, Progress, Ruling, Verdict
+from curation.reporting import Say
+from curation.runs import ProjectPaths, project_lock, read_json, write_json, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from labeling.adopting import TheirProject, TheirTask
+    from labeling.server import Connection
 
 #: A person is told of from so many answers on; and what they are told for: a median under a second, or agreement with
 #: every suggestion that was shown.
@@ -271,3 +278,93 @@ def sync_file(project: Project, file: Path) -> dict[str, Any]:
         kept = found.verdicts if project.settings.review.timing else [replace(v, seconds=None) for v in found.verdicts]
         new = project.ledger.add_verdicts(kept)
     return {"answers": len(found.verdicts), "new": new, "set_aside": list(found.set_aside)}
+
+
+# --- a Label Studio project that people made themselves
+
+
+def adopt(root: Path, which: str, *, progress: Progress | None = None, say: Say = print) -> dict[str, Any]:
+    """Take over a Label Studio project, by number or title: its images, answers and people.
+
+    Where ``root`` is no project, one is made of it: the images are fetched into ``root/images``, a label is what most
+    people said (unlabeled tasks go to the pool). Where it is one, answers to its images are taken. Either way the
+    answers come into the ledger with who gave them and when, and ``sync`` takes what comes there from now on. Returns
+    ``project`` (its title), ``tasks``, ``answers``, ``new`` and ``set_aside``, sentences on what does not count. The
+    Label Studio is that of the environment, else the project's own. Raises LabelStudioError and DataError.
+    """
+    from labeling.adopting import fetch_images, find_project, read_tasks
+    from labeling.server import connection_from_environment
+
+    known = ProjectPaths(root).settings.exists()
+    connection = connection_from_environment()
+    if connection is None:
+        if not known:
+            raise DataError("set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY, so that the project to adopt can be found")
+        connection = Project(root).label_studio().start()
+    theirs = find_project(connection, which)
+    lost: list[str] = []
+    if not known:
+        tasks = read_tasks(connection, theirs)
+        lost = fetch_images(connection, tasks, root / "images", progress)
+        _project_of(root, theirs, [t for t in tasks if (root / "images" / t.path).is_file()], progress, say)
+    project = Project(root, progress=progress, say=say)
+    noted = [*_adopted(project), {"url": connection.url, "project": theirs.number}]
+    write_json(project.paths.home / "adopted.json", [n for i, n in enumerate(noted) if n not in noted[:i]])
+    found = sync_adopted(project, connection, theirs.number)
+    return {**found, "set_aside": [*lost, *found["set_aside"]]}
+
+
+def _project_of(
+    root: Path, theirs: TheirProject, tasks: Sequence[TheirTask], progress: Progress | None, say: Say
+) -> None:
+    """A project of our own with the images and labels of theirs, and all of its classes."""
+    table = io.StringIO()
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerows([("path", "label"), *((t.path, t.label) for t in {t.path: t for t in tasks}.values())])
+    write_whole(root / "labels.csv", table.getvalue())
+    settings = Settings(name=theirs.title)
+    project, _ = Project.create(
+        root, root / "images", root / "labels.csv", settings=settings, progress=progress, say=say
+    )
+    more = [name for name in theirs.class_names if name not in project.classes.names]
+    if more:
+        project.ledger.add_classes(more, who="import")
+
+
+def _adopted(project: Project) -> list[dict[str, Any]]:
+    file = project.paths.home / "adopted.json"
+    return list(read_json(file)) if file.exists() else []
+
+
+def sync_adopted(project: Project, connection: Connection | None = None, number: int | None = None) -> dict[str, Any]:
+    """Take what has come, changed or was deleted in adopted projects, of all or of one; counts as of ``adopt``.
+
+    Those of a Label Studio that is not ``connection`` (that of the environment or the project's own) are left alone.
+    """
+    from labeling.adopting import find_project, read_people, read_tasks, verdicts_of
+    from labeling.server import connection_from_environment
+
+    counts: dict[str, Any] = {"project": "", "tasks": 0, "answers": 0, "new": 0, "set_aside": []}
+    noted = _adopted(project)
+    if not noted:
+        return counts
+    connection = connection or connection_from_environment() or project.label_studio().start()
+    for one in noted:
+        if one["url"] != connection.url or number not in (None, one["project"]):
+            continue
+        theirs = find_project(connection, str(one["project"]))
+        tasks = read_tasks(connection, theirs)
+        people = read_people(connection, project.labelers())
+        with project_lock(project.paths):
+            paths = {s.id: tuple(p.path for p in s.paths) for s in project.ledger.samples()}
+            last = max((i.number for i in project.ledger.iterations()), default=0)
+            known = project.ledger.verdicts()
+            found, aside = verdicts_of(theirs, tasks, project.classes, paths, people, known, iteration=max(last - 1, 0))
+            if not project.settings.review.timing:
+                found = [replace(v, seconds=None) for v in found]
+            new = project.ledger.add_verdicts(found)
+        counts["project"] = theirs.title
+        for what, count in (("tasks", len(tasks)), ("answers", len(found)), ("new", new)):
+            counts[what] += count
+        counts["set_aside"] += aside
+    return counts

@@ -380,10 +380,13 @@ class Loop:
         return find_leaks(both, self.parts.encoder.features(both, self.parts.progress))
 
     def _asked(self) -> dict[str, int]:
+        """How many people have judged each sample, without those whom its label, as it was given, comes from."""
+        given = {s: now.class_id for s, now in self.ledger.labels(as_of=0).items()}
         opinions = Counter({v.sample_id: 0 for v in self.ledger.verdicts()})
         people: dict[str, set[str]] = {}
         for verdict in self.ledger.verdicts():
-            if verdict.answer not in (SKIPPED, WITHDRAWN):
+            gave_the_label = verdict.key.startswith("adopted:") and verdict.answer == given.get(verdict.sample_id)
+            if verdict.answer not in (SKIPPED, WITHDRAWN) and not gave_the_label:
                 people.setdefault(verdict.sample_id, set()).add(verdict.person)
         return dict(opinions) | {sample: len(who) for sample, who in people.items()}
 

@@ -35,6 +35,8 @@ from labeling.tasks import (
     verdict_from_annotation,
 )
 
+#: What the keys of answers begin with whose tasks were not sent by us.
+ADOPTED = "adopted:"
 _COLUMNS = ("key", "image", "stream", "given_label", "suggestion", "reason", "label", "annotator", "seconds")
 
 
@@ -197,12 +199,12 @@ def _of_export(
         raise DataError(f"{file} can't be read as Label Studio's JSON export ({error})") from None
     if not isinstance(tasks, list) or not all(isinstance(task, Mapping) for task in tasks):
         raise DataError(f"{file} is no JSON export of Label Studio: it must hold a list of tasks")
-    samples = _by_file_name(paths)
+    samples = by_file_name(paths)
     for task in tasks:
         data = task.get("data") if isinstance(task.get("data"), Mapping) else {}
         entry = by_key.get(str(data.get("key")))
         if entry is None:
-            entry = _adopted(data, samples, iteration)
+            entry = stand_in_entry(data, samples, iteration)
             if entry is None:
                 yield Rejected(f"{file}: task {task.get('id')} is of no image of this project")
                 continue
@@ -217,15 +219,27 @@ def _exported(
     who = annotation.get("completed_by")
     people = {who["id"]: str(who.get("email") or who["id"])} if isinstance(who, Mapping) and "id" in who else {}
     origin = f"export-{annotation.get('unique_id') or task.get('project')}"
-    said = [
-        choice
-        for part in annotation.get("result") or ()
+    return verdict_from_annotation(in_our_words(annotation, classes), task, entry, classes, people, origin)
+
+
+def in_our_words(annotation: Mapping[str, Any], classes: Classes) -> Mapping[str, Any]:
+    """An annotation of any classification, as our own screen would have made it."""
+    if _is_ours(annotation):
+        return annotation
+    said = [_answer_by_name(choice, classes) or choice for choice in choices_in(annotation)]
+    (part,) = choice_result("")
+    return {**annotation, "result": [{**part, "value": {"choices": said}}]}
+
+
+def choices_in(annotation: Mapping[str, Any]) -> list[str]:
+    """What an annotation chose, whatever its question is called."""
+    parts = annotation.get("result")
+    return [
+        str(choice)
+        for part in (parts if isinstance(parts, list) else ())
         if isinstance(part, Mapping) and isinstance(part.get("value"), Mapping)
         for choice in part["value"].get("choices") or ()
     ]
-    named = _answer_by_name(str(said[0]), classes) if len(said) == 1 else None
-    as_ours = annotation if _is_ours(annotation) or named is None else {**annotation, "result": choice_result(named)}
-    return verdict_from_annotation(as_ours, task, entry, classes, people, origin)
 
 
 def _is_ours(annotation: Mapping[str, Any]) -> bool:
@@ -244,25 +258,41 @@ def _answer_by_name(said: str, classes: Classes) -> str | None:
     return said if known else None
 
 
-def _adopted(data: Mapping[str, Any], samples: Mapping[str, set[str]], iteration: int) -> QueueEntry | None:
-    """A stand-in for the entry of a task that we did not send; ``None`` where its image is of no or of two samples."""
+def stand_in_entry(data: Mapping[str, Any], samples: Mapping[str, set[str]], iteration: int) -> QueueEntry | None:
+    """A stand-in for the entry of a task that we did not send; ``None`` where its image is of no or of two samples.
+
+    ``data`` are the task's fields, ``samples`` of ``by_file_name``.
+    """
     for address in (value for value in data.values() if isinstance(value, str)):
-        parts = urlsplit(address)
-        inside = parse_qs(parts.query).get("d", [parts.path])[0]
-        name = PurePosixPath(unquote(inside)).name
-        for wanted in (name, name.split("-", 1)[-1]):  # Label Studio puts eight digits and a dash before uploads
+        path = path_in(address)
+        name = PurePosixPath(path).name
+        for wanted in (path, name, name.split("-", 1)[-1]):  # Label Studio puts eight digits and a dash before uploads
             found = samples.get(wanted, set())
             if len(found) == 1:
                 (sample_id,) = found
-                return QueueEntry(f"adopted:{sample_id}", sample_id, iteration, 0, "blind", None, None, "")
+                return QueueEntry(f"{ADOPTED}{sample_id}", sample_id, iteration, 0, "blind", None, None, "")
     return None
 
 
-def _by_file_name(paths: Mapping[str, Sequence[str]]) -> dict[str, set[str]]:
+def path_in(address: str) -> str:
+    """The path of an image in its address, without what leads out of a folder.
+
+    >>> path_in("/data/local-files/?d=cats/1%20a.png"), path_in("https://host/../x/2.png?v=3")
+    ('cats/1 a.png', 'x/2.png')
+    """
+    parts = urlsplit(address)
+    inside = parse_qs(parts.query).get("d", [unquote(parts.path)])[0]
+    return "/".join(part for part in inside.replace("\\", "/").split("/") if part not in ("", ".", ".."))
+
+
+def by_file_name(paths: Mapping[str, Sequence[str]]) -> dict[str, set[str]]:
+    """Sample ids by the names of their files, and by their whole paths."""
     names: dict[str, set[str]] = defaultdict(set)
     for sample_id, given in paths.items():
         for path in given:
-            names[PurePosixPath(path.replace("\\", "/")).name].add(sample_id)
+            plain = path.replace("\\", "/")
+            names[PurePosixPath(plain).name].add(sample_id)
+            names[plain].add(sample_id)
     return names
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -319,3 +319,16 @@ def test_labels_may_be_judged_by_models_trained_without_each_fold(tmp_path: Path
     worst = sorted(scored.quality, key=lambda s: scored.quality[s])[: len(wrong)]
     assert len(wrong & set(worst)) >= len(wrong) - 2
     assert set(scored.predictions.folds.tolist()) == set(range(5))
+
+
+def test_an_adopted_answer_that_gave_the_label_is_no_review_of_it(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    first, second = (s.id for s in house.samples[:2])
+    given = house.ledger.labels()
+    other = {"c1": "c2", "c2": "c1"}
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    answers = {first: given[first].class_id or "", second: other[given[second].class_id or ""]}
+    house.ledger.add_verdicts(
+        [Verdict(s, a, "ann", at, f"adopted:{s}", f"ls:x:annotation:{s}", "blind", 0) for s, a in answers.items()]
+    )
+    assert house.loop._asked() == {first: 0, second: 1}

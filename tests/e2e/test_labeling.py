@@ -839,6 +839,80 @@ def test_somebody_who_was_added_signs_in_by_what_was_sent_and_labels(
     project.ledger.close()
 
 
+def made_by_hand(connection: Connection, files: list[Path], tokens: dict[str, str]) -> tuple[int, list[int]]:
+    """A Label Studio project as somebody makes one without us: uploaded images, one question, some answers."""
+    screen = (
+        '<View><Image name="photo" value="$picture"/><Choices name="kind" toName="photo">'
+        '<Choice value="cat &amp; dog"/><Choice value="fox"/><Choice value="owl"/></Choices></View>'
+    )
+    title = f"Pets {uuid.uuid4().hex[:8]}"
+    with token_client(connection.url, connection.token) as owner:
+        made = owner.post("/api/projects/", json={"title": title, "label_config": screen, "maximum_annotations": 2})
+        number = int(made.raise_for_status().json()["id"])
+        parts = [(f.name, (f.name, f.read_bytes())) for f in files]
+        owner.post(f"/api/projects/{number}/import", files=parts, timeout=60).raise_for_status()
+        listed = owner.get("/api/tasks/", params={"project": number, "page_size": 100}).json()["tasks"]
+    ids = sorted(task["id"] for task in listed)
+    for place, task in enumerate(ids[:-1]):
+        for person in ("ann", "bob")[: 2 if place == 0 else 1]:
+            by_hand(connection, tokens[person], task, "fox" if place % 2 else "cat & dog")
+    return number, ids
+
+
+def by_hand(connection: Connection, token: str, task: int, name: str) -> int:
+    part = {"from_name": "kind", "to_name": "photo", "type": "choices", "value": {"choices": [name]}}
+    with token_client(connection.url, token) as client:
+        made = client.post(f"/api/tasks/{task}/annotations/", json={"result": [part], "lead_time": 3.0})
+        return int(made.raise_for_status().json()["id"])
+
+
+def test_a_project_that_people_made_themselves_is_adopted_and_followed(
+    connection: Connection, tokens: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [*draw(tmp_path / "photos", batch_of(7)).values()]
+    number, ids = made_by_hand(connection, files, tokens)
+    monkeypatch.setenv("LABEL_STUDIO_URL", connection.url)
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", connection.token)
+    root = tmp_path / "pets"
+
+    def curate_says(*arguments: str) -> Any:
+        done = CliRunner().invoke(curate, [arguments[0], str(root), *arguments[1:], "--json"])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    found = curate_says("adopt", str(number))
+    assert (found["tasks"], found["answers"], found["new"], found["set_aside"]) == (7, 7, 7, [])
+    project = Project(root)
+    content = {f.read_bytes() for f in files}
+    assert {s.file.read_bytes() for s in project.samples()} == content
+    assert project.classes.names == ("cat & dog", "fox", "owl")
+    now = {s.file.read_bytes(): project.ledger.labels().get(s.id) for s in project.samples()}
+    given = [now[f.read_bytes()] for f in files]
+    assert [g and g.class_id for g in given] == ["c1", "c2"] * 3 + [None]
+    assert {(v.person, v.seconds, v.mode) for v in project.ledger.verdicts()} == {
+        ("ann@example.com", 3.0, "blind"), ("bob@example.com", 3.0, "blind"),
+    }  # fmt: skip
+    assert curate_says("adopt", str(number))["new"] == 0
+
+    # People go on there: one more answer, one changed, one deleted, and one task gone.
+    by_hand(connection, tokens["bob"], ids[6], "owl")
+    with token_client(connection.url, tokens["ann"]) as client:
+        last = {t: client.get(f"/api/tasks/{t}/").json()["annotations"][0]["id"] for t in ids[1:4]}
+        part = {"from_name": "kind", "to_name": "photo", "type": "choices", "value": {"choices": ["owl"]}}
+        client.patch(f"/api/annotations/{last[ids[1]]}/", json={"result": [part]}).raise_for_status()
+        client.delete(f"/api/annotations/{last[ids[2]]}/").raise_for_status()
+        client.delete(f"/api/tasks/{ids[3]}/").raise_for_status()
+    before = {v.source: v.answer for v in project.ledger.verdicts()}
+    assert curate_says("sync")["adopted"]["new"] == 3
+    after = {v.source: v.answer for v in project.ledger.verdicts()}
+    changed = {source.split(":")[-1]: answer for source, answer in after.items() if before.get(source) != answer}
+    assert changed.pop(str(last[ids[1]])) == "c3"
+    assert changed.pop(str(last[ids[2]])) == WITHDRAWN
+    assert list(changed.values()) == ["c3"]
+    assert curate_says("sync")["adopted"]["new"] == 0
+    project.ledger.close()
+
+
 # --- the server (last: it goes down and comes back)
 
 

@@ -1,0 +1,189 @@
+"""A Label Studio project that people made themselves: its tasks, images, answers and people, as they are right now.
+
+It is only read. Its classes are those of its one question with choices, its images those of the field that its image
+tag shows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as Xml
+
+import httpx
+
+from curation.errors import DataError, LabelStudioError
+from curation.records import SPECIAL_ANSWERS, Classes, Progress, Verdict
+from curation.runs import write_whole
+from labeling.exchange import by_file_name, choices_in, in_our_words, path_in, stand_in_entry
+from labeling.server import Connection
+from labeling.tasks import AnsweredTask, Rejected, verdict_from_annotation, withdrawn_answers
+from labeling.web import faults_as_ours, token_client
+
+_PAGE = 500
+_FIELDS = (
+    "id,data,annotations,result,completed_by,was_cancelled,lead_time,created_at,updated_at,updated_by,total_annotations"
+)
+
+
+@dataclass(frozen=True)
+class TheirProject:
+    """A Label Studio project as it was found; ``image_field`` names the field of its tasks that holds the image."""
+
+    number: int
+    title: str
+    created_at: str
+    class_names: tuple[str, ...]
+    image_field: str
+
+
+@dataclass(frozen=True)
+class TheirTask:
+    """A task: the path that its image gets here, its address, its annotations, and the whole as it was read."""
+
+    path: str
+    address: str
+    annotations: tuple[Mapping[str, Any], ...]
+    whole: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        """What most people chose by their last answers, the first of several; empty where nobody chose one class."""
+        last = {str(a.get("completed_by")): choices_in(a) for a in self.annotations if not a.get("was_cancelled")}
+        votes = Counter(said[0] for said in last.values() if len(said) == 1 and said[0] not in SPECIAL_ANSWERS)
+        return max(votes, key=lambda name: votes[name]) if votes else ""
+
+
+def find_project(connection: Connection, which: str) -> TheirProject:
+    """The project with this number or title. Raises LabelStudioError where there is none, or several of that title."""
+    with faults_as_ours(connection.url, "looking for a project"), token_client(connection.url, connection.token) as ls:
+        listed = ls.get("/api/projects/", params={"page_size": 1000}).raise_for_status().json()["results"]
+        by_title = [p for p in listed if p["title"] == which]
+        found = by_title or [p for p in listed if str(p["id"]) == which]
+        if len(found) != 1:
+            known = ", ".join(f"{p['id']} '{p['title']}'" for p in listed[:20]) or "none"
+            raise LabelStudioError(
+                f"{len(found) or 'no'} projects in Label Studio at {connection.url} are called '{which}'; name one by "
+                f"its number; there are: {known}"
+            )
+        whole = ls.get(f"/api/projects/{found[0]['id']}/").raise_for_status().json()
+    names, image = read_screen(str(whole["label_config"]), str(whole["title"]))
+    return TheirProject(int(whole["id"]), str(whole["title"]), str(whole["created_at"]), names, image)
+
+
+def read_screen(label_config: str, title: str) -> tuple[tuple[str, ...], str]:
+    """The class names and the image field of a Label Studio screen (pure); DataError where it asks for no class.
+
+    >>> read_screen('<View><Image value="$pic"/><Choices><Choice value="cat"/></Choices></View>', "Pets")
+    (('cat',), 'pic')
+    """
+    try:
+        root = Xml.fromstring(label_config)
+    except Xml.ParseError:
+        raise DataError(f"project '{title}' has a screen that can't be read; correct its XML in Label Studio") from None
+    image = next((tag.get("value", "") for tag in root.iter("Image") if tag.get("value", "").startswith("$")), "")
+    questions = [[c.get("alias") or c.get("value") or "" for c in q.iter("Choice")] for q in root.iter("Choices")]
+    if not image or len(questions) != 1:
+        raise DataError(
+            f"project '{title}' can't be adopted: it must show one image and ask one question with choices, got "
+            f"{'an image' if image else 'no image'} and {len(questions)} such questions"
+        )
+    return tuple(name for name in questions[0] if name and name not in SPECIAL_ANSWERS), image.removeprefix("$")
+
+
+def read_tasks(connection: Connection, project: TheirProject) -> list[TheirTask]:
+    """All of its tasks, by number, with all answers."""
+    with faults_as_ours(connection.url, "reading tasks"), token_client(connection.url, connection.token) as ls:
+        return [
+            TheirTask(path_in(str(address)), str(address), tuple(task.get("annotations") or ()), task)
+            for task in _pages(ls, project.number)
+            if (address := (task.get("data") or {}).get(project.image_field))
+        ]
+
+
+def _pages(ls: httpx.Client, number: int) -> Iterator[dict[str, Any]]:
+    query = json.dumps({"ordering": ["tasks:id"]})
+    asked: dict[str, Any] = {"project": number, "page_size": _PAGE, "fields": "all", "include": _FIELDS, "query": query}
+    for page in itertools.count(1):
+        answer = ls.get("/api/tasks/", params={**asked, "page": page}, timeout=300)
+        if answer.status_code == 404 and page > 1:  # past the last page
+            return
+        tasks = answer.raise_for_status().json()["tasks"]
+        yield from tasks
+        if len(tasks) < _PAGE:
+            return
+
+
+def fetch_images(
+    connection: Connection, tasks: Sequence[TheirTask], folder: Path, progress: Progress | None = None
+) -> list[str]:
+    """Bring the images of tasks into a folder, under their paths; those that are there already are left alone.
+
+    Returns in sentences what could not be had. The token is shown to Label Studio alone, not to other hosts.
+    """
+    missing = []
+    with token_client(connection.url, connection.token) as ours, httpx.Client(follow_redirects=True) as others:
+        for number, task in enumerate(tasks):
+            file = folder / task.path
+            if not file.is_file():
+                here = task.address.startswith((f"{connection.url}/", "/"))
+                try:
+                    answer = (ours if here else others).get(task.address, follow_redirects=not here)
+                    if here and answer.has_redirect_location:  # to a storage, which gets no token
+                        answer = others.get(answer.headers["location"])
+                    answer.raise_for_status()
+                except (httpx.HTTPError, httpx.InvalidURL) as error:
+                    missing.append(f"the image {task.address} can't be had ({type(error).__name__})")
+                    continue
+                write_whole(file, answer.content)
+            if progress:
+                progress("fetching images", number + 1, len(tasks))
+    return missing
+
+
+def read_people(connection: Connection, names: Mapping[str, str]) -> dict[int, str]:
+    """Who the users are, by id: as ``names`` (by email) calls them, else by email."""
+    with faults_as_ours(connection.url, "reading people"), token_client(connection.url, connection.token) as ls:
+        users = ls.get("/api/users/").raise_for_status().json()
+    return {int(u["id"]): names.get(u["email"], u["email"]) for u in users}
+
+
+def verdicts_of(
+    project: TheirProject,
+    tasks: Sequence[TheirTask],
+    classes: Classes,
+    paths: Mapping[str, Sequence[str]],
+    people: Mapping[int, str],
+    known: Sequence[Verdict],
+    *,
+    iteration: int,
+) -> tuple[list[Verdict], list[str]]:
+    """What the project's answers say of our samples, and in sentences why some of them don't count (pure).
+
+    ``paths`` are the samples' paths by id. Of ``known`` verdicts, those whose answers were deleted there come back as
+    withdrawn; a task that is gone withdraws nothing. The same answers give the same sources.
+    """
+    samples, origin = by_file_name(paths), f"{project.created_at}-{project.number}"
+    verdicts: list[Verdict] = []
+    aside: list[str] = []
+    there = []
+    for task in tasks:
+        entry = stand_in_entry({"image": task.address}, samples, iteration)
+        if entry is None:
+            aside.append(f"task {task.whole['id']} of project '{project.title}' is of no image of this project")
+            continue
+        about = {"id": task.whole["id"], "key": entry.key, "updated_at": task.whole.get("updated_at")}
+        there.append(AnsweredTask(about, task.annotations, origin))
+        for annotation in task.annotations:
+            said = in_our_words(annotation, classes)
+            found = verdict_from_annotation(said, about, entry, classes, people, origin)
+            if isinstance(found, Rejected):
+                aside.append(found.reason)
+            else:
+                verdicts.append(found)
+    return verdicts + withdrawn_answers(known, there), aside

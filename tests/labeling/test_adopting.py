@@ -1,0 +1,85 @@
+"""Projects that people made themselves: what of a screen, a task and an answer is taken, and what is not."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from curation.errors import DataError
+from curation.records import WITHDRAWN, Classes
+from labeling.adopting import TheirProject, TheirTask, read_screen, verdicts_of
+from labeling.exchange import path_in
+
+CLASSES = Classes(("c1", "c2"), ("cat", "dog"))
+PROJECT = TheirProject(7, "Pets", "2026-01-01T00:00:00Z", ("cat", "dog"), "picture")
+PATHS = {"s1": ("upload/7/0a1b-1.png",), "s2": ("photos/2.png",), "s3": ("a/3.png",), "s4": ("b/3.png",)}
+
+
+def answer(number: int, person: int, *chosen: str, **more: Any) -> dict[str, Any]:
+    part = {"from_name": "kind", "type": "choices", "value": {"choices": list(chosen)}}
+    moment = f"2026-01-01T10:00:{number:02d}Z"
+    return {"id": number, "result": [part], "completed_by": person, "updated_at": moment, "lead_time": 2.0} | more
+
+
+def task(number: int, address: str, *annotations: dict[str, Any]) -> TheirTask:
+    whole = {"id": number, "updated_at": "2026-01-02T00:00:00Z", "data": {"picture": address}}
+    return TheirTask(path_in(address), address, annotations, whole)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "label"),
+    [
+        ([], ""),
+        ([answer(1, 3, "cat")], "cat"),
+        ([answer(1, 3, "cat"), answer(2, 4, "dog"), answer(3, 5, "dog")], "dog"),
+        ([answer(1, 3, "cat"), answer(2, 4, "dog")], "cat"),
+        ([answer(1, 3, "cat"), answer(2, 3, "dog"), answer(3, 4, "dog")], "dog"),
+        ([answer(1, 3, "cat", "dog"), answer(2, 4, was_cancelled=True), answer(3, 5, "bad image")], ""),
+    ],
+)
+def test_a_label_is_what_most_people_chose_last(annotations: list[dict[str, Any]], label: str) -> None:
+    assert task(1, "/1.png", *annotations).label == label
+
+
+@pytest.mark.parametrize(
+    ("screen", "complaint"),
+    [
+        ("<View", "can't be read"),
+        ("<View><Text value='$t'/><Choices><Choice value='a'/></Choices></View>", "got no image and 1 such questions"),
+        ("<View><Image value='$i'/></View>", "got an image and 0 such questions"),
+        ("<View><Image value='$i'/><Choices/><Choices/></View>", "got an image and 2 such questions"),
+    ],
+)
+def test_a_screen_that_asks_something_else_is_refused_by_name(screen: str, complaint: str) -> None:
+    with pytest.raises(DataError, match=complaint) as refused:
+        read_screen(screen, "Pets")
+    assert "project 'Pets'" in str(refused.value)
+
+
+def test_answers_are_known_by_path_then_by_name_and_come_twice_the_same() -> None:
+    tasks = [
+        task(1, "/data/upload/7/0a1b-1.png", answer(1, 3, "cat")),
+        task(2, "https://host/other/2.png?x=1", answer(2, 4, "dog"), answer(3, 9, "horse")),
+        task(3, "/data/local-files/?d=b/3.png", answer(4, 3, "dog")),
+        task(4, "/nobody/3.png", answer(5, 3, "dog")),
+    ]
+    people = {3: "ann", 4: "bob@example.com"}
+    found, aside = verdicts_of(PROJECT, tasks, CLASSES, PATHS, people, [], iteration=2)
+    assert [(v.sample_id, v.answer, v.person, v.mode, v.iteration, v.seconds) for v in found] == [
+        ("s1", "c1", "ann", "blind", 2, 2.0),
+        ("s2", "c2", "bob@example.com", "blind", 2, 2.0),
+        ("s4", "c2", "ann", "blind", 2, 2.0),
+    ]
+    assert ["'horse'" in aside[0], "task 4 of project 'Pets' is of no image" in aside[1]] == [True, True]
+    assert verdicts_of(PROJECT, tasks, CLASSES, PATHS, people, [], iteration=2) == (found, aside)
+
+
+def test_what_was_deleted_there_is_withdrawn_and_what_is_gone_with_its_task_stands() -> None:
+    tasks = [task(1, "/0a1b-1.png", answer(1, 3, "cat")), task(2, "/2.png", answer(2, 3, "dog"))]
+    known, _ = verdicts_of(PROJECT, tasks, CLASSES, PATHS, {3: "ann"}, [], iteration=0)
+    found, _ = verdicts_of(PROJECT, [task(1, "/0a1b-1.png")], CLASSES, PATHS, {3: "ann"}, known, iteration=0)
+    assert [(v.source, v.answer, v.at) for v in found] == [
+        (known[0].source, WITHDRAWN, datetime(2026, 1, 2, tzinfo=UTC))
+    ]
