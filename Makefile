@@ -54,9 +54,11 @@ $(VENV)/.test-installed: $(VENV)/.uv $(MADE_FROM)
 	$(BIN)/python -m labeling.server
 	@touch $@ $(VENV)/.demo-installed
 
-# Browser tests need Chromium, the ledger's tests PostgreSQL: installed where we are root, asked for where we are not.
+# Browser tests need Chromium, the ledger's tests PostgreSQL, those of a team nginx and OpenSSL: installed where we are
+# root, asked for where we are not.
 DEBIANS = $$(command -v chromium >/dev/null || echo chromium fonts-dejavu-core) \
-	$$(ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || echo postgresql)
+	$$(ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || echo postgresql) \
+	$$(command -v nginx >/dev/null || test -x /usr/sbin/nginx || echo nginx-light) $$(command -v openssl >/dev/null || echo openssl)
 
 machine:
 	@missing=$$(echo $(DEBIANS)); if [ -n "$$missing" ]; then \

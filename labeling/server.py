@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 URL_VARIABLE = "LABEL_STUDIO_URL"
 KEY_VARIABLE = "LABEL_STUDIO_API_KEY"
 COMMAND_VARIABLE = "LABEL_STUDIO_COMMAND"
+#: The address under which a proxy serves our Label Studio, for instance https://label.example.org.
+PUBLIC_VARIABLE = "CURATION_LABEL_STUDIO_PUBLIC_URL"
 OWNER = "curator@example.com"
 DATABASE = "label_studio.sqlite3"
 _HELP = f"install `curation-toolkit[server]`, or set {URL_VARIABLE} and {KEY_VARIABLE}"
@@ -315,23 +317,41 @@ class LabelStudioServer:
 
 
 def server_environment(given: Mapping[str, str], home: Path, kept: Mapping[str, str]) -> dict[str, str]:
-    """The environment that our server gets: the given one without what would change it, and our settings (pure)."""
+    """The environment that our server gets: the given one without what would change it, and our settings (pure).
+
+    Raises LabelStudioError where ``CURATION_LABEL_STUDIO_PUBLIC_URL`` is no address.
+    """
     inherited = {k: v for k, v in given.items() if not k.startswith(_PREFIXES) and k not in _BARE}
-    return inherited | {
-        "LABEL_STUDIO_BASE_DATA_DIR": str(home / "server"),
-        "LABEL_STUDIO_USERNAME": kept["email"],
-        "LABEL_STUDIO_PASSWORD": kept["password"],
-        "LABEL_STUDIO_USER_TOKEN": kept["token"],
-        "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
-        "LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK": "true",
-        "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
-        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(home / "images"),
-        "SECRET_KEY": kept["secret_key"],
-        "COLLECT_ANALYTICS": "false",
-        "LATEST_VERSION_CHECK": "false",
-        "SENTRY_DSN": "",
-        "FRONTEND_SENTRY_DSN": "",
-    }
+    return (
+        inherited
+        | _behind_proxy(given)
+        | {
+            "LABEL_STUDIO_BASE_DATA_DIR": str(home / "server"),
+            "LABEL_STUDIO_USERNAME": kept["email"],
+            "LABEL_STUDIO_PASSWORD": kept["password"],
+            "LABEL_STUDIO_USER_TOKEN": kept["token"],
+            "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
+            "LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK": "true",
+            "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
+            "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(home / "images"),
+            "SECRET_KEY": kept["secret_key"],
+            "COLLECT_ANALYTICS": "false",
+            "LATEST_VERSION_CHECK": "false",
+            "SENTRY_DSN": "",
+            "FRONTEND_SENTRY_DSN": "",
+        }
+    )
+
+
+def _behind_proxy(given: Mapping[str, str]) -> dict[str, str]:
+    """What Label Studio needs to know where a proxy serves it: from that address forms are accepted, too."""
+    public = given.get(PUBLIC_VARIABLE, "").strip().rstrip("/")
+    if not public:
+        return {}
+    parts = urlsplit(public)
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.path:
+        raise LabelStudioError(f"{PUBLIC_VARIABLE} must be an address like https://label.example.org, got '{public}'")
+    return {"LABEL_STUDIO_HOST": public, "CSRF_TRUSTED_ORIGINS": public}
 
 
 def port_of_ours(command: Sequence[str], home: Path) -> int | None:

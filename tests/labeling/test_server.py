@@ -72,6 +72,14 @@ def test_a_missing_label_studio_says_what_to_install(monkeypatch: pytest.MonkeyP
         find_label_studio({})
 
 
+def test_our_server_takes_forms_from_where_a_proxy_serves_it(tmp_path: Path) -> None:
+    found = server_environment({"CURATION_LABEL_STUDIO_PUBLIC_URL": "https://label.example.org/"}, tmp_path, KEPT)
+    assert found["LABEL_STUDIO_HOST"] == found["CSRF_TRUSTED_ORIGINS"] == "https://label.example.org"
+    assert "CSRF_TRUSTED_ORIGINS" not in server_environment({"CSRF_TRUSTED_ORIGINS": "https://other"}, tmp_path, KEPT)
+    with pytest.raises(LabelStudioError, match=r"must be an address like https://label\.example\.org, got 'label'"):
+        server_environment({"CURATION_LABEL_STUDIO_PUBLIC_URL": "label"}, tmp_path, KEPT)
+
+
 def test_our_server_inherits_nothing_that_would_change_it(tmp_path: Path) -> None:
     given = {
         "PATH": "/bin", "DJANGO_DB": "default", "POSTGRE_HOST": "db", "LABEL_STUDIO_BASE_DATA_DIR": "/other",
