@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import threading
 import time
@@ -291,7 +292,7 @@ def test_a_ledger_of_the_first_release_is_brought_up_to_date(tmp_path: Path) -> 
     with sqlite3.connect(file) as connection:
         connection.executescript(V1.read_text(encoding="utf-8"))
     ledger = Ledger.in_file(file)
-    assert ledger.about() == {"schema": "2", "id": "0" * 32}
+    assert ledger.about() == {"schema": str(schema.SCHEMA_VERSION), "id": "0" * 32}
     assert ledger.labels()[A].class_id == "c1"
     assert [(e.kind, e.who) for e in ledger.label_events(A)] == [
         ("import", "import"), ("decision", "consensus"), ("undo", "eve"),
@@ -308,6 +309,37 @@ def test_a_ledger_of_the_first_release_is_brought_up_to_date(tmp_path: Path) -> 
         connection.execute(sa.text("DELETE FROM label_events"))
     with sqlite3.connect(tmp_path / "ledger.db.v1") as kept:
         assert kept.execute("SELECT value FROM about WHERE key = 'schema'").fetchone() == ("1",)
+
+
+def test_a_ledger_of_the_second_version_gets_its_indexes_and_keeps_its_chain(tmp_path: Path) -> None:
+    file = tmp_path / "ledger.db"
+    with sqlite3.connect(file) as connection:
+        connection.executescript(V1.with_name("v2.sql").read_text(encoding="utf-8"))
+    ledger = Ledger.in_file(file)
+    assert ledger.about()["schema"] == str(schema.SCHEMA_VERSION)
+    assert ledger.faults({"now": ledger.head()}) == []
+    ledger.undo(A, who="eve", iteration=1)
+    assert (ledger.labels()[A].class_id, ledger.faults()) == ("c2", [])
+    assert ledger.counts()["labeled"] == len([now for now in ledger.labels().values() if now.class_id])
+    backup = ['{"ledger": 2}\n', *itertools.islice(ledger.dump(), 1, None)]
+    other = Ledger.in_file(tmp_path / "other.db")
+    other.load(backup)
+    assert (other.head(), other.labels()) == (ledger.head(), ledger.labels())
+
+
+def test_counting_reads_no_row(tmp_path: Path) -> None:
+    """With a million samples a scan of the tables takes seconds."""
+    file = tmp_path / "ledger.db"
+    Ledger.in_file(file).close()
+    with sqlite3.connect(file) as connection:
+        for query in (
+            "SELECT split, count(*) FROM samples GROUP BY split",
+            "SELECT count(*) FROM label_events WHERE kind = ? AND new IS NOT NULL",
+            "SELECT DISTINCT sample_id FROM label_events WHERE kind < ? OR kind > ?",
+        ):
+            plan = connection.execute(f"EXPLAIN QUERY PLAN {query}", ("import",) * query.count("?")).fetchall()
+            assert "INDEX" in plan[0][3] or "INDEX" in plan[1][3], (query, plan)
+            assert not any(row[3].startswith("SCAN") and "INDEX" not in row[3] for row in plan), (query, plan)
 
 
 @pytest.mark.e2e
@@ -364,7 +396,7 @@ def test_a_broken_dump_is_named_by_its_line_and_leaves_nothing(database: NewData
     empty = Ledger(database())
     with pytest.raises(ProjectError, match="line 2 of the backup"):
         empty.load(['{"ledger": 2}', line])
-    assert (empty.about(), empty.people()) == ({"schema": "2"}, [])
+    assert (empty.about(), empty.people()) == ({"schema": str(schema.SCHEMA_VERSION)}, [])
     empty.close()
 
 
