@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from curation.runs import write_whole
 
-#: Placing neighbours takes a minute for so many images on 2 cores; more are shown by principal components alone.
-MOST_NEIGHBOURS = 50_000
-_FEWEST = 10
+#: So many images UMAP places: fewer are looked through without it and are not worth the half minute in which it
+#: compiles itself, more would take many minutes.
+FEWEST_NEIGHBOURS, MOST_NEIGHBOURS = 500, 50_000
 _COMPONENTS = 50
 _BLOCK = 8192
 
@@ -61,11 +61,11 @@ def neighbour_plane(features: npt.NDArray[np.float32], cache: Path) -> npt.NDArr
 
     UMAP sees the first 50 principal components of ``features`` of shape (samples, dimensions). The result has shape
     (samples, 2), in the same order, and is ``None`` where umap-learn is not installed (``pip install
-    "curation-toolkit[umap]"``) or the images are fewer than 10 or more than 50,000. The same features give the same
+    "curation-toolkit[umap]"``) or the images are fewer than 500 or more than 50,000. The same features give the same
     points; they are kept in the folder ``cache``, which may be deleted.
     """
     version = _umap_version()
-    if not version or not _FEWEST <= len(features) <= MOST_NEIGHBOURS:
+    if not version or not FEWEST_NEIGHBOURS <= len(features) <= MOST_NEIGHBOURS:
         return None
     file = cache / f"{_fingerprint(features, version)}.npy"
     if file.is_file():

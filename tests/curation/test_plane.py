@@ -34,12 +34,12 @@ def test_features_that_say_nothing_are_one_point() -> None:
 def test_neighbours_stay_together_where_components_cannot_tell_them_apart(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     middles = 10 * np.eye(8, 24)
-    group = np.repeat(np.arange(8), 30)
-    features = (middles[group] + rng.normal(size=(240, 24))).astype(np.float32)
+    group = np.repeat(np.arange(8), 65)
+    features = (middles[group] + rng.normal(size=(520, 24))).astype(np.float32)
     assert share_of_own(principal_plane(features), group) < 0.9, "eight corners do not fit onto a plane of components"
     points = neighbour_plane(features, tmp_path)
     assert points is not None
-    assert points.shape == (240, 2)
+    assert points.shape == (520, 2)
     assert share_of_own(points, group) > 0.98
 
 
@@ -54,6 +54,7 @@ def test_points_of_the_same_features_are_read_again_and_a_damaged_file_is_made_a
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     features = np.random.default_rng(1).normal(size=(40, 6)).astype(np.float32)
+    monkeypatch.setattr(plane, "FEWEST_NEIGHBOURS", 40)
     placed = list[npt.NDArray[np.float64]]()
     monkeypatch.setattr(plane, "_placed_by_umap", lambda rows: placed.append(rows) or rows[:, :2])
     first = neighbour_plane(features, tmp_path)
@@ -73,10 +74,10 @@ def test_images_are_not_placed_where_umap_is_missing_or_their_number_does_not_su
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plane, "_placed_by_umap", lambda rows: rows[:, :2])
-    features = np.random.default_rng(1).normal(size=(20, 6)).astype(np.float32)
-    assert neighbour_plane(features[:9], tmp_path) is None
+    features = np.random.default_rng(1).normal(size=(500, 6)).astype(np.float32)
+    assert neighbour_plane(features[:499], tmp_path) is None
     assert neighbour_plane(features, tmp_path) is not None
-    monkeypatch.setattr(plane, "MOST_NEIGHBOURS", 19)
+    monkeypatch.setattr(plane, "MOST_NEIGHBOURS", 499)
     assert neighbour_plane(features, tmp_path) is None
     monkeypatch.undo()
     monkeypatch.setattr(plane, "_umap_version", lambda: "")
