@@ -97,7 +97,8 @@ class ReviewSettings:
     ``timing = false`` it is not recorded how long people take. ``annotator`` is ``label-studio`` or ``replay:FILE``.
     ``images_url`` is where a Label Studio that others run finds the images, with ``{path}`` (within the folder of
     images) or ``{id}`` (SHA-256 of the file) in it, for instance ``https://host/photos/{path}`` or ``s3://bucket/{path}``;
-    empty: they are uploaded to it.
+    empty: they are uploaded to it. ``texts`` is a TOML file of words for the labeling screen, relative to the project,
+    in place of those in ``labeling/texts.toml``, for instance in another language.
     """
 
     budget: int = 100
@@ -109,6 +110,7 @@ class ReviewSettings:
     timing: bool = True
     annotator: str = "label-studio"
     images_url: str = ""
+    texts: str = ""
 
     def __post_init__(self) -> None:
         _require(self.budget >= 0, "review.budget", self.budget, "0 or more")

@@ -251,14 +251,13 @@ def export_batch(project: Project, folder: Path) -> list[Path]:
     Raises ProjectError where nothing waits.
     """
     from labeling.exchange import write_batch
-    from labeling.screen import read_texts
 
     waiting = [i.number for i in project.ledger.iterations() if i.state == "waiting"]
     if not waiting:
         raise ProjectError("no batch waits for people; `curate run --annotator files` makes the next one")
     files = {s.id: s.file for s in project.samples()}
     return write_batch(
-        folder, project.ledger.queue(waiting[-1]), files, project.classes_asked(), texts=read_texts(),
+        folder, project.ledger.queue(waiting[-1]), files, project.classes_asked(), texts=project.texts(),
         guide=project.guide_texts(),
     )  # fmt: skip
 

@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from curation.backbone import Backbone
     from curation.engine import Engine
     from curation.features import FeatureStore
+    from labeling.screen import Texts
     from labeling.server import LabelStudioServer
     from reports.app import ReviewApp
     from reports.fiftyone_store import FiftyOneReporter
@@ -680,6 +681,13 @@ class Project:
                 said[verdict.sample_id].add(verdict.person)
         return {sample: frozenset(people) for sample, people in said.items()}
 
+    def texts(self) -> Texts:
+        """The words on the labeling screen: the project's own where it has some, else as shipped."""
+        from labeling.screen import read_texts
+
+        own = self.settings.review.texts
+        return read_texts(self.root / own if own else None)
+
     def _addresses_of_images(self) -> dict[Path, str]:
         """Where a storage has the images, by file; empty where the settings name none."""
         from labeling.storages import image_address
@@ -735,6 +743,7 @@ class Project:
                         earlier=self.ledger.queue,
                         recorded=self.ledger.verdicts,
                         addresses=self._addresses_of_images(),
+                        texts=self.texts(),
                     )
                 )
             return made[0]

@@ -11,9 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import os
 import re
-import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -29,6 +27,7 @@ from label_studio_sdk.core.api_error import ApiError
 from curation.errors import DataError, LabelStudioError
 from curation.records import WITHDRAWN, Classes, Progress, QueueEntry, Verdict
 from labeling.screen import Texts, evidence, labeling_config, read_texts
+from labeling.served import SHOWN_BY_BROWSERS, as_shown, place
 from labeling.server import Connection
 from labeling.storages import check_resolved, check_storage, check_web_images, is_web, some_of
 from labeling.tasks import (
@@ -61,7 +60,6 @@ _TRIES = 3
 #: After a lost connection Label Studio may still be storing what it was sent; it needs less than this for a chunk.
 _SETTLE_SECONDS = 5.0
 _LONGEST_TITLE = 50
-_SHOWN_BY_BROWSERS = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".avif"}
 _ANSWER_FIELDS = (
     "id,data,annotations,result,completed_by,was_cancelled,lead_time,created_at,updated_at,updated_by,total_annotations"
 )
@@ -379,7 +377,7 @@ class LabelStudioAnnotator:
         path = f"/api/projects/{project.id}"
         with token_client(self.connection.url, self.connection.token) as client:
             for chunk in _chunks(list(images.items()), _UPLOADS):
-                parts = [(name, _as_shown(file, name)) for name, file in chunk]
+                parts = [(name, as_shown(file, name)) for name, file in chunk]
                 sent = client.post(
                     f"{path}/import", params={"commit_to_project": "false"}, files=parts, timeout=300
                 ).raise_for_status()
@@ -479,7 +477,7 @@ class LabelStudioAnnotator:
             return
         looked_at = {self.stored_at[files[e.sample_id]]: files[e.sample_id] for e in some_of(wanted)}
         for file in (files[e.sample_id] for e in wanted):
-            if file.suffix.lower() not in _SHOWN_BY_BROWSERS:
+            if file.suffix.lower() not in SHOWN_BY_BROWSERS:
                 raise DataError(f"image {file} can't be shown by browsers; convert it to PNG or JPEG, or leave "
                                 "review.images_url empty: images are converted and uploaded then")  # fmt: skip
         if self._shows_near:
@@ -604,56 +602,6 @@ def _near_name(key: str, sample_id: str) -> str:
 
 def _example_name(class_id: str, file: Path) -> str:
     return image_name(f"example of {class_id}: {file}")
-
-
-def place(file: Path, folder: Path, name: str) -> str:
-    """Put an image into a served folder under ``name``: linked, else copied, or as PNG where browsers can't show it.
-
-    Returns the file's name there. Never a symbolic link, since Label Studio would follow it anywhere.
-    """
-    suffix = file.suffix.lower()
-    target = folder / f"{name}{suffix if suffix in _SHOWN_BY_BROWSERS else '.png'}"
-    if target.exists():
-        return target.name
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    beside = folder / f".{name}.{os.getpid()}.new"
-    try:
-        if suffix not in _SHOWN_BY_BROWSERS:
-            beside.write_bytes(_as_png(file))
-        else:
-            _link_or_copy(file, beside)
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
-    return target.name
-
-
-def _link_or_copy(file: Path, target: Path) -> None:
-    try:
-        target.hardlink_to(file.resolve())
-    except OSError:  # another disk, or one without hard links
-        shutil.copyfile(file, target)
-
-
-def _as_shown(file: Path, name: str) -> tuple[str, bytes]:
-    suffix = file.suffix.lower()
-    if suffix in _SHOWN_BY_BROWSERS:
-        return f"{name}{suffix}", file.read_bytes()
-    return f"{name}.png", _as_png(file)
-
-
-def _as_png(file: Path) -> bytes:
-    import io
-
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            out = io.BytesIO()
-            image.convert("RGB").save(out, "PNG")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"image {file} can't be shown in a browser ({error}); convert it to PNG or JPEG") from None
-    return out.getvalue()
 
 
 def _unlink_images(folder: Path, task: Mapping[str, Any]) -> None:

@@ -21,8 +21,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from curation.errors import DataError
 from curation.records import SKIPPED, SPECIAL_ANSWERS, WITHDRAWN, Classes, Progress, QueueEntry, Verdict
 from curation.runs import write_json, write_whole
-from labeling.client import place
 from labeling.screen import Texts, labeling_config
+from labeling.served import place
 from labeling.tasks import (
     CONTROL,
     STREAMS,

@@ -1,5 +1,6 @@
-// On the labeling screen: Enter sends the answer, Backspace goes back to the image before, the arrows change the image's
-// brightness (up, down) and contrast (right, left), and beside the number of the task stands how many images are done.
+// On the labeling screen: Enter sends the answer, Backspace goes back to the image before, PageDown leaves this one for
+// later, the arrows change the image's brightness (up, down) and contrast (right, left), + and - its size, and beside the
+// number of the task stands how many images are done.
 (() => {
   const onScreen = () => document.querySelector(".ct");
   const writing = (e) => e && e.matches && e.matches("textarea, [contenteditable=true], input:not([type=radio])");
@@ -28,13 +29,31 @@
     const field = event.target;
     if (event.key === "Enter" && writing(field) && field.closest(".ct-many")) setTimeout(() => field.blur(), 0);
   }, true);
+  // Label Studio's own way to zoom is the wheel; it keeps the point under the pointer, here the middle, where it is.
+  const zoom = (by) => {
+    const stage = document.querySelector(".ct-image .konvajs-content");
+    if (!stage) return;
+    const box = (document.querySelector(".ct-image canvas") || stage).getBoundingClientRect();
+    stage.dispatchEvent(new WheelEvent("wheel", {
+      deltaY: by, ctrlKey: true, bubbles: true, cancelable: true,
+      clientX: box.x + box.width / 2, clientY: box.y + box.height / 2,
+    }));
+  };
   document.addEventListener("keydown", (event) => {
-    if (!onScreen() || writing(event.target) || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return;
+    if (!onScreen() || writing(event.target) || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "+" || event.key === "=" || event.key === "-") {
+      event.preventDefault();
+      event.stopImmediatePropagation();
+      zoom(event.key === "-" ? 100 : -100);
+      return;
+    }
+    if (event.shiftKey) return;
     const back = document.querySelector('button[aria-label="submit"]'); // reads "Update": an image seen before
     const wanted = {
       Enter: ['[aria-label="Submit current annotation"]', 'button[aria-label="submit"]',
         ...(back ? ['[data-testid="next-task"]'] : [])],
       Backspace: ['[data-testid="prev-task"]'],
+      PageDown: ['[data-testid="next-task"]'],
     }[event.key];
     const light = { ArrowUp: [1.25, 1], ArrowDown: [0.8, 1], ArrowRight: [1, 1.25], ArrowLeft: [1, 0.8] }[event.key];
     if (!wanted && !light) return;
@@ -62,7 +81,7 @@
     const words = document.querySelector(".ct-progress") || document.createElement("div");
     words.className = "ct-progress";
     words.style.cssText = "margin: 0 12px; font-size: 14px; white-space: nowrap";
-    words.textContent = `${found.finished_task_number} / ${found.task_number} · Enter ↵ · Backspace ⌫ · ↑ ↓ ← → ◐`;
+    words.textContent = `${found.finished_task_number} / ${found.task_number} · Enter ↵ · Backspace ⌫ · ↑ ↓ ← → ◐ · + − ⌕ · PageDown ⤼`;
     if (!words.isConnected) bar.after(words);
   };
   setInterval(progress, 500);

@@ -8,11 +8,13 @@ they stand in HTML, and no ``$`` in them is taken for a field of the task.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from html import escape
 from importlib.resources import files
+from pathlib import Path
 from xml.etree import ElementTree as Xml
 
 from curation.errors import ConfigError
@@ -57,13 +59,32 @@ class Texts:
     other_what: str
 
 
-def read_texts() -> Texts:
-    """The words as shipped; raises ConfigError where one is missing or unknown."""
-    words = tomllib.loads((files("labeling") / "texts.toml").read_text(encoding="utf-8"))
+def read_texts(file: Path | None = None) -> Texts:
+    """The words as shipped; those in ``file`` in their place, for another language or other wishes.
+
+    Raises ConfigError that names the file and the word for what is unknown, no text, or can't be filled in.
+    """
+    shipped = tomllib.loads((files("labeling") / "texts.toml").read_text(encoding="utf-8"))
     known = {f.name for f in fields(Texts)}
-    if set(words) != known:
-        raise ConfigError(f"labeling/texts.toml must hold exactly {sorted(known)}; differs in {set(words) ^ known}")
-    return Texts(**words)
+    if set(shipped) != known:
+        raise ConfigError(f"labeling/texts.toml must hold exactly {sorted(known)}; differs in {set(shipped) ^ known}")
+    return Texts(**shipped | (_own_words(file, shipped) if file else {}))
+
+
+def _own_words(file: Path, shipped: Mapping[str, str]) -> dict[str, str]:
+    try:
+        words = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{file} can't be read as TOML in UTF-8 ({error}); see labeling/texts.toml") from None
+    for name, text in words.items():
+        if name not in shipped:
+            raise ConfigError(f"{file}: '{name}' is no text of the screen; there are {', '.join(sorted(shipped))}")
+        if not isinstance(text, str) or not text.strip():
+            raise ConfigError(f"{file}: '{name}' must be a text, got {text!r}")
+        wanted = set(re.findall(r"{\w+}", shipped[name]))
+        if set(re.findall(r"{[^}]*}?", text)) != wanted or "}" in re.sub(r"{\w+}", "", text):
+            raise ConfigError(f"{file}: '{name}' must hold {', '.join(wanted) or 'no braces'}, got '{text}'")
+    return words
 
 
 def class_keys(count: int) -> list[str | None]:

@@ -63,6 +63,6 @@ def gate(target: str, act: Callable[[int, str, Moment], bool]) -> Iterator[Gate]
         opened: Any = server
         opened.daemon_threads, opened.gate = True, made
         made.url = f"http://127.0.0.1:{server.server_address[1]}"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         yield made
         server.shutdown()

@@ -61,6 +61,6 @@ def web_server(folder: Path) -> Iterator[Web]:
         opened: Any = server
         opened.web = web
         web.url = f"http://127.0.0.1:{server.server_address[1]}"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         yield web
         server.shutdown()

@@ -661,6 +661,13 @@ def test_a_labeler_works_by_keyboard_alone(
     page.keyboard.press("ArrowUp")
     light = page.evaluate("() => document.querySelector('.ct-image canvas').style.filter")
     assert light == "brightness(1.25) contrast(1)"
+    plain = page.locator(".ct-image").screenshot()
+    page.keyboard.press("+")
+    page.wait_for_timeout(500)
+    larger = page.locator(".ct-image").screenshot()
+    page.keyboard.press("-")
+    page.wait_for_timeout(500)
+    assert larger not in (plain, page.locator(".ct-image").screenshot())
     began = time.monotonic()
     for key in ("1", "2", "a", "x", "1"):
         press(page, key)
@@ -770,6 +777,25 @@ def test_the_screen_bears_many_classes(
     page.close()
     (verdict,) = asked.collect(batch)
     assert verdict.answer == ("c187" if hidden else "c10")
+
+
+def test_an_image_that_is_left_for_later_comes_again(
+    connection: Connection, tokens: dict[str, str], project_id: str, browser: Browser, tmp_path: Path
+) -> None:
+    batch = [replace(e, opinions=1) for e in batch_of(2, ("shown",))]
+    asked = annotator(connection, project_id, opinions=1)
+    asked.send(batch, draw(tmp_path, batch))
+    page = signed_in(browser, connection, "bob")
+    open_stream(page, asked.addresses()["shown"])
+    first = page.inner_text(NUMBER).split()[0]
+    page.keyboard.press("PageDown")
+    page.wait_for_function(f"(n) => !(document.querySelector('{NUMBER}')?.innerText ?? n).startsWith(n)", arg=first)
+    page.wait_for_function("() => document.querySelector('.ct-image canvas')?.width > 100")
+    press(page, "2")
+    page.wait_for_function(f"(n) => (document.querySelector('{NUMBER}')?.innerText ?? '').startsWith(n)", arg=first)
+    press(page, "1")
+    page.close()
+    assert [(v.key, v.answer) for v in asked.collect(batch)] == [(batch[0].key, "c1"), (batch[1].key, "c2")]
 
 
 def test_other_is_answered_in_words(

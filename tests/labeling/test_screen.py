@@ -5,12 +5,14 @@ from __future__ import annotations
 import html
 import re
 import string
+from pathlib import Path
 from xml.etree import ElementTree as Xml
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curation.errors import ConfigError
 from curation.records import AMBIGUOUS, BAD_IMAGE, OTHER, Classes
 from labeling.screen import (
     AMBIGUOUS_KEY,
@@ -134,3 +136,34 @@ def test_markup_and_fields_in_names_are_taken_as_words() -> None:
     (page,) = guide_of(root)
     assert page.count(html.escape(name).replace("$", "$\u2060")) == 2
     assert "$image" not in page
+
+
+def test_words_of_ones_own_take_the_place_of_those_shipped(tmp_path: Path) -> None:
+    file = tmp_path / "texts.toml"
+    file.write_text('bad_image = "schlechtes Bild"\nhow_blind = "Nur nach dem Bild; dann {send}."\n', encoding="utf-8")
+    texts = read_texts(file)
+    assert texts.ambiguous == TEXTS.ambiguous
+    page = labeling_config(classes_of(2), mode="blind", texts=texts, send="Enter")
+    assert 'value="schlechtes Bild"' in page
+    assert "Nur nach dem Bild; dann Enter." in page
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ('titel = "x"', "'titel' is no text of the screen; there are ambiguous,"),
+        ("find = 3", "'find' must be a text, got 3"),
+        ('find = ""', "'find' must be a text"),
+        ('nearest = "nah"', "'nearest' must hold {name}, got 'nah'"),
+        ('find = "such {send}"', "'find' must hold no braces"),
+        ('nearest = "{name} {"', "'nearest' must hold {name}"),
+        ("find", "can't be read as TOML"),
+    ],
+)
+def test_words_that_do_not_fit_are_named(tmp_path: Path, words: str, complaint: str) -> None:
+    file = tmp_path / "texts.toml"
+    file.write_text(words, encoding="utf-8")
+    with pytest.raises(ConfigError) as refused:
+        read_texts(file)
+    assert complaint in str(refused.value)
+    assert "texts.toml" in str(refused.value)
