@@ -9,8 +9,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -46,6 +48,28 @@ def pick_device(name: str = "auto") -> torch.device:
                 f"device '{name}' is not there: {torch.cuda.device_count()} CUDA devices; use auto or cpu"
             )
     return torch.device(name)
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Within it torch takes only operations that give the same each time, where ``wanted``; as it was before after it.
+
+    cuBLAS reads its setting when CUDA is first used, so ask before a backbone is loaded as well.
+    """
+    import torch
+
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
 
 
 def device_name(name: str = "auto") -> str:

@@ -42,7 +42,9 @@ class TrainingSettings:
 
     Zeros choose from the size of the set. ``warm_start`` begins with the last iteration's weights, not the pretrained
     ones; ``class_balance`` lets each class weigh the same; ``mixup`` and ``cutmix`` are the strengths of their Beta
-    distributions, 0 for none.
+    distributions, 0 for none. ``deterministic`` gives the same weights each time on CUDA too, at a cost in speed;
+    ``compile`` is ``auto``, ``on`` or ``off``: whether CUDA runs the network through ``torch.compile``. ``processes``
+    train together, one a GPU; 0 for as many as there are GPUs, which is one on a CPU.
     """
 
     method: str = "fine-tune"
@@ -56,6 +58,9 @@ class TrainingSettings:
     class_balance: bool = False
     mixup: float = 0.0
     cutmix: float = 0.0
+    deterministic: bool = False
+    compile: str = "auto"
+    processes: int = 0
 
     def __post_init__(self) -> None:
         _require(self.method in ("fine-tune", "head"), "training.method", self.method, "'fine-tune' or 'head'")
@@ -64,6 +69,8 @@ class TrainingSettings:
         _require(0 <= self.label_smoothing < 1, "training.label_smoothing", self.label_smoothing, "in [0, 1)")
         _require(0 <= self.mixup <= 10, "training.mixup", self.mixup, "0 to 10")
         _require(0 <= self.cutmix <= 10, "training.cutmix", self.cutmix, "0 to 10")
+        _require(0 <= self.processes <= 64, "training.processes", self.processes, "0 to 64")
+        _require(self.compile in ("auto", "on", "off"), "training.compile", self.compile, "'auto', 'on' or 'off'")
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,7 @@ class FeatureStore:
         self._engine = engine or LocalEngine()
         self.backbone = backbone
         self.pixels = pixels
+        self.folder = folder
         self._view_folder = views
         self._folder = folder / f"{backbone.identity}-{backbone.size}"
         self._features = RowFile(self._folder / "features.f32", (backbone.feature_size,), np.float32)

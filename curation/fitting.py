@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,17 +30,53 @@ AVERAGING = 0.95
 PATIENCE = 3
 #: A checkpoint is written at the end of an epoch when the last one is older than this; it costs a flush to disk.
 CHECKPOINT_SECONDS = 10.0
+#: From so many steps on a network is compiled on CUDA: compiling takes about a minute, and saves some ten ms a step.
+COMPILED_STEPS = 5_000
 
 
-def _vary(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Images (n, 3, size, size), half of them mirrored and each cropped to 80 to 100 % of its side."""
+@dataclass(frozen=True)
+class Crew:
+    """One of ``size`` processes that train one network together, through torch's DistributedDataParallel."""
+
+    rank: int
+    size: int
+
+    def joined(self, network: Network) -> torch.nn.Module:
+        """The network as a module whose gradients are averaged over the processes."""
+        from torch.nn.parallel import DistributedDataParallel
+
+        device = network.store.backbone.device
+        ids = [device] if device.type == "cuda" else None
+        return DistributedDataParallel(network.as_module(), device_ids=ids, broadcast_buffers=False)
+
+    def share(self, batch: Labels) -> Labels:
+        """The rows of a batch that are this process's; none where there are fewer rows than processes."""
+        return batch[self.rank :: self.size]
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """The mean over the processes of a value, which each then has."""
+        from torch import distributed
+
+        value = value.detach().clone()
+        distributed.all_reduce(value)
+        return value / self.size
+
+
+def _vary(
+    images: torch.Tensor, generator: torch.Generator, places: Labels | None = None, of: int | None = None
+) -> torch.Tensor:
+    """Images (n, 3, size, size), half of them mirrored and each cropped to 80 to 100 % of its side.
+
+    Where they are the rows at ``places`` of a batch ``of`` more, they change as they do when the whole batch is given.
+    """
     import torch
 
-    n = len(images)
-    scale = 0.8 + 0.2 * torch.rand(n, generator=generator)
-    shift = (2 * torch.rand(n, 2, generator=generator) - 1) * (1 - scale)[:, None]
-    mirror = torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0)
-    change = torch.zeros(n, 2, 3)
+    n = of or len(images)
+    chosen = torch.arange(n) if places is None else torch.from_numpy(places)
+    scale = (0.8 + 0.2 * torch.rand(n, generator=generator))[chosen]
+    shift = (2 * torch.rand(n, 2, generator=generator) - 1)[chosen] * (1 - scale)[:, None]
+    mirror = torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0)[chosen]
+    change = torch.zeros(len(chosen), 2, 3)
     change[:, 0, 0], change[:, 1, 1], change[:, :, 2] = scale * mirror, scale, shift
     grid = torch.nn.functional.affine_grid(change.to(images.device), list(images.shape), align_corners=False)
     varied = torch.nn.functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
@@ -90,8 +127,10 @@ class Fit:
         checkpoint: Path | None,
         run: str,
         progress: Progress | None,
+        crew: Crew | None = None,
     ) -> None:
         self.network = network
+        self.crew = crew
         self.settings = settings
         self.seed = seed
         self.checkpoint = checkpoint.with_suffix(".safetensors") if checkpoint else None
@@ -99,9 +138,11 @@ class Fit:
         self.saved = time.monotonic()
         self.progress = progress
         self.part = settings.batch_size
+        self.compiled = ""
         self.groups = network.rates(settings)
         self.trained = [p for group in self.groups for p in group["params"]]
         self.before = self._keep(self.trained)
+        self.joined = crew.joined(network) if crew else None
 
     def run(
         self, rows: Placed, targets: Targets, labels: Labels, kept: Labels, held: Labels, epochs: int
@@ -125,12 +166,13 @@ class Fit:
         saved = self._resume(optimizer)
         if saved is not None:
             average, best, best_loss, history = saved
+        self._compile(rows, kept, (epochs - len(history)) * steps_an_epoch)
         for epoch in range(len(history), epochs):
             if judged and _stale(history) >= PATIENCE:
                 break
             loss = self._epoch(rows, targets, kept, optimizer, average, epoch, steps)
             live = self._swap(average)
-            validation = self._validation_loss(rows, labels, held)
+            validation = self._agreed(self._validation_loss(rows, labels, held))
             if not len(held) or validation < best_loss:
                 best_loss, best = validation, self._keep(self.trained)
             self._swap(live)
@@ -140,9 +182,32 @@ class Fit:
                 ended = judged and _stale(history) >= PATIENCE
                 self.progress("fine-tuning", epoch + 1, epoch + 1 if ended else epochs)
         self._swap(best)
-        if self.checkpoint:
+        if self.checkpoint and self._first:
             self.checkpoint.unlink(missing_ok=True)
         return history
+
+    @property
+    def _first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.crew is None or self.crew.rank == 0
+
+    def _agreed(self, value: float) -> float:
+        """A figure that all processes decide by alike."""
+        import torch
+
+        if self.crew is None:
+            return value
+        return float(self.crew.mean(torch.tensor(value, device=self.network.store.backbone.device)))
+
+    def _compile(self, rows: Placed, kept: Labels, steps: int) -> None:
+        """Compile the network where the settings ask for it, or on CUDA where that many steps pay for it."""
+        device = self.network.store.backbone.device.type
+        auto = self.settings.compile == "auto" and device == "cuda" and steps >= COMPILED_STEPS
+        if not self.network.whole or self.settings.deterministic or len(kept) < self.settings.batch_size:
+            return
+        if auto or self.settings.compile == "on":
+            failed = self.network.compile(self.network.ready(rows.take(kept[: self.settings.batch_size])))
+            self.compiled = f", not compiled ({failed})" if failed else ", compiled"
 
     def _epoch(
         self, rows: Placed, targets: Targets, kept: Labels, optimizer: Any, average: list[torch.Tensor], epoch: int,
@@ -167,7 +232,7 @@ class Fit:
             with torch.no_grad():
                 torch._foreach_lerp_(average, self.trained, 1 - _averaging(step))
             step += 1
-        loss = float(total) / max(len(order), 1)  # looked at once an epoch: each look makes a device wait
+        loss = self._agreed(float(total) / max(len(order), 1))  # looked at once an epoch: each look makes a device wait
         if not math.isfinite(loss):
             rate = optimizer.param_groups[0]["initial_lr"]
             raise TrainingError(
@@ -182,6 +247,8 @@ class Fit:
         """The gradient of the batch's mean loss, in as many parts as memory asks for; returns the loss."""
         import torch
 
+        if self.crew is not None:
+            return self._shared_gradient(rows, targets, batch, optimizer, generator)
         state = generator.get_state()
         while True:
             try:
@@ -209,12 +276,42 @@ class Fit:
                 self.part = min(self.part, len(batch)) // 2 or 1
             torch.cuda.empty_cache()
 
+    def _shared_gradient(
+        self, rows: Placed, targets: Targets, batch: Labels, optimizer: Any, generator: torch.Generator
+    ) -> torch.Tensor:
+        """The same gradient where several processes take a share each; returns what its mean over them is the loss of.
+
+        A process without rows takes part with one that weighs nothing.
+        """
+        import torch
+
+        assert self.crew is not None
+        assert self.joined is not None
+        places = self.crew.share(np.arange(len(batch)))
+        weight, places = (1.0, places) if len(places) else (0.0, np.zeros(1, dtype=np.int64))
+        optimizer.zero_grad(set_to_none=True)
+        try:
+            inputs = self.network.ready(rows.take(batch[places]))
+            inputs = _vary(inputs, generator, places, len(batch)) if self.network.whole else inputs
+            wanted = torch.from_numpy(targets[batch[places]]).to(inputs.device)
+            inputs, wanted = _mixed(inputs, wanted, self.settings, generator)
+            loss = torch.nn.functional.cross_entropy(
+                self.joined(inputs), wanted, reduction="sum", label_smoothing=self.settings.label_smoothing
+            )
+            loss = loss * weight * self.crew.size / len(batch)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
+        except torch.OutOfMemoryError as error:  # the others wait in the same step, so none can take it in parts
+            raise TrainingError(
+                f"a share of {len(places)} images does not fit into a device's memory; lower training.batch_size"
+            ) from error
+        return loss.detach()
+
     def _save(
         self, optimizer: Any, average: list[torch.Tensor], best: list[torch.Tensor], best_loss: float,
         history: list[dict[str, float]],
     ) -> None:  # fmt: skip
         """Write all that the next epoch needs, whole or absent, where it is time to."""
-        if self.checkpoint is None or time.monotonic() - self.saved < CHECKPOINT_SECONDS:
+        if self.checkpoint is None or not self._first or time.monotonic() - self.saved < CHECKPOINT_SECONDS:
             return
         self.saved = time.monotonic()
         from safetensors.torch import save

@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from curation.copies import make_copies, plan_copies
 from curation.errors import TrainingError
 from curation.records import Augmentation, Predictions, Progress, Sample
 from curation.runs import write_whole
@@ -123,20 +124,13 @@ def encode_copies(
     featurizer: Featurizer, pixels: Pixels, samples: Sequence[Sample], augmentations: Sequence[Augmentation], seed: int
 ) -> tuple[Features, npt.NDArray[np.int64]]:
     """Features of all augmented copies of ``samples``, and each copy's row in ``samples``; empty without any."""
-    row_of = {s.id: row for row, s in enumerate(samples)}
-    images, rows = [], []
-    for augmentation in augmentations:
-        chosen = [row_of[s] for s in augmentation.sample_ids if s in row_of]
-        if not chosen:
-            continue
-        originals = pixels.pixels([samples[row] for row in chosen])
-        for copy in range(augmentation.copies):
-            for row, image in zip(chosen, originals, strict=True):
-                images.append(augmentation.transform(image, seed + 7919 * copy + row))
-                rows.append(row)
-    if not images:
+    made = [
+        (featurizer.encode(images)[0], rows)
+        for images, rows in make_copies(pixels, samples, plan_copies(samples, augmentations), seed)
+    ]
+    if not made:
         return np.zeros((0, 0), dtype=np.float32), np.zeros(0, dtype=np.int64)
-    return featurizer.encode(np.stack(images))[0], np.array(rows, dtype=np.int64)
+    return np.concatenate([features for features, _ in made]), np.concatenate([rows for _, rows in made])
 
 
 def _scaled(features: Features, mean: Features, scale: Features) -> Features:

@@ -40,6 +40,8 @@ class Network:
     model: Any
     head: Any
     whole: bool
+    compiled: Any = None
+    compiled_rows: int = 0
 
     def inputs(self, samples: Sequence[Sample], progress: Progress | None) -> Rows:
         """What the network is fed with, one row a sample: float16 activations, or uint8 images."""
@@ -70,8 +72,49 @@ class Network:
         """Pooled features (rows, dimensions), before the head, of rows as ``inputs`` gives them."""
         return np.asarray(self._through(rows, self._features, self.head.in_features), dtype=np.float32)
 
+    def as_module(self) -> torch.nn.Module:
+        """What is trained as one module: rows that are ready to logits."""
+        import torch
+
+        network = self
+
+        class Whole(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.parts = torch.nn.ModuleList([network.head, *network.modules()])
+
+            def forward(self, batch: torch.Tensor) -> torch.Tensor:
+                return network.logits(batch)
+
+        return Whole()
+
     def _features(self, batch: torch.Tensor) -> torch.Tensor:
-        return cast("torch.Tensor", self.model(batch) if self.whole else self.store.backbone.tail(batch, self.model))
+        import torch
+
+        if not self.whole:
+            return self.store.backbone.tail(batch, self.model)
+        fast = self.compiled is not None and torch.is_grad_enabled() and len(batch) == self.compiled_rows
+        return cast("torch.Tensor", (self.compiled if fast else self.model)(batch))
+
+    def compile(self, batch: torch.Tensor) -> str:
+        """Run whole batches of this many rows through ``torch.compile`` from now on; returns why not, where it fails.
+
+        A step is tried on ``batch``, rows that are ready: that is when compiling happens.
+        """
+        import torch
+
+        self.compiled, self.compiled_rows = torch.compile(self.model, dynamic=False), len(batch)
+        try:
+            self.logits(batch).sum().backward()  # type: ignore[no-untyped-call]  # torch has no types here
+        except (
+            Exception
+        ) as error:  # a missing compiler, an operation it does not know: each raises something of its own
+            self.compiled = None
+            return f"{type(error).__name__}"
+        finally:
+            self.model.zero_grad(set_to_none=True)
+            self.head.zero_grad(set_to_none=True)
+        return ""
 
     def modules(self) -> list[Any]:
         """The parts of the model that are trained, in a fixed order."""

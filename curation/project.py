@@ -774,13 +774,15 @@ class Project:
         )  # fmt: skip
 
     def _store(self, settings: Settings) -> FeatureStore:
-        from curation.backbone import load_backbone
+        from curation.backbone import deterministic, load_backbone
         from curation.features import FeatureStore
         from curation.images import PixelCache
 
         size = settings.backbone.size or 224
         weights = Path(settings.backbone.weights) if settings.backbone.weights else None
-        backbone = load_backbone(settings.backbone.name, weights=weights, size=size, device=settings.backbone.device)
+        chosen = settings.backbone
+        with deterministic(settings.training.deterministic):
+            backbone = load_backbone(chosen.name, weights=weights, size=size, device=chosen.device)
         self.say(backbone.describe())
         views = self.paths.cache / "views" if settings.detection.views == "many" else None
         engine = _engine(settings, backbone)
@@ -1084,12 +1086,21 @@ class _FineTuner:
         checkpoint: Path,
         progress: Progress | None,
     ) -> Any:
+        from curation.parallel import fine_tune_together, processes_for
         from curation.training import fine_tune
 
+        settings = self._settings
         number = checkpoint.parent.name  # that of the iteration
         before = checkpoint.parent.with_name(f"{int(number) - 1:03d}") if number.isdigit() else checkpoint.parent
-        warm = before / "model.safetensors" if self._settings.training.warm_start else None
+        warm = before / "model.safetensors" if settings.training.warm_start else None
+        processes = processes_for(str(self._store.backbone.device), settings.training.processes)
+        if processes > 1:
+            return fine_tune_together(
+                self._store, samples, labels, class_ids, settings=settings.training, seed=seed, processes=processes,
+                weights=Path(settings.backbone.weights) if settings.backbone.weights else None,
+                augmentations=augmentations, checkpoint=checkpoint, progress=progress, warm=warm,
+            )  # fmt: skip
         return fine_tune(
-            self._store, samples, labels, class_ids, settings=self._settings.training, seed=seed,
+            self._store, samples, labels, class_ids, settings=settings.training, seed=seed,
             augmentations=augmentations, checkpoint=checkpoint, progress=progress, warm=warm,
         )  # fmt: skip

@@ -25,14 +25,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from curation.backbone import device_name
+from curation.backbone import deterministic, device_name
 from curation.config import TrainingSettings
+from curation.copies import make_copies, plan_copies
 from curation.errors import DataError, TrainingError
 from curation.features import FeatureStore
-from curation.fitting import Fit
+from curation.fitting import Crew, Fit
 from curation.networks import (
     FEW,
-    READ,
     Labels,
     Network,
     Placed,
@@ -150,6 +150,7 @@ def fine_tune(
     progress: Progress | None = None,
     whole: bool | None = None,
     warm: Path | None = None,
+    crew: Crew | None = None,
 ) -> FineTuned:
     """Fine-tune the store's backbone on ``samples``; ``labels`` has shape (samples,), columns of ``class_ids``.
 
@@ -157,8 +158,40 @@ def fine_tune(
     ``None`` means whole on CUDA only. The same seed gives the same weights on a CPU. With ``checkpoint``, a file
     without suffix, a run that was stopped goes on at the last epoch that was kept, to the same end. ``warm`` is a
     model's file whose weights training begins with, where it is of the same backbone and classes. Raises TrainingError
-    for fewer than two classes, or where the loss is no number any more.
+    for fewer than two classes, where the loss is no number any more, or where ``settings.deterministic`` asks for what
+    the network's operations can't give. ``crew`` is given where several processes train together (``parallel.py``).
     """
+    try:
+        with deterministic(settings.deterministic):
+            return _fine_tuned(
+                store,
+                samples,
+                labels,
+                class_ids,
+                settings,
+                seed,
+                augmentations,
+                checkpoint,
+                progress,
+                whole,
+                warm,
+                crew,
+            )
+    except RuntimeError as error:
+        if not settings.deterministic or "deterministic" not in str(error):
+            raise
+        operation = str(error).split(" does not have")[0]
+        raise TrainingError(
+            f"{store.backbone.name} can't be trained deterministically on {store.backbone.device.type}: {operation} "
+            "gives another result each time; set training.deterministic = false, or choose another backbone or device"
+        ) from error
+
+
+def _fine_tuned(
+    store: FeatureStore, samples: Sequence[Sample], labels: Labels, class_ids: tuple[str, ...],
+    settings: TrainingSettings, seed: int, augmentations: Sequence[Augmentation], checkpoint: Path | None,
+    progress: Progress | None, whole: bool | None, warm: Path | None, crew: Crew | None,
+) -> FineTuned:  # fmt: skip
     began = time.perf_counter()
     if len(samples) != len(labels):
         raise TrainingError(f"{len(samples)} samples were given {len(labels)} labels; give one label a sample")
@@ -175,7 +208,7 @@ def fine_tune(
     kept = np.flatnonzero(~held[of])  # validation rows and their augmented copies stay out of the training of this run
     targets = _targets(features, labels, held, len(class_ids), strength, settings, seed)[of]
     run = _run_of(network, samples, labels, augmentations, settings, seed, warm)
-    fit = Fit(network, settings, seed, checkpoint, run, progress)
+    fit = Fit(network, settings, seed, checkpoint, run, progress, crew)
     warmed = warm is not None and _warm(network, warm, class_ids)
     rows = Placed([inputs, extra] if len(extra) else [inputs], store.backbone.device)
     epochs = settings.epochs or _epochs(len(samples), network.whole)
@@ -267,6 +300,7 @@ def _warm(network: Network, file: Path, class_ids: tuple[str, ...]) -> bool:
 def _words(network: Network, rows: int, fit: Fit, history: list[dict[str, float]], share: float, warmed: bool) -> str:
     backbone = network.store.backbone
     parts = f", in parts of {fit.part} for want of memory" if fit.part < fit.settings.batch_size else ""
+    parts += fit.compiled
     device = device_name(str(backbone.device))
     if share == 0:
         return (
@@ -317,17 +351,12 @@ def _augmented(
     progress: Progress | None,
 ) -> tuple[Rows, Labels]:
     """Augmented copies as the network is fed with them, and the row of the sample that each was made from."""
-    row_of = {s.id: row for row, s in enumerate(samples)}
-    made = [
-        (a, number, row_of[s]) for a in augmentations for number in range(a.copies) for s in a.sample_ids if s in row_of
-    ]
+    planned = plan_copies(samples, augmentations)
     found: list[Rows] = []
-    for start in range(0, len(made), READ):
-        some = made[start : start + READ]
-        pixels = network.store.pixels.pixels([samples[row] for _, _, row in some])
-        images = [a.transform(np.array(p), seed + 7919 * n + row) for (a, n, row), p in zip(some, pixels, strict=True)]
-        found.append(network.encode(np.stack(images)))
+    of: list[Labels] = []
+    for images, rows in make_copies(network.store.pixels, samples, planned, seed):
+        found.append(network.encode(images))
+        of.append(rows)
         if progress:
-            progress("computing augmented images", start + len(some), len(made))
-    rows = np.array([row for _, _, row in made], dtype=np.int64)
-    return (np.concatenate(found) if found else np.zeros(0)), rows
+            progress("computing augmented images", sum(map(len, of)), len(planned))
+    return (np.concatenate(found), np.concatenate(of)) if found else (np.zeros(0), np.zeros(0, dtype=np.int64))

@@ -24,8 +24,8 @@ ORDER = [
      "curation.dataset", "curation.files", "curation.importing", "curation.flags", "curation.predictions",
      "curation.properties", "curation.quality", "curation.engine"],
     [
-        "curation.backbone", "curation.features", "curation.networks", "curation.fitting", "curation.training",
-        "curation.exports", "curation.heads",
+        "curation.backbone", "curation.features", "curation.copies", "curation.networks", "curation.fitting",
+        "curation.training", "curation.parallel", "curation.exports", "curation.heads",
         "curation.neighbours", "curation.scoring", "curation.streaming", "curation.crossval",
         "curation.issues", "curation.evidence", "curation.audit", "curation.slices", "curation.tracking",
         "curation.queue", "curation.gain", "curation.credit", "curation.costs",

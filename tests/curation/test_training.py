@@ -356,3 +356,87 @@ def test_every_option_together_still_learns(store, pictures) -> None:  # type: i
     settings = TrainingSettings(epochs=6, batch_size=16, class_balance=True, mixup=0.2, cutmix=0.2)
     model = fine_tune(store, samples[:40], labels[:40], CLASSES, settings=settings, seed=0)
     assert (model.predict(samples[40:]).probabilities.argmax(axis=1) == labels[40:]).mean() >= 0.9
+
+
+def test_deterministic_training_repeats_itself_and_leaves_torch_as_it_was(store, pictures, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    samples, labels = pictures
+    settings = TrainingSettings(epochs=1, batch_size=16, deterministic=True)
+    seen: list[bool] = []
+    for name in ("a", "b"):
+        model = fine_tune(
+            store, samples[:40], labels[:40], CLASSES, settings=settings, seed=0, whole=True,
+            progress=lambda *_: seen.append(torch.are_deterministic_algorithms_enabled()),
+        )  # fmt: skip
+        model.save(tmp_path / name)
+    assert seen
+    assert all(seen)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_an_operation_that_is_never_the_same_is_named(
+    store: FeatureStore, pictures: tuple[list[Sample], np.ndarray], monkeypatch: pytest.MonkeyPatch  # type: ignore[type-arg]
+) -> None:  # fmt: skip
+    samples, labels = pictures
+
+    def refused(_self: object, _batch: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("some_backward_cuda does not have a deterministic implementation, but you set")
+
+    monkeypatch.setattr(networks.Network, "logits", refused)
+    settings = TrainingSettings(epochs=1, deterministic=True)
+    with pytest.raises(TrainingError, match=r"some_backward_cuda gives .* training\.deterministic = false"):
+        fine_tune(store, samples[:40], labels[:40], CLASSES, settings=settings, seed=0)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def compiled_settings(batch_size: int = 8) -> TrainingSettings:
+    return TrainingSettings(epochs=1, batch_size=batch_size, compile="on")
+
+
+def test_a_compiled_network_is_trained_to_the_same_end(
+    store: FeatureStore, pictures: tuple[list[Sample], np.ndarray], monkeypatch: pytest.MonkeyPatch  # type: ignore[type-arg]
+) -> None:  # fmt: skip
+    samples, labels = pictures
+    taken: list[int] = []
+
+    def compile_(model: torch.nn.Module, *, dynamic: bool) -> object:
+        assert not dynamic
+
+        def run(batch: torch.Tensor) -> torch.Tensor:
+            taken.append(len(batch))
+            return model(batch)  # type: ignore[no-any-return]
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    plain = TrainingSettings(epochs=1, batch_size=8)
+    models = [
+        fine_tune(store, samples[:40], labels[:40], CLASSES, settings=chosen, seed=0, whole=True)
+        for chosen in (plain, compiled_settings())
+    ]
+    predicted = [m.predict(samples[40:]).probabilities for m in models]
+    assert np.allclose(predicted[0], predicted[1], atol=1e-5)
+    assert set(taken) == {8}  # what is left of an epoch goes through the network as it is
+    assert ["compiled" in m.words for m in models] == [False, True]
+
+
+def test_where_compiling_fails_training_goes_on_and_says_so(
+    store: FeatureStore, pictures: tuple[list[Sample], np.ndarray], monkeypatch: pytest.MonkeyPatch  # type: ignore[type-arg]
+) -> None:  # fmt: skip
+    def compile_(_model: torch.nn.Module, *, dynamic: bool) -> object:
+        def run(_batch: torch.Tensor) -> torch.Tensor:
+            raise ImportError("no compiler")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    samples, labels = pictures
+    model = fine_tune(store, samples[:40], labels[:40], CLASSES, settings=compiled_settings(), seed=0, whole=True)
+    assert "not compiled (ImportError)" in model.words
+
+
+def test_only_a_long_training_on_cuda_is_compiled_by_itself(store: FeatureStore) -> None:
+    network = networks.fresh_network(store, 2, whole=True)
+    fit = fitting.Fit(network, TrainingSettings(batch_size=2), 0, None, "", None)
+    fit._compile(networks.Placed([np.zeros((4, 64, 64, 3), np.uint8)], store.backbone.device), np.arange(4), 10**6)
+    assert fit.compiled == ""

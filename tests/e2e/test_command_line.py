@@ -9,12 +9,19 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pandas as pd
 import psutil
 import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors import safe_open
 from tests_stand_ins import draw
 
 from curation import Project
+from curation.images import squash
 from reports.app import running_apps
 from reports.fiftyone_store import FiftyOneReporter
 from reports.mongo import birth
@@ -117,6 +124,50 @@ def test_export_gives_the_labels_now_and_as_given(project: Path, tmp_path: Path)
     assert list(now["path"]) == list(given["path"])
     differing = int((now["label"] != given["label"]).sum())
     assert differing == status(project)["iterations"][0]["labels_changed"]
+
+
+def test_the_model_is_exported_for_others_and_both_files_predict_the_same(project: Path, tmp_path: Path) -> None:
+    onnx, tensors = tmp_path / "model.onnx", tmp_path / "model.safetensors"
+    said = curate("export", project, "--out", onnx, "--device", "cpu").stdout
+    assert "Model of iteration 1" in said
+    curate("export", project, "--format", "safetensors", "--iteration", 1, "--out", tensors)
+    session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+    about = session.get_modelmeta().custom_metadata_map
+    assert json.loads(about["class_names"]) == ["left", "right"]
+    with safe_open(str(tensors), framework="pt") as opened:
+        prepared = json.loads(opened.metadata()["curation"])
+        state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 — not a mapping
+    assert prepared["class_names"] == about["class_names"]
+    settings = json.loads(prepared["preprocessing"])
+    side = settings["resize"][0]
+    labels = pd.read_csv(project.parent / "answers.csv")[:20]
+    files = [project.parent / "images" / path for path in labels["path"]]
+    pixels = np.stack([squash(Image.open(file).convert("RGB"), side) for file in files])
+    ours = session.run(["probabilities"], {"pixels": pixels})[0]
+    model = timm.create_model(prepared["architecture"], num_classes=2)
+    model.load_state_dict(state)
+    mean, std = (np.array(settings[name], dtype=np.float32) for name in ("mean", "std"))
+    images = torch.from_numpy(((pixels / 255 - mean) / std).astype(np.float32)).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        theirs = torch.softmax(model.eval()(images), dim=1).numpy()
+    assert np.abs(ours - theirs).max() < 1e-3
+    named = np.array(["left", "right"])[ours.argmax(axis=1)]
+    assert (named == labels["label"]).mean() >= 0.9
+
+
+def test_a_device_is_chosen_for_this_time_and_one_that_is_not_there_is_refused(project: Path, tmp_path: Path) -> None:
+    before = (project / "curation.toml").read_bytes()
+    findings = json.loads(curate("doctor", project, "--device", "cpu", "--json").stdout)
+    device = next(f for f in findings if f["what"] == "device")
+    assert "the last blocks are fine-tuned" in device["words"]
+    curate("flag", project, "--device", "cpu", "--out", tmp_path / "flags.csv")
+    assert (project / "curation.toml").read_bytes() == before
+    wrong = curate("flag", project, "--device", "tpu", "--out", tmp_path / "x.csv", code=2).stderr
+    assert "backbone.device" in wrong
+    if not torch.cuda.is_available():
+        refused = curate("export", project, "--device", "cuda:3", "--out", tmp_path / "x.onnx", code=2).stderr
+        assert "device 'cuda:3' is not there" in refused
+        assert not (tmp_path / "x.onnx").exists()
 
 
 def test_a_release_is_exported_as_it_was_after_labels_have_changed(project: Path, tmp_path: Path) -> None:

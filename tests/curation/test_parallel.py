@@ -1,0 +1,107 @@
+"""Several processes train to the weights that one comes to; on a CPU they talk by gloo, as they do by NCCL on GPUs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from tests_stand_ins import content_id, draw
+
+from curation.backbone import load_backbone
+from curation.config import TrainingSettings
+from curation.errors import TrainingError
+from curation.features import FeatureStore
+from curation.fitting import Crew, _vary
+from curation.images import PixelCache
+from curation.parallel import fine_tune_together, processes_for
+from curation.records import Augmentation, Sample
+from curation.training import fine_tune
+
+CLASSES = ("c1", "c2")
+Pixels = npt.NDArray[np.uint8]
+Pictures = tuple[list[Sample], npt.NDArray[np.int64]]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
+    folder = tmp_path_factory.mktemp("pictures")
+    truth = draw(folder, 50)
+    samples = [Sample(content_id(folder / path), path, folder / path, "train") for path in truth]
+    return samples, np.array([0 if name == "left" else 1 for name in truth.values()])
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    folder = tmp_path_factory.mktemp("store")
+    return FeatureStore(load_backbone(size=64), PixelCache(folder / "pixels", 64), folder / "features")
+
+
+@dataclass(frozen=True)
+class Fatal:
+    """Ends every process but the one it was made in, or raises there what ``words`` say."""
+
+    made_in: int
+    words: str = ""
+
+    def __call__(self, image: Pixels, seed: int) -> Pixels:
+        if os.getpid() != self.made_in:
+            if self.words:
+                raise TrainingError(self.words)
+            os._exit(1)
+        return image
+
+
+def test_shares_make_up_the_batch_and_change_as_in_it() -> None:
+    images, rows = torch.rand(5, 3, 8, 8), np.arange(5)
+    shares = [Crew(rank, 2).share(rows) for rank in (0, 1)]
+    assert sorted(np.concatenate(shares).tolist()) == [0, 1, 2, 3, 4]
+    together = _vary(images, torch.Generator().manual_seed(3))
+    for share in shares:
+        apart = _vary(images[share], torch.Generator().manual_seed(3), share, 5)
+        assert torch.allclose(apart, together[share], atol=1e-6)
+
+
+def test_there_are_no_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert [processes_for("cuda", 0), processes_for("cuda", 2), processes_for("cuda:1", 0)] == [4, 2, 1]
+    assert [processes_for("cpu", 0), processes_for("cpu", 2)] == [1, 2]
+    with pytest.raises(TrainingError, match=r"training\.processes is 5"):
+        processes_for("cuda", 5)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("whole", [False, True])
+def test_two_processes_come_to_the_weights_of_one(store: FeatureStore, pictures: Pictures, whole: bool) -> None:
+    samples, labels = pictures
+    settings = TrainingSettings(epochs=2, batch_size=16, tail_rate=2e-5 if whole else 0.0)
+    told: list[tuple[str, int, int]] = []
+    chosen = {"settings": settings, "seed": 0, "whole": whole}
+    alone = fine_tune(store, samples[:40], labels[:40], CLASSES, **chosen)  # type: ignore[arg-type]
+    together = fine_tune_together(
+        store, samples[:40], labels[:40], CLASSES, **chosen, processes=2, progress=lambda *words: told.append(words),  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert "2 processes" in together.words
+    assert ("fine-tuning", 2, 2) in told
+    losses = [[epoch["loss"] for epoch in model.history] for model in (alone, together)]
+    assert np.allclose(losses[0], losses[1], rtol=1e-3)
+    ours, theirs = (model.predict(samples[40:]).probabilities for model in (alone, together))
+    assert np.allclose(ours, theirs, atol=1e-2)
+    assert together.share == alone.share
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(("words", "told"), [("", "training.processes = 1"), ("what went wrong", "what went wrong")])
+def test_a_process_that_dies_or_fails_ends_all_with_words(
+    store: FeatureStore, pictures: Pictures, words: str, told: str
+) -> None:
+    samples, labels = pictures
+    fatal = Augmentation("fatal", (samples[0].id,), 1, Fatal(os.getpid(), words))
+    with pytest.raises(TrainingError, match=told):
+        fine_tune_together(
+            store, samples[:40], labels[:40], CLASSES, settings=TrainingSettings(epochs=1), seed=0, processes=2,
+            augmentations=[fatal],
+        )  # fmt: skip
