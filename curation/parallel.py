@@ -92,10 +92,12 @@ def fine_tune_together(
 
 def _run(job: Job, processes: int, folder: Path, progress: Progress | None) -> None:
     """Start the processes and wait for them, passing on what the first one tells."""
-    from torch import multiprocessing
+    from multiprocessing import get_context
 
-    told = multiprocessing.get_context("spawn").SimpleQueue()
-    running = multiprocessing.start_processes(  # type: ignore[no-untyped-call]  # torch has no types here
+    from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
+
+    told = get_context("spawn").SimpleQueue()
+    running = start_processes(  # type: ignore[no-untyped-call]  # torch has no types here
         _work, args=(job, processes, folder, told), nprocs=processes, join=False, start_method="spawn"
     )
     failed = ""
@@ -104,10 +106,10 @@ def _run(job: Job, processes: int, folder: Path, progress: Progress | None) -> N
         while not ended:
             ended = running.join(timeout=LOOK)
             failed = _pass_on(told, progress) or failed
-    except multiprocessing.ProcessRaisedException as error:
+    except ProcessRaisedException as error:
         last = str(error).strip().splitlines()[-1]
         raise TrainingError(f"{_pass_on(told, progress) or failed or last}") from error
-    except multiprocessing.ProcessExitedException as error:
+    except ProcessExitedException as error:
         raise TrainingError(
             f"one of {processes} processes that trained was ended ({error}), mostly for want of memory; run again, "
             "with a lower training.batch_size or training.processes = 1 in curation.toml"

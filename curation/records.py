@@ -104,6 +104,11 @@ class Sample:
     def __post_init__(self) -> None:
         object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
 
+    def __reduce__(self) -> tuple[type[Sample], tuple[object, ...]]:
+        """Pickled as what it was made from, for its read-only metadata can't be."""
+        made_from = (self.id, self.path, self.file, self.split, self.group, dict(self.metadata))
+        return Sample, (*made_from, self.width, self.height)
+
 
 @dataclass(frozen=True)
 class LabelEvent:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pickle
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +65,14 @@ def test_shares_make_up_the_batch_and_change_as_in_it() -> None:
     for share in shares:
         apart = _vary(images[share], torch.Generator().manual_seed(3), share, 5)
         assert torch.allclose(apart, together[share], atol=1e-6)
+
+
+def test_a_sample_comes_back_from_its_pickle_with_metadata_that_no_one_can_change() -> None:
+    sample = Sample("a" * 64, "a.png", Path("a.png"), "train", "lot 1", {"depth": 2.5}, 30, 20)
+    again = pickle.loads(pickle.dumps(sample))
+    assert again == sample
+    with pytest.raises(TypeError):
+        again.metadata["depth"] = 1.0
 
 
 def test_there_are_no_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
