@@ -106,14 +106,17 @@ def _run(job: Job, processes: int, folder: Path, progress: Progress | None) -> N
         while not ended:
             ended = running.join(timeout=LOOK)
             failed = _pass_on(told, progress) or failed
-    except ProcessRaisedException as error:
+    except (ProcessRaisedException, ProcessExitedException) as error:
+        failed = _pass_on(told, progress) or failed
         last = str(error).strip().splitlines()[-1]
-        raise TrainingError(f"{_pass_on(told, progress) or failed or last}") from error
-    except ProcessExitedException as error:
         raise TrainingError(
-            f"one of {processes} processes that trained was ended ({error}), mostly for want of memory; run again, "
-            "with a lower training.batch_size or training.processes = 1 in curation.toml"
+            failed
+            or f"one of {processes} processes that trained was ended ({last}), mostly for want of memory; run "
+            "again, with a lower training.batch_size or training.processes = 1 in curation.toml"
         ) from error
+    finally:  # also where this process is told to end
+        for process in running.processes:
+            process.kill()
 
 
 def _pass_on(told: Any, progress: Progress | None) -> str:

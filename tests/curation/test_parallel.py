@@ -104,7 +104,7 @@ def test_two_processes_come_to_the_weights_of_one(store: FeatureStore, pictures:
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize(("words", "told"), [("", "training.processes = 1"), ("what went wrong", "what went wrong")])
+@pytest.mark.parametrize(("words", "told"), [("", r"training\.processes = 1"), ("what went wrong", "what went wrong")])
 def test_a_process_that_dies_or_fails_ends_all_with_words(
     store: FeatureStore, pictures: Pictures, words: str, told: str
 ) -> None:

@@ -1,4 +1,5 @@
-"""Fine-tuning on CUDA: the whole network, in bf16; each test has its twin in ``tests/curation/test_training.py``."""
+"""Fine-tuning on CUDA: the whole network, in bf16; each test has its twin in ``tests/curation``, in
+test_training.py or test_parallel.py."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from curation.backbone import load_backbone
 from curation.config import TrainingSettings
 from curation.features import FeatureStore
 from curation.images import PixelCache
+from curation.parallel import fine_tune_together
 from curation.records import Augmentation, Sample
 from curation.training import fine_tune, load_fine_tuned
 
@@ -73,4 +75,30 @@ def test_every_option_together_still_learns(store: FeatureStore, pictures: Pictu
     samples, labels = pictures
     settings = TrainingSettings(epochs=6, batch_size=16, class_balance=True, mixup=0.2, cutmix=0.2)
     model = fine_tune(store, samples[:40], labels[:40], CLASSES, settings=settings, seed=0)
+    assert (model.predict(samples[40:]).probabilities.argmax(axis=1) == labels[40:]).mean() >= 0.9
+
+
+def test_deterministic_training_gives_the_same_file_twice(
+    store: FeatureStore, pictures: Pictures, tmp_path: Path
+) -> None:
+    samples, labels = pictures
+    settings = TrainingSettings(epochs=2, batch_size=16, deterministic=True)
+    for name in ("a", "b"):
+        fine_tune(store, samples[:40], labels[:40], CLASSES, settings=settings, seed=0).save(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_compiled_network_learns(store: FeatureStore, pictures: Pictures) -> None:
+    samples, labels = pictures
+    settings = TrainingSettings(epochs=6, batch_size=16, compile="on")
+    model = fine_tune(store, samples[:40], labels[:40], CLASSES, settings=settings, seed=0)
+    assert ", compiled" in model.words
+    assert (model.predict(samples[40:]).probabilities.argmax(axis=1) == labels[40:]).mean() >= 0.9
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one CUDA device at most")
+def test_two_gpus_learn_together(store: FeatureStore, pictures: Pictures) -> None:
+    samples, labels = pictures
+    model = fine_tune_together(store, samples[:40], labels[:40], CLASSES, settings=SETTINGS, seed=0, processes=2)
+    assert "2 processes" in model.words
     assert (model.predict(samples[40:]).probabilities.argmax(axis=1) == labels[40:]).mean() >= 0.9
