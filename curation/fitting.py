@@ -206,7 +206,9 @@ class Fit:
         if not self.network.whole or self.settings.deterministic or len(kept) < self.settings.batch_size:
             return
         if auto or self.settings.compile == "on":
-            failed = self.network.compile(self.network.ready(rows.take(kept[: self.settings.batch_size])))
+            batch = kept[: self.settings.batch_size]
+            batch = self.crew.share(batch) if self.crew else batch
+            failed = self.network.compile(self.network.ready(rows.take(batch)))
             self.compiled = f", not compiled ({failed})" if failed else ", compiled"
 
     def _epoch(
