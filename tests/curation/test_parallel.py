@@ -84,7 +84,7 @@ def test_there_are_no_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("whole", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_two_processes_come_to_the_weights_of_one(store: FeatureStore, pictures: Pictures, whole: bool) -> None:
     samples, labels = pictures
     settings = TrainingSettings(epochs=2, batch_size=16, tail_rate=2e-5 if whole else 0.0)
@@ -104,7 +104,13 @@ def test_two_processes_come_to_the_weights_of_one(store: FeatureStore, pictures:
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize(("words", "told"), [("", r"training\.processes = 1"), ("what went wrong", "what went wrong")])
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("", r"training\.processes = 1"),
+        pytest.param("what went wrong", "what went wrong", marks=pytest.mark.slow),
+    ],
+)
 def test_a_process_that_dies_or_fails_ends_all_with_words(
     store: FeatureStore, pictures: Pictures, words: str, told: str
 ) -> None:
