@@ -26,7 +26,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 import httpx
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 URL_VARIABLE = "LABEL_STUDIO_URL"
 KEY_VARIABLE = "LABEL_STUDIO_API_KEY"
 COMMAND_VARIABLE = "LABEL_STUDIO_COMMAND"
+DATABASE_VARIABLE = "CURATION_LABEL_STUDIO_DATABASE"
 #: The address under which a proxy serves our Label Studio, for instance https://label.example.org.
 PUBLIC_VARIABLE = "CURATION_LABEL_STUDIO_PUBLIC_URL"
 OWNER = "curator@example.com"
@@ -267,7 +268,7 @@ class LabelStudioServer:
             folder.mkdir(exist_ok=True, mode=0o700)
         kept = self._secrets()
         is_beside = not os.environ.get(COMMAND_VARIABLE, "").strip()
-        prepared = _prepared_file() if is_beside else None
+        prepared = _prepared_file() if is_beside and not database_environment(os.environ) else None
         if prepared and prepared.is_file() and not (data / DATABASE).exists():
             write_whole(data / DATABASE, prepared.read_bytes(), private=True)
         port = self.port or _free_port(int(kept.get("port") or 0))
@@ -316,15 +317,49 @@ class LabelStudioServer:
             return ""
 
 
+def database_environment(given: Mapping[str, str]) -> dict[str, str]:
+    """What tells Label Studio of the PostgreSQL that CURATION_LABEL_STUDIO_DATABASE names, if any (pure).
+
+    The password may stand in the address or in PGPASSWORD. Raises LabelStudioError where it is no such address, which
+    is not shown.
+
+    >>> database_environment({"CURATION_LABEL_STUDIO_DATABASE": "postgresql://ls@db/labels"})["POSTGRE_HOST"]
+    'db'
+    """
+    address = given.get(DATABASE_VARIABLE, "").strip()
+    if not address:
+        return {}
+    try:
+        parts = urlsplit(address)
+        port = parts.port or 5432
+    except ValueError:
+        parts, port = urlsplit(""), 0
+    name = parts.path.strip("/")
+    if parts.scheme not in ("postgresql", "postgres") or not parts.hostname or not name or not parts.username:
+        raise LabelStudioError(
+            f"{DATABASE_VARIABLE} must be an address like postgresql://USER@HOST:5432/NAME (the password in PGPASSWORD)"
+        )
+    return {
+        "DJANGO_DB": "default",
+        "POSTGRE_HOST": parts.hostname,
+        "POSTGRE_PORT": str(port),
+        "POSTGRE_NAME": unquote(name),
+        "POSTGRE_USER": unquote(parts.username),
+        "POSTGRE_PASSWORD": unquote(parts.password or "") or given.get("PGPASSWORD", ""),
+    }
+
+
 def server_environment(given: Mapping[str, str], home: Path, kept: Mapping[str, str]) -> dict[str, str]:
     """The environment that our server gets: the given one without what would change it, and our settings (pure).
 
-    Raises LabelStudioError where ``CURATION_LABEL_STUDIO_PUBLIC_URL`` is no address.
+    Raises LabelStudioError where ``CURATION_LABEL_STUDIO_PUBLIC_URL`` or ``..._DATABASE`` is no address.
     """
-    inherited = {k: v for k, v in given.items() if not k.startswith(_PREFIXES) and k not in _BARE}
+    kept_out = (*_BARE, DATABASE_VARIABLE)
+    inherited = {k: v for k, v in given.items() if not k.startswith(_PREFIXES) and k not in kept_out}
     return (
         inherited
         | _behind_proxy(given)
+        | database_environment(given)
         | {
             "LABEL_STUDIO_BASE_DATA_DIR": str(home / "server"),
             "LABEL_STUDIO_USERNAME": kept["email"],

@@ -17,6 +17,7 @@ from labeling.server import (
     LabelStudioServer,
     add_person,
     connection_from_environment,
+    database_environment,
     find_label_studio,
     log_gist,
     port_of_ours,
@@ -89,6 +90,29 @@ def test_our_server_inherits_nothing_that_would_change_it(tmp_path: Path) -> Non
     assert not {"DJANGO_DB", "POSTGRE_HOST", "HEARTEX_DEBUG", "HOST", "DEBUG"} & set(found)
     assert (found["PATH"], found["SECRET_KEY"]) == ("/bin", "sec")
     assert found["LABEL_STUDIO_BASE_DATA_DIR"] == str(tmp_path / "server")
+
+
+def test_a_team_may_keep_our_server_in_postgresql(tmp_path: Path) -> None:
+    address = "postgresql://ls@db:6543/labels"
+    given = {"CURATION_LABEL_STUDIO_DATABASE": address, "PGPASSWORD": "s@cret", "POSTGRE_HOST": "x"}
+    found = server_environment(given, tmp_path, KEPT)
+    assert {k: v for k, v in found.items() if k.startswith(("POSTGRE", "DJANGO", "CURATION"))} == {
+        "DJANGO_DB": "default", "POSTGRE_HOST": "db", "POSTGRE_PORT": "6543", "POSTGRE_NAME": "labels",
+        "POSTGRE_USER": "ls", "POSTGRE_PASSWORD": "s@cret",
+    }  # fmt: skip
+    given = {"CURATION_LABEL_STUDIO_DATABASE": "postgresql://ls:a%40b@db/labels"}
+    assert server_environment(given, tmp_path, KEPT)["POSTGRE_PASSWORD"] == "a@b"
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["sqlite:///x:pass", "postgresql://u:pass@/x", "postgresql://u:pass@h", "pass", "postgresql://u@h:pass/x"],
+)
+def test_an_address_that_is_no_postgresql_is_refused_without_showing_it(address: str) -> None:
+    with pytest.raises(LabelStudioError, match="CURATION_LABEL_STUDIO_DATABASE must be an address like") as refused:
+        database_environment({"CURATION_LABEL_STUDIO_DATABASE": address})
+    assert "pass@" not in str(refused.value)
+    assert ":pass" not in str(refused.value)
 
 
 def test_our_server_is_closed_quiet_and_serves_images_alone(tmp_path: Path) -> None:
