@@ -1,6 +1,6 @@
 """Make the README's pictures: a small project of drawn parts, run for real, and looked at in a browser.
 
-    python docs/pictures.py
+    python docs/pictures.py [--only labeling]
 
 Writes docs/pictures/{labeling,app,report}.png. The parts are drawn here, so that the pictures are ours to give away.
 Takes about four minutes; needs what the tests need (Label Studio, FiftyOne's MongoDB, Chromium).
@@ -8,6 +8,7 @@ Takes about four minutes; needs what the tests need (Label Studio, FiftyOne's Mo
 
 from __future__ import annotations
 
+import argparse
 import csv
 import os
 import tempfile
@@ -34,6 +35,9 @@ SIDE, COUNT, FLIPPED = 240, 420, 0.1
 
 def main() -> None:
     """Draw, run one iteration with a person who knows the truth, and take the pictures on the way."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", choices=("labeling",), help="the labeling screen alone, in about a minute")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made) / "washers"
         truth = draw_parts(Path(made) / "images", folder)
@@ -44,6 +48,8 @@ def main() -> None:
             person = come_to_work(project)
             with chromium() as page:
                 take_labeling(project, page)
+            if options.only:
+                return
             answer(project, person, truth)
             project.run()
             with chromium() as page:
@@ -151,7 +157,7 @@ def take_labeling(project: Project, page: Page) -> None:
     page.click("button[type=submit]")
     page.wait_for_load_state("networkidle")
     page.goto(access["streams"]["shown"])
-    page.wait_for_selector(".ct")
+    page.wait_for_selector(".ct-progress", timeout=60_000)
     page.wait_for_timeout(5_000)
     page.screenshot(path=HERE / "labeling.png")
 

@@ -374,20 +374,29 @@ def test_a_project_deleted_in_label_studio_is_made_again(
     assert sum(map(len, tasks(connection, project_id).values())) == 3
 
 
-def test_a_renamed_class_keeps_its_answers(
+def test_classes_renamed_added_and_merged_while_tasks_are_open_keep_their_answers(
     connection: Connection, tokens: dict[str, str], project_id: str, tmp_path: Path
 ) -> None:
     batch = batch_of(2, ("shown",))
     annotator(connection, project_id).send(batch, files := draw(tmp_path, batch))
-    LabelStudioPerson(connection.url, tokens["ann"]).answer(project_id, lambda key: "c2")
+    LabelStudioPerson(connection.url, tokens["ann"]).answer(project_id, lambda key: "c2", limit=1)
+    LabelStudioPerson(connection.url, tokens["bob"]).answer(project_id, lambda key: "c1", limit=1)
     renamed = annotator(connection, project_id, classes=Classes(("c1", "c2", "c3"), ("pet", "fox", "owl")))
     renamed.send(batch, files)
-    assert {v.answer for v in renamed.collect(batch)} == {"c2"}
+    assert [v.answer for v in renamed.collect(batch)] == ["c2", "c1"]
     with token_client(connection.url, connection.token) as client:
         number = tasks(connection, project_id)["shown"][0]["project"]
         screen = client.get(f"/api/projects/{number}/").json()["label_config"]
-    assert 'value="owl"' in screen
-    assert "cat" not in screen.replace("catch", "")
+        assert 'value="owl"' in screen
+        assert "cat" not in screen.replace("catch", "")
+        merged = annotator(
+            connection, project_id, classes=Classes(("c1", "c2", "c3"), ("pet", "fox", "owl")), retired=("c1",)
+        )
+        merged.send(batch, files)
+        screen = client.get(f"/api/projects/{number}/").json()["label_config"]
+    assert re.findall(r'alias="(c\d)"', screen) == ["c2", "c3"]
+    assert [v.answer for v in merged.collect(batch)] == ["c2", "c1"]
+    assert LabelStudioPerson(connection.url, tokens["ann"]).answer(project_id, lambda key: "c3") == 1
 
 
 def test_a_missing_image_stops_before_anything_is_sent(connection: Connection, project_id: str, tmp_path: Path) -> None:
