@@ -9,7 +9,7 @@ import itertools
 import secrets
 import time
 import uuid
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -34,9 +34,7 @@ from curation.importing import (
 from curation.ledger import Ledger
 from curation.loop import Annotator, Loop, Parts, labeled_holdout, trainable
 from curation.records import (
-    SKIPPED,
     SPECIAL_ANSWERS,
-    WITHDRAWN,
     Augmentation,
     Classes,
     CurrentLabel,
@@ -673,14 +671,6 @@ class Project:
             found[class_id] = tuple(files[s] for s in itertools.islice(mine, 2))
         return found
 
-    def judged(self) -> dict[str, frozenset[str]]:
-        """Which labelers have judged a sample, by its id."""
-        said: dict[str, set[str]] = defaultdict(set)
-        for verdict in reviews.by_labelers(self.ledger.verdicts()):
-            if verdict.answer not in (SKIPPED, WITHDRAWN):
-                said[verdict.sample_id].add(verdict.person)
-        return {sample: frozenset(people) for sample, people in said.items()}
-
     def texts(self) -> Texts:
         """The words on the labeling screen: the project's own where it has some, else as shipped."""
         from labeling.screen import read_texts
@@ -721,8 +711,10 @@ class Project:
                 from labeling.client import LabelStudioAnnotator
                 from labeling.server import connection_from_environment
 
-                judged = self.judged()
-                everybody = {*self.labelers().values(), *itertools.chain.from_iterable(judged.values())}
+                everybody = {
+                    *self.labelers().values(),
+                    *(v.person for v in self.ledger.verdicts() if v.mode != "review"),
+                }
                 connection = server.wait_ready() if server else connection_from_environment()
                 if connection is None:
                     raise ProjectError("no Label Studio is known; start one with `curate label`")
@@ -738,7 +730,6 @@ class Project:
                         labels={s: now.class_id for s, now in self.ledger.labels().items()},
                         person_names=self.labelers(),
                         retired=tuple(self.ledger.merged_classes()),
-                        judged=judged,
                         labelers=everybody,
                         earlier=self.ledger.queue,
                         recorded=self.ledger.verdicts,

@@ -38,6 +38,7 @@ from labeling.tasks import (
     choice_result,
     image_name,
     is_passed_over,
+    judged_before,
     nearest_shown,
     passed_over,
     person_of,
@@ -73,9 +74,9 @@ class LabelStudioAnnotator:
     ``opinions`` how many people see each task; ``guide`` says what a class means and ``examples`` are images of it, by
     class id; ``labels`` are class ids by sample id, to show what lies near; ``person_names`` how people are called in
     verdicts, by email (as they are, where missing); ``retired`` are class ids that nobody is asked for any more.
-    ``judged`` names who has judged a sample, by sample id; of ``labelers``, those who have not are asked about it,
-    where there are any. ``earlier`` gives all entries that were ever sent, ``recorded`` the verdicts that the ledger
-    has; ``addresses`` are addresses of image files in a storage that Label Studio reads (``labeling.storages``).
+    ``earlier`` gives all entries that were ever sent, ``recorded`` the verdicts that the ledger has: who has judged an
+    image is not asked about it again where another one of ``labelers`` is here. ``addresses`` are addresses of image
+    files in a storage that Label Studio reads (``labeling.storages``).
     After ``collect``, ``rejected`` holds the reasons of answers that could not count. Every fault of Label Studio is a
     LabelStudioError.
     """
@@ -93,7 +94,6 @@ class LabelStudioAnnotator:
         labels: Mapping[str, str | None] | None = None,
         person_names: Mapping[str, str] | None = None,
         retired: Sequence[str] = (),
-        judged: Mapping[str, Collection[str]] | None = None,
         labelers: Collection[str] = (),
         earlier: Callable[[], Sequence[QueueEntry]] = tuple,
         recorded: Callable[[], Sequence[Verdict]] = tuple,
@@ -111,7 +111,7 @@ class LabelStudioAnnotator:
         self.person_names = dict(person_names or {})
         kept = [(class_id, name) for class_id, name in classes if class_id not in retired]
         self._asked = Classes(tuple(c for c, _ in kept), tuple(n for _, n in kept))
-        self.judged, self.labelers = dict(judged or {}), frozenset(labelers)
+        self.labelers = frozenset(labelers)
         self.stored_at = dict(addresses or {})
         self._earlier, self._recorded = earlier, recorded
         self.texts = texts or read_texts()
@@ -345,12 +345,12 @@ class LabelStudioAnnotator:
 
     def _pass_over(self, project: Any, entries: Sequence[QueueEntry]) -> None:
         """Keep tasks from those who have judged the image: a further opinion has to be somebody else's."""
-        unwanted = {e.key: self.judged[e.sample_id] for e in entries if self.judged.get(e.sample_id)}
+        unwanted = judged_before(entries, self._recorded())
         if not unwanted:
             return
         people = self._people()
         here = self.labelers & set(people.values())
-        unwanted = {key: names for key, names in unwanted.items() if here - set(names)}
+        unwanted = {key: names for key, names in unwanted.items() if here - names}
         with token_client(self.connection.url, self.connection.token) as client:
             for task in list(_tasks_of_keys(client, project, list(unwanted))):
                 there = {user_of(a) for a in task.get("annotations") or []}

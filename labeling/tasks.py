@@ -183,6 +183,19 @@ def user_of(annotation: Mapping[str, Any]) -> int | None:
     return _user(annotation.get("completed_by"))
 
 
+def judged_before(entries: Sequence[QueueEntry], recorded: Sequence[Verdict]) -> dict[str, set[str]]:
+    """Which labelers have judged the image of an entry in answer to another one, by key; keys without any are absent.
+
+    Who answered the entry itself may do so again, for instance after deleting the answer. Reviewers don't count.
+    """
+    said: dict[str, set[tuple[str, str]]] = {}
+    for verdict in recorded:
+        if verdict.mode != "review" and verdict.answer not in (SKIPPED, WITHDRAWN):
+            said.setdefault(verdict.sample_id, set()).add((verdict.key, verdict.person))
+    found = {e.key: {person for key, person in said.get(e.sample_id, ()) if key != e.key} for e in entries}
+    return {key: people for key, people in found.items() if people}
+
+
 def passed_over(user: int) -> dict[str, Any]:
     """An annotation that keeps a task from a user whom it is not meant for: skipped, in no time, without an answer.
 

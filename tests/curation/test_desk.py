@@ -136,14 +136,6 @@ def test_the_commands_take_a_batch_out_and_its_answers_in(project: Project, tmp_
     assert "ann" in curate_says("people", root, "--quality")
 
 
-def test_who_has_judged_an_image_is_known_by_its_id(project: Project) -> None:
-    a, b, c = (s.id for s in project.samples()[:3])
-    project.ledger.add_verdicts(
-        [said(a, "ann", "c1"), said(b, "ann", "skipped"), said(c, "ann", "c1"), said(c, "bob", "c2")]
-    )
-    assert project.judged() == {a: {"ann"}, c: {"ann", "bob"}}
-
-
 def test_addresses_of_images_come_by_the_path_within_their_folder(project: Project) -> None:
     assert project._addresses_of_images() == {}
     review = replace(project.settings.review, images_url="https://host/in/{path}?v={id}")

@@ -12,6 +12,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from curation.cli import curate
 from curation.errors import DataError, LabelStudioError
 from curation.ledger import Ledger, NewPath, NewSample
 from curation.project import Project
-from curation.records import AMBIGUOUS, BAD_IMAGE, OTHER, WITHDRAWN, Classes, Mode, QueueEntry
+from curation.records import AMBIGUOUS, BAD_IMAGE, OTHER, WITHDRAWN, Classes, Mode, QueueEntry, Verdict
 from labeling.client import LabelStudioAnnotator, LabelStudioPerson
 from labeling.server import (
     DATABASE,
@@ -297,13 +298,19 @@ def test_an_answer_that_comes_while_tasks_are_withdrawn_is_not_deleted_with_its_
     assert [v.answer for v in annotator(connection, project_id).collect(first)] == ["c2"]
 
 
+def verdict_of(entry: QueueEntry, person: str, *, key: str) -> Verdict:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    return Verdict(entry.sample_id, "c1", person, at, key, f"t:{key}:{person}", entry.mode, entry.iteration)
+
+
 def test_a_further_opinion_is_asked_of_somebody_else(
     connection: Connection, tokens: dict[str, str], project_id: str, tmp_path: Path
 ) -> None:
     batch = [replace(e, opinions=1) for e in batch_of(4, ("blind",))]
     gone = "somebody who has no account here"
-    judged = {batch[0].sample_id: {"ann"}, batch[1].sample_id: {"bob", gone}, batch[2].sample_id: {"ann", "bob"}}
-    asked = annotator(connection, project_id, opinions=1, judged=judged, labelers={"ann", "bob", gone})
+    before = [(0, "ann"), (1, "bob"), (1, gone), (2, "ann"), (2, "bob")]
+    known = [verdict_of(batch[n], person, key=f"before {n}") for n, person in before]
+    asked = annotator(connection, project_id, opinions=1, recorded=lambda: known, labelers={"ann", "bob", gone})
     asked.send(batch, draw(tmp_path, batch))
     assert asked.waiting(batch) == 4
     assert asked.collect(batch) == []

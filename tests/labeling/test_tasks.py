@@ -16,6 +16,7 @@ from labeling.tasks import (
     Rejected,
     choice_result,
     image_name,
+    judged_before,
     nearest_shown,
     served_order,
     stream_of,
@@ -231,3 +232,17 @@ def test_a_classifier_trained_on_blind_tasks_can_not_tell_the_controls() -> None
     ]  # what would give it away
     guessed = cross_val_predict(forest, told_by_position, control, cv=3, method="predict_proba")[:, 1]
     assert roc_auc_score(control, guessed) > 0.95
+
+
+def test_who_judged_an_image_before_is_known_and_who_answered_this_question_may_again() -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def said(key: str, person: str, answer: str = "c1", mode: Mode = "blind", sample: str = "sample") -> Verdict:
+        return Verdict(sample, answer, person, at, key, f"{key}:{person}", mode, 1)
+
+    recorded = [
+        said("old", "ann"), said("old", "bob", SKIPPED), said("older", "cem", WITHDRAWN), said("k", "dan"),
+        said("old", "eve", mode="review"), said("old", "fay", sample="another"),
+    ]  # fmt: skip
+    assert judged_before([entry()], recorded) == {"k": {"ann"}}
+    assert judged_before([entry()], [said("k", "dan")]) == {}
