@@ -116,7 +116,7 @@ def theirs(name: str, table: pd.DataFrame, iteration: int) -> None:
         "metadata": [size.copy() for _ in range(len(table))],
         "given": labels(table["given"]), "current": labels(table["current"]), f"label_{key}": labels(table["current"]),
         f"pred_{key}": labels(table["prediction"], table["confidence"]),
-        f"quality_{key}": [round(100 * quality, 2) for quality in table["label_quality"].tolist()],
+        f"quality_{key}": [store.percent_chip(quality) for quality in table["label_quality"].tolist()],
         f"kinds_{key}": [[kinds] if kinds else [] for kinds in table["issue_kinds"].tolist()],
         f"fold_{key}": table["fold"].tolist(), f"slices_{key}": table["slices"].tolist(),
         **{f"{text}_{key}": [value or None for value in table[text].tolist()] for text in _TEXTS},
