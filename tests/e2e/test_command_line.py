@@ -240,7 +240,7 @@ def test_killed_while_it_records_the_next_review_makes_it_good_unasked(project: 
     reporter.mongo.start()
     command = [sys.executable, "-c", "from curation.cli import main; main()", "review", str(project)]
     with subprocess.Popen([*command, "--rebuild"], stdout=subprocess.PIPE, text=True) as killed:
-        give_up = time.monotonic() + 240
+        give_up = time.monotonic() + 600
         while complete(reporter) != {"it00": False, "it01": True}:  # in the midst of writing the first of two
             assert killed.poll() is None
             assert time.monotonic() < give_up
