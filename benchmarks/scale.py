@@ -9,9 +9,12 @@ reading them would tell is drawn), then ``curate status``, the making of a queue
 sample and ``curate export``, each in a process of its own, whose time from start to end and largest memory are told.
 The claims: under 4 GB, ``status`` in under 2 s, time that grows no faster than samples.
 
-    python benchmarks/scale.py --json scale.json        # 10,000, 100,000 and 1,000,000 samples
+``images``: image files of 64 pixels, every thousandth of them broken, taken in by ``curate init``. The claims: every
+good one is a sample, every broken one set aside, memory under 4 GB, time that grows no faster than images.
+
+    python benchmarks/scale.py --json scale.json        # 10,000, 100,000 and 1,000,000 samples; 100,000 images
     python benchmarks/scale.py --quick                  # 10,000 and 30,000
-    python benchmarks/scale.py --part project           # one of the two
+    python benchmarks/scale.py --part project           # one of the three
 
 Exit code 1 where a claim does not hold.
 """
@@ -93,6 +96,8 @@ def run(samples: int, classes: int) -> Figures:
 # --- a project of many samples
 
 STEPS = ("import", "status", "queue", "history", "export")
+IMAGES_STEP = "images"
+BROKEN_EVERY = 1000
 LIMIT_PROJECT_MB, LIMIT_STATUS_SECONDS = 4096, 2.0
 QUEUED = 10_000
 
@@ -145,6 +150,8 @@ def do_step(step: str, folder: Path, samples: int) -> None:
         _import(folder, samples)
     elif step == "queue":
         _queue(folder)
+    elif step == IMAGES_STEP:
+        _images(folder)
     else:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         curate(commands[step])
@@ -172,6 +179,44 @@ def _import(folder: Path, samples: int) -> None:
     ledger.close()
     write_whole(paths.secret, "s" * 64, private=True)
     write_whole(paths.settings, settings_to_toml(Settings(name="many", images=str(folder / "images"))))
+
+
+def images_step(images: int) -> tuple[Step, dict[str, Any]]:
+    """``curate init`` of so many image files in a process of its own, and what it says of them."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        _draw_images(folder / "images", images)
+        step = Step(images, IMAGES_STEP, *_in_a_process(IMAGES_STEP, folder, images))
+        return step, json.loads((folder / "told.json").read_text())
+
+
+def _draw_images(folder: Path, images: int) -> None:
+    """Noise over a slope, JPEG, two classes; every ``BROKEN_EVERY``-th is cut short."""
+    import io
+
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    slope = np.linspace(0, 200, 64, dtype=np.float32)
+    for name in ("left", "right"):
+        (folder / name).mkdir(parents=True)
+    for number in range(images):
+        light = slope[None, :] if number % 2 else slope[::-1][None, :]
+        pixels = (light[:, :, None] + rng.random((64, 64, 3), dtype=np.float32) * 55).astype(np.uint8)
+        coded = io.BytesIO()
+        Image.fromarray(pixels).save(coded, "JPEG", quality=80)
+        whole = coded.getvalue()
+        file = folder / ("left", "right")[number % 2] / f"{number}.jpg"
+        file.write_bytes(whole[: len(whole) // 2] if number % BROKEN_EVERY == 0 else whole)
+
+
+def _images(folder: Path) -> None:
+    from curation.config import Settings
+    from curation.project import Project
+
+    _, imported = Project.create(folder / "p", folder / "images", settings=Settings())
+    told = {"samples": imported.samples, "set_aside": len(imported.set_aside)}
+    (folder / "told.json").write_text(json.dumps(told))
 
 
 def _queue(folder: Path) -> None:
@@ -236,8 +281,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="10,000 and 30,000 samples only")
     parser.add_argument("--json", type=Path, help="write figures and claims here")
-    parser.add_argument("--part", choices=("judge", "project"), help="only this one")
-    parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=("judge", "project", "images"), help="only this one")
+    parser.add_argument("--step", choices=(*STEPS, IMAGES_STEP), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--samples", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -246,9 +291,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     sizes = (10_000, 30_000) if options.quick else (10_000, 100_000, 1_000_000)
     claims: list[dict[str, Any]] = []
-    steps = _project_part(sizes) if options.part != "judge" else []
+    steps = _project_part(sizes) if options.part in (None, "project") else []
     claims += project_claims(steps)
-    figures = _judge_part(sizes) if options.part != "project" else []
+    if options.part in (None, "images"):
+        steps += (taken := _images_part((1_000, 3_000) if options.quick else (10_000, 100_000)))[0]
+        claims += taken[1]
+    figures = _judge_part(sizes) if options.part in (None, "judge") else []
     claims += claims_of(figures)
     for claim in claims:
         print(f"{'holds' if claim['holds'] else 'FAILS'}: {claim['name']} = {claim['value']:.2f} (bar {claim['bar']})")
@@ -270,6 +318,27 @@ def _project_part(sizes: Sequence[int]) -> list[Step]:
             flush=True,
         )
     return found
+
+
+def _images_part(sizes: Sequence[int]) -> tuple[list[Step], list[dict[str, Any]]]:
+    print(f"{'images':>10}{'init s':>10}{'CPU s':>8}{'MB':>7}{'samples':>10}{'set aside':>11}")
+    found, claims = [], []
+    for images in sizes:
+        step, told = images_step(images)
+        found.append(step)
+        print(
+            f"{images:>10,}{step.seconds:>10.1f}{step.cpu_seconds:>8.1f}{step.memory_mb:>7.0f}"
+            f"{told['samples']:>10,}{told['set_aside']:>11,}",
+            flush=True,
+        )
+        broken = len(range(0, images, BROKEN_EVERY))
+        lost = abs(images - broken - told["samples"]) + abs(broken - told["set_aside"])
+        claims.append({"name": f"{images:,} images: lost, or used though broken", "value": lost, "bar": 0})
+        claims.append({"name": f"{images:,} images: MB", "value": step.memory_mb, "bar": LIMIT_PROJECT_MB})
+    name = f"{sizes[1]:,} images: processor seconds an image over those of {sizes[0]:,}"
+    grown = (found[1].cpu_seconds / found[1].samples) / (found[0].cpu_seconds / found[0].samples)
+    claims.append({"name": name, "value": grown, "bar": GROWTH})
+    return found, [{**c, "holds": c["value"] <= c["bar"]} for c in claims]
 
 
 def _judge_part(sizes: Sequence[int]) -> list[Figures]:
