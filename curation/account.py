@@ -376,6 +376,8 @@ def advise(account: Account, gain: Gain | None, cards: Sequence[SliceCard], audi
             lines.append(f"Go on reviewing: {share:.0%} of the flagged labels that were looked at were wrong.")
         else:
             lines.append(f"Reviewing pays less now: {share:.0%} of the flagged labels were wrong. Turn to weak slices.")
+    if account.checked is not None and account.checked.looked_flagged + account.checked.looked_others:
+        lines.append(account.checked.words)
     if account.review.get("contested"):
         lines.append(f"{account.review['contested']} images are contested; they come first in the next batch.")
     if account.review.get("ambiguous"):

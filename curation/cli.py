@@ -626,6 +626,49 @@ def export(
 
 @curate.command()
 @DIRECTORY
+@click.option("--check", "count", type=int, help="Ask two people each about so many labels of the holdout.")
+@AS_JSON
+def holdout(directory: Path, count: int | None, as_json: bool) -> None:
+    """How far the holdout's own labels can be trusted, and what each model is worth by the labels as checked."""
+    from curation.checking import check_holdout, holdout_report
+
+    project = _open(directory)
+    if count is not None:
+        asked = check_holdout(project, count)
+        where = "They are in Label Studio." if asked["sent"] else "They go out with the next batch (`curate run`)."
+        _say(
+            f"{asked['queued']:,} labels of the holdout are to be checked by two people each, {asked['flagged']:,} of "
+            f"them flagged; {asked['open']:,} asked before are not answered yet. {where}"
+        )
+    told = holdout_report(project)
+    if as_json:
+        _print_json(told)
+        return
+    click.echo(told["check"]["words"])
+    needed = told["rows_needed"]
+    if needed and needed > told["rows"]:
+        click.echo(
+            f"The holdout of {told['rows']:,} images is too small to show a gain of one point: about {needed:,} are "
+            "needed."
+        )
+    for row in told["iterations"]:
+        line = f"iteration {row['number']}: accuracy {_with_interval(row, 'accuracy')} by the labels as given"
+        if row["accuracy_checked"] is not None and row["accuracy_checked_ci"] != row["accuracy_ci"]:
+            line += f", {_with_interval(row, 'accuracy_checked')} as checked"
+        if row["gain"] is not None:
+            line += f"; gain {_points(row, 'gain')}"
+            if row["gain_checked"] is not None:
+                line += f", {_points(row, 'gain_checked')} as checked"
+        click.echo(line)
+
+
+def _points(values: dict[str, Any], key: str) -> str:
+    low, high = values[f"{key}_ci"]
+    return f"{100 * values[key]:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+@curate.command()
+@DIRECTORY
 @click.argument("name", required=False)
 @click.option("--who", default=lambda: os.environ.get("USER", "user"), help="Who releases.")
 @click.option("--note", default="", help="What the release is for.")

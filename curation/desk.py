@@ -257,7 +257,7 @@ def export_batch(project: Project, folder: Path) -> list[Path]:
         raise ProjectError("no batch waits for people; `curate run --annotator files` makes the next one")
     files = {s.id: s.file for s in project.samples()}
     return write_batch(
-        folder, project.ledger.queue(waiting[-1]), files, project.classes_asked(), texts=project.texts(),
+        folder, project.ledger.queue(waiting[-1], holdout=True), files, project.classes_asked(), texts=project.texts(),
         guide=project.guide_texts(),
     )  # fmt: skip
 
@@ -273,7 +273,9 @@ def sync_file(project: Project, file: Path) -> dict[str, Any]:
     with project_lock(project.paths):
         paths = {s.id: tuple(p.path for p in s.paths) for s in project.ledger.samples()}
         number = max((i.number for i in project.ledger.iterations()), default=0)
-        found = read_answers(Path(file), project.ledger.queue(), project.classes, paths, iteration=max(number - 1, 0))
+        found = read_answers(
+            Path(file), project.ledger.queue(holdout=True), project.classes, paths, iteration=max(number - 1, 0)
+        )
         kept = found.verdicts if project.settings.review.timing else [replace(v, seconds=None) for v in found.verdicts]
         new = project.ledger.add_verdicts(kept)
     return {"answers": len(found.verdicts), "new": new, "set_aside": list(found.set_aside)}

@@ -516,12 +516,16 @@ class Ledger:
 
     # --- queue and verdicts
 
-    def queue(self, iteration: int | None = None) -> list[QueueEntry]:
-        """What people were asked, in order of position; of one iteration or of all."""
+    def queue(self, iteration: int | None = None, *, holdout: bool = False) -> list[QueueEntry]:
+        """What people were asked, in order of position; of one iteration or of all.
+
+        Checks of the holdout's labels are among them only with ``holdout``, so that nothing that steers sees them.
+        """
         query = sa.select(schema.queue).order_by(schema.queue.c.iteration, schema.queue.c.position)
         if iteration is not None:
             query = query.where(schema.queue.c.iteration == iteration)
-        return [_entry(row.entry) for row in self._read(query)]
+        entries = [_entry(row.entry) for row in self._read(query)]
+        return [e for e in entries if holdout or e.mode != "holdout"]
 
     def add_queue(self, entries: Sequence[QueueEntry]) -> None:
         """Record the intent to ask, before anybody is asked; a key that is already there is left alone."""
@@ -533,9 +537,12 @@ class Ledger:
                 for e in entries if e.key not in have
             ])  # fmt: skip
 
-    def verdicts(self, *, iteration: int | None = None, every: bool = False) -> list[Verdict]:
-        """Verdicts in the order they were recorded; only the latest of each source unless ``every``."""
-        found = self._verdicts(iteration, None)
+    def verdicts(self, *, iteration: int | None = None, every: bool = False, holdout: bool = False) -> list[Verdict]:
+        """Verdicts in the order they were recorded; only the latest of each source unless ``every``.
+
+        Those on the holdout's labels are among them only with ``holdout``.
+        """
+        found = [v for v in self._verdicts(iteration, None) if holdout or v.mode != "holdout"]
         return found if every else _latest(found)
 
     def _verdicts(

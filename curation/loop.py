@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from curation import holdout as checks
 from curation.config import Settings
 from curation.costs import label_weights, positive_class
 from curation.credit import Credit, TrainingSet, action_sets, credit_actions
@@ -44,7 +45,7 @@ from curation.records import (
     Verdict,
 )
 from curation.reviews import by_labelers, decision_of, standing
-from curation.runs import ProjectPaths, decision_lock, finished, stage
+from curation.runs import ProjectPaths, decision_lock, finished, read_json, stage
 from curation.tables import (
     issues_from_frame,
     issues_to_frame,
@@ -150,6 +151,7 @@ class Account:
     verdicts: Sequence[Verdict] = ()  #: what labelers said in this iteration
     looks: pd.DataFrame | None = None
     shots: tuple[Shot, ...] = ()
+    checked: checks.Check | None = None  #: what people found in the holdout's labels so far
     features: Callable[[], npt.NDArray[np.float32]] | None = None  #: of the samples, in their order; from the cache
 
 
@@ -495,7 +497,7 @@ class Loop:
 
     def _ask(self, number: int, annotator: Annotator, close_batch: bool) -> bool:
         """Send the batch, take what has come; true when the batch is complete or closed."""
-        if self.ledger.queue(number):
+        if self.ledger.queue(number, holdout=True):
             entries = self.open_entries(number)
             files = {s.id: s.file for s in self.samples}  # of the batch, and of what is shown beside it
             annotator.send(entries, files, self.parts.progress)
@@ -508,10 +510,12 @@ class Loop:
 
     def collect(self, number: int, annotator: Annotator) -> int:
         """Take the answers that have come into the ledger; returns how many are still to come."""
-        entries = self.ledger.queue(number)
-        if not entries:
+        if not self.ledger.queue(number, holdout=True):
             return 0
-        every, known = self.ledger.queue(), self.ledger.verdicts()  # answers to earlier batches may come late
+        every, known = (
+            self.ledger.queue(holdout=True),
+            self.ledger.verdicts(holdout=True),
+        )  # answers to earlier batches may come late
         found = annotator.collect(every, known)
         if not self.settings.review.timing:
             found = [replace(v, seconds=None) for v in found]
@@ -521,7 +525,7 @@ class Loop:
     def open_entries(self, number: int) -> list[QueueEntry]:
         """What is still to be asked: the iteration's queue without what a reviewer settled, and without files gone."""
         settled = standing(self.ledger.verdicts())
-        entries = self.ledger.queue(number)
+        entries = self.ledger.queue(number, holdout=True)
         return [e for e in entries if e.sample_id not in settled and e.sample_id in self.by_id]
 
     def _decide(self, number: int) -> Mapping[str, Any]:
@@ -544,11 +548,13 @@ class Loop:
             late = self._late(number, said) - asked
             changed_since = self._decisions([v for v in said if v.sample_id in late], judged, predictions)
             in_force = [d for d in (*decisions, *changed_since) if d.sample_id not in settled]
-            self.ledger.decide(in_force, who="consensus", iteration=number)
+            self.ledger.decide([*in_force, *self._checked_holdout(labels)], who="consensus", iteration=number)
             self._take_back(number, [v for v in said if v.sample_id not in settled])
         reviewed = {s: v for s, v in settled.items() if v.iteration == number}
         # Counted from the ledger, not from this call: a run that was stopped half-way counts the same.
         events = [e for e in self.ledger.label_events() if e.iteration == number and e.kind == "decision"]
+        held = {s.id for s in self.samples if s.split == "holdout"}
+        events = [e for e in events if e.sample_id not in held]
         opinions = [v for v in verdicts if v.iteration == number and v.answer not in (SKIPPED, WITHDRAWN)]
         outcomes = Counter(d.outcome for d in decisions if d.sample_id not in settled)
         return {
@@ -565,6 +571,13 @@ class Loop:
             "decisions": [asdict(d) for d in decisions],
             "reviewers_decisions": [asdict(decision_of(v, before.get(s))) for s, v in reviewed.items()],
         }
+
+    def _checked_holdout(self, labels: Mapping[str, CurrentLabel]) -> list[Decision]:
+        """The labels of the holdout that people who were shown none have found wrong."""
+        merged = self.ledger.merged_classes()
+        verdicts = [v for v in self.ledger.verdicts(holdout=True) if v.mode == "holdout"]
+        verdicts = [replace(v, answer=merged.get(v.answer, v.answer)) for v in verdicts]
+        return checks.decisions(verdicts, {s: now.class_id for s, now in labels.items()})
 
     def _consensus_events(self, number: int) -> list[LabelEvent]:
         """What the consensus of labelers changed in an iteration."""
@@ -750,8 +763,8 @@ class Loop:
             folder=folder,
             samples=samples,
             classes=self.ledger.classes(),
-            before=self.ledger.labels(as_of=max(number - 1, 0)),
-            after=self.ledger.labels(as_of=number),
+            before=self.as_given(self.ledger.labels(as_of=max(number - 1, 0))),
+            after=self.as_given(self.ledger.labels(as_of=number)),
             scored=scored,
             review=finished(folder, "review") or {},
             model_before=before,
@@ -763,6 +776,23 @@ class Loop:
             looks=self.looks(number),
             shots=tuple(self.shots(number, self.ledger.labels(as_of=number))) if number > 0 else (),
             features=lambda: self.parts.encoder.features(self.samples, self.parts.progress),
+            checked=self._holdout_check(number),
+        )
+
+    def _holdout_check(self, number: int) -> checks.Check | None:
+        """What people found in the holdout's labels up to an iteration; ``None`` before any check was asked for."""
+        if not self.paths.holdout_flags.exists():
+            return None
+        now = self.ledger.labels(as_of=number)
+        verdicts = [v for v in self.ledger.verdicts(holdout=True) if v.mode == "holdout" and v.iteration <= number]
+        rows = [s.id for s in labeled_holdout(self.samples, now)]
+        flagged = set(read_json(self.paths.holdout_flags))
+        return checks.check_rows(rows, flagged, verdicts, self.as_given(now), now, seed=self.settings.seed)
+
+    def as_given(self, labels: Mapping[str, CurrentLabel]) -> dict[str, CurrentLabel]:
+        """Labels, those of the holdout as they were before people checked them: figures over time go by these."""
+        return checks.as_given(
+            labels, self.ledger.label_events(), self.ledger.verdicts(holdout=True), self.ledger.merged_classes()
         )
 
     def _without_gone(self, found: Slice) -> Slice:

@@ -271,14 +271,14 @@ class Project:
         splits = {s.id: s.split for s in self.ledger.samples()}
         with decision_lock(self.paths):
             return reviews.give_verdicts(
-                self.ledger, ids, splits, person=person, note=note, iteration=self._deciding_iteration()
+                self.ledger, ids, splits, person=person, note=note, iteration=self.deciding_iteration()
             )
 
     def take_back(self, sample_ids: Sequence[str], *, person: str, why: str = "undone") -> reviews.Judged:
         """Take back what was last decided of each sample: a reviewer's verdict and its change, else the last change."""
         with decision_lock(self.paths):
             return reviews.take_back(
-                self.ledger, sample_ids, person=person, iteration=self._deciding_iteration(), why=why
+                self.ledger, sample_ids, person=person, iteration=self.deciding_iteration(), why=why
             )
 
     def last_judged(self, person: str) -> list[str]:
@@ -321,13 +321,13 @@ class Project:
         Returns ``queued`` (new questions), ``left_alone`` (id to why), ``sent`` (whether they are in Label Studio
         already; else they go out with the next batch).
         """
-        number = self._deciding_iteration()
+        number = self.deciding_iteration()
         with decision_lock(self.paths):
             entries, left = self._asked_by_hand(sample_ids, number)
             now = datetime.now(UTC)
             self.ledger.add_remarks([Remark(e.sample_id, "sent", "", "", person, now, number) for e in entries])
             self.ledger.add_queue(entries)
-        return {"queued": len(entries), "left_alone": left, "sent": bool(entries) and self._send_open(number)}
+        return {"queued": len(entries), "left_alone": left, "sent": bool(entries) and self.send_open(number)}
 
     def _asked_by_hand(self, sample_ids: Sequence[str], number: int) -> tuple[list[QueueEntry], dict[str, str]]:
         from curation.queue import opaque_key
@@ -357,7 +357,7 @@ class Project:
                 )  # fmt: skip
         return entries, left
 
-    def _send_open(self, number: int) -> bool:
+    def send_open(self, number: int) -> bool:
         """Send what is open to a Label Studio that runs; false where none does, or where a run will send it."""
         from labeling.server import connection_from_environment
 
@@ -377,9 +377,9 @@ class Project:
 
     def _open_entries(self, number: int) -> list[QueueEntry]:
         settled = reviews.standing(self.ledger.verdicts())
-        return [e for e in self.ledger.queue(number) if e.sample_id not in settled]
+        return [e for e in self.ledger.queue(number, holdout=True) if e.sample_id not in settled]
 
-    def _deciding_iteration(self) -> int:
+    def deciding_iteration(self) -> int:
         """The iteration that what people decide now belongs to: the one under way until its labels are trained on."""
         number = self._current()
         return number if finished(self.paths.iteration(number), "review") is None else number + 1

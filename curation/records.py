@@ -21,7 +21,7 @@ from curation.errors import DataError, RecordError
 
 Split = Literal["train", "holdout", "pool"]
 #: How a person came to an opinion; ``review`` is a reviewer's, given with everything in sight.
-Mode = Literal["shown", "blind", "control", "review"]
+Mode = Literal["shown", "blind", "control", "holdout", "review"]
 SliceStatus = Literal["open", "accepted", "collecting", "fixed"]
 State = Literal["preparing", "waiting", "training", "reporting", "done", "failed"]
 MetadataValue = str | float | int | bool | None
@@ -297,8 +297,9 @@ class QueueEntry:
     """One request for a person's opinion on one sample.
 
     ``mode``: ``shown`` (with given label, suggestion and reason), ``blind`` (flagged, without them), ``control``
-    (not flagged, drawn at random; always asked blind). ``key`` is opaque and says nothing of sample or mode; sending
-    the same key twice creates nothing twice. ``opinions`` is how many people are asked.
+    (not flagged, drawn at random; always asked blind), ``holdout`` (a label of the holdout that is checked; asked
+    blind, by two people, and kept out of everything that steers). ``key`` is opaque and says nothing of sample or
+    mode; sending the same key twice creates nothing twice. ``opinions`` is how many people are asked.
     """
 
     key: str

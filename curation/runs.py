@@ -34,6 +34,7 @@ class ProjectPaths:
         self.home = root / ".curation"
         self.ledger = self.home / "ledger.db"
         self.secret = self.home / "secret"
+        self.holdout_flags = self.home / "holdout-flags.json"
         self.lock = self.home / "lock"
         self.cache = self.home / "cache"
         self.label_studio = self.home / "label-studio"

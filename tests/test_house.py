@@ -29,11 +29,11 @@ ORDER = [
         "curation.neighbours", "curation.scoring", "curation.streaming", "curation.crossval",
         "curation.issues", "curation.evidence", "curation.audit", "curation.slices", "curation.tracking",
         "curation.queue", "curation.gain", "curation.credit", "curation.costs",
-        "curation.reviews", "curation.releases", "curation.plane",
+        "curation.reviews", "curation.releases", "curation.plane", "curation.holdout",
     ],
     ["labeling", "augment", "reports"],
     ["curation.loop", "curation.repairing", "curation.account", "curation.reporting", "curation.project",
-     "curation.desk", "curation.doctor", "curation.demo"],
+     "curation.desk", "curation.checking", "curation.doctor", "curation.demo"],
     ["curation.cli", "reports.fiftyone_plugin"],
 ]  # fmt: skip
 
