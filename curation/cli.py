@@ -303,10 +303,13 @@ def sync(directory: Path, file: Path | None, as_json: bool) -> None:
 
     project = _open(directory)
     adopted = sync_adopted(project)
-    counts = project.sync() | ({"adopted": adopted} if adopted["tasks"] else {})
+    counts = project.sync() | ({"adopted": adopted} if adopted["tasks"] or adopted["set_aside"] else {})
     if as_json:
         _print_json(counts)
     else:
+        if adopted["tasks"]:
+            click.echo(f"Adopted projects: {adopted['answers']:,} answers, {adopted['new']:,} of them new.")
+        _tell_set_aside(adopted["set_aside"])
         click.echo(
             f"Iteration {counts['iteration']} ({counts['state']}): {counts['answered']:,} of {counts['queued']:,} "
             f"images answered, {counts['missing']:,} answers to come."

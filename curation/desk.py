@@ -340,7 +340,8 @@ def _adopted(project: Project) -> list[dict[str, Any]]:
 def sync_adopted(project: Project, connection: Connection | None = None, number: int | None = None) -> dict[str, Any]:
     """Take what has come, changed or was deleted in adopted projects, of all or of one; counts as of ``adopt``.
 
-    Those of a Label Studio that is not ``connection`` (that of the environment or the project's own) are left alone.
+    Those of a Label Studio that is not ``connection`` (by default that of the environment, else the project's own) are
+    left alone, and ``set_aside`` says so.
     """
     from labeling.adopting import find_project, read_people, read_tasks, verdicts_of
     from labeling.server import connection_from_environment
@@ -351,7 +352,13 @@ def sync_adopted(project: Project, connection: Connection | None = None, number:
         return counts
     connection = connection or connection_from_environment() or project.label_studio().start()
     for one in noted:
-        if one["url"] != connection.url or number not in (None, one["project"]):
+        if number not in (None, one["project"]):
+            continue
+        if one["url"] != connection.url:
+            counts["set_aside"].append(
+                f"the adopted project {one['project']} is in the Label Studio at {one['url']}, which LABEL_STUDIO_URL "
+                "does not name now; set it, and LABEL_STUDIO_API_KEY, to take its answers"
+            )
             continue
         theirs = find_project(connection, str(one["project"]))
         tasks = read_tasks(connection, theirs)

@@ -63,8 +63,7 @@ def find_project(connection: Connection, which: str) -> TheirProject:
     """The project with this number or title. Raises LabelStudioError where there is none, or several of that title."""
     with faults_as_ours(connection.url, "looking for a project"), token_client(connection.url, connection.token) as ls:
         listed = ls.get("/api/projects/", params={"page_size": 1000}).raise_for_status().json()["results"]
-        by_title = [p for p in listed if p["title"] == which]
-        found = by_title or [p for p in listed if str(p["id"]) == which]
+        found = [p for p in listed if str(p["id"]) == which] or [p for p in listed if p["title"] == which]
         if len(found) != 1:
             known = ", ".join(f"{p['id']} '{p['title']}'" for p in listed[:20]) or "none"
             raise LabelStudioError(

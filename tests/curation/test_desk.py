@@ -16,6 +16,7 @@ from curation.config import Settings
 from curation.errors import DataError
 from curation.project import Project
 from curation.records import Mode, QueueEntry, Verdict
+from curation.runs import write_json
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -142,3 +143,18 @@ def test_addresses_of_images_come_by_the_path_within_their_folder(project: Proje
     project.settings = replace(project.settings, review=review)
     first = project.samples()[0]
     assert project._addresses_of_images()[first.file] == f"https://host/in/{first.path}?v={first.id}"
+
+
+def test_an_adopted_project_of_another_label_studio_is_told_and_left_alone(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LABEL_STUDIO_URL", "http://here:1")
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "key")
+    assert desk.sync_adopted(project)["set_aside"] == []
+    write_json(project.paths.home / "adopted.json", [{"url": "http://there:2", "project": 7}])
+    found = desk.sync_adopted(project)
+    (reason,) = found.pop("set_aside")
+    assert found == {"project": "", "tasks": 0, "answers": 0, "new": 0}
+    assert "project 7 is in the Label Studio at http://there:2, which LABEL_STUDIO_URL does not name now" in reason
+    done = CliRunner().invoke(curate, ["sync", str(project.root)])
+    assert (done.exit_code, "http://there:2" in done.output) == (0, True), done.output
