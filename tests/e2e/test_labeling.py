@@ -474,6 +474,7 @@ def test_somebody_elses_server_shows_images_from_the_web_and_blind_ones_uploaded
         assert all(re.fullmatch(r"/data/upload/\d+/.*[0-9a-f]{24}\.png", t["data"]["image"]) for t in sent["blind"])
         page = signed_in(browser, connection, "bob")
         open_stream(page, asked.addresses()["shown"])
+        wait_for_pictures(page)
         assert layout(page)["pictures"] == 3  # one example and two near images, from the web as well
         press(page, "2")
         page.close()
@@ -601,6 +602,12 @@ def open_stream(page: Page, address: str) -> None:
     page.wait_for_timeout(300)
 
 
+def wait_for_pictures(page: Page) -> None:
+    """Wait until the examples and the near images have come."""
+    pictures = "[...document.querySelectorAll('.ct-example, .ct-neighbour')]"
+    page.wait_for_function(f"() => {pictures}.length && {pictures}.every((e) => e.complete && e.naturalWidth)")
+
+
 def press(page: Page, key: str) -> None:
     """Answer the task on the screen by keyboard alone, and wait until Label Studio has taken it."""
     number = page.inner_text(NUMBER)
@@ -658,6 +665,7 @@ def test_a_labeler_works_by_keyboard_alone(
 
     open_stream(page, addresses["shown"])
     page.wait_for_selector(".ct-progress")
+    wait_for_pictures(page)
     seen = layout(page)
     assert seen == seen | {
         "scrolls": False,
@@ -759,11 +767,7 @@ def test_the_screen_bears_many_classes(
     page = signed_in(browser, connection, "bob")
     open_stream(page, asked.addresses()["shown"])
     page.wait_for_selector(".ct-progress")
-    with suppress(NotYet):  # pictures come when they come
-        page.wait_for_function(
-            "() => [...document.querySelectorAll('.ct-example, .ct-neighbour')].every((e) => e.naturalWidth)",
-            timeout=5_000,
-        )
+    wait_for_pictures(page)
     seen = layout(page)
     page.screenshot(path=artifacts / f"labeling-shown-{count}-classes.png")
     page.set_viewport_size({"width": 1920, "height": 1080})
