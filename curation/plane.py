@@ -14,7 +14,7 @@ import numpy.typing as npt
 from curation.runs import write_whole
 
 #: So many images UMAP places: fewer are looked through without it and are not worth the half minute in which it
-#: compiles itself, more would take many minutes.
+#: compiles itself, more were never tried.
 FEWEST_NEIGHBOURS, MOST_NEIGHBOURS = 500, 50_000
 _COMPONENTS = 50
 _BLOCK = 8192
