@@ -356,8 +356,8 @@ class Ledger:
         imported = sa.select(sa.func.count()).select_from(events).where(events.c.kind == "import")
         labeled = int(self._read(imported.where(events.c.new.is_not(None)))[0][0])
         excluded = 0
-        other = sa.or_(events.c.kind < "import", events.c.kind > "import")  # unlike !=, this goes by the index
-        touched = sa.select(events.c.sample_id).where(other).distinct()
+        # Named one by one and not made distinct, so that the index on kinds is taken.
+        touched = sa.select(events.c.sample_id).where(events.c.kind.in_(("decision", "undo")))
         latest: dict[str, Any] = {}
         for row in self._read(sa.select(events).where(events.c.sample_id.in_(touched)).order_by(events.c.id)):
             labeled -= row.kind == "import" and row.new is not None
