@@ -19,6 +19,8 @@ from curation.errors import ProjectError, ProjectLocked
 
 #: What files end with while they are written.
 _PART = ".part"
+#: What an image is called while it is put where Label Studio serves it from (``labeling/served.py``).
+_BEING_SERVED = ".new"
 
 
 class ProjectPaths:
@@ -98,10 +100,20 @@ def sweep(paths: ProjectPaths) -> int:
     for folder in paths.home.glob("*/"):
         if folder not in (paths.label_studio, paths.fiftyone):  # what servers keep is theirs
             found += folder.rglob(f".*{_PART}")
-    gone = [file for file in found if not _alive(file.name.removesuffix(_PART).split(".")[-2])]
+    found += (paths.label_studio / "images").rglob(f".*{_BEING_SERVED}")  # ours alone writes there
+    gone = [file for file in found if not _alive(_process_of(file.name))]
     for file in gone:
         file.unlink(missing_ok=True)
     return len(gone)
+
+
+def _process_of(name: str) -> str:
+    """The process that writes a file beside its place, by the file's name.
+
+    >>> _process_of(".report.json.14320.1ez8.part"), _process_of(".4f2a.14320.new")
+    ('14320', '14320')
+    """
+    return name.split(".")[-3 if name.endswith(_PART) else -2]
 
 
 def _alive(process: str) -> bool:

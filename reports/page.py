@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from curation.audit import Outlook
 from curation.costs import cost_words
 from curation.credit import credit_words
 from curation.records import Estimate
+from curation.runs import write_whole
 from reports import plots
 from reports.summary import (
     Card,
@@ -53,13 +53,8 @@ class HtmlReporter:
 
     def write(self, summary: IterationSummary, folder: Path) -> Path:
         """Write ``index.html`` into the folder, whole or not at all, in place of an earlier one; returns its path."""
-        folder.mkdir(parents=True, exist_ok=True)
-        page, beside = folder / "index.html", folder / f".index.{os.getpid()}.html"
-        try:
-            beside.write_text(self.render(summary), encoding="utf-8")
-            beside.replace(page)
-        finally:
-            beside.unlink(missing_ok=True)
+        page = folder / "index.html"
+        write_whole(page, self.render(summary))
         return page
 
     def render(self, summary: IterationSummary) -> str:

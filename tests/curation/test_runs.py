@@ -81,5 +81,10 @@ def test_what_a_killed_run_had_half_written_is_swept_wherever_it_lies_but_not_wh
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f".index.html.{dead}.x.part").write_text("half", encoding="utf-8")
     (paths.cache / f".index.html.{os.getpid()}.x.part").write_text("being written", encoding="utf-8")
-    assert sweep(paths) == len(ours)
+    served = paths.label_studio / "images" / "p"
+    served.mkdir(parents=True)
+    for process in (dead, os.getpid()):
+        (served / f".4f2a.{process}.new").write_bytes(b"half")
+    assert sweep(paths) == len(ours) + 1
+    assert [f.name for f in served.iterdir()] == [f".4f2a.{os.getpid()}.new"]
     assert sorted(f.parent.name for f in paths.home.rglob("*.part")) == ["cache", "fiftyone"]
