@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from curation.errors import ProjectError
 from curation.records import Estimate
 from reports import page
 from reports.page import HtmlReporter, audit_lines, confusion_table, is_safe_link, picture_address
@@ -148,7 +149,7 @@ def test_write_that_fails_keeps_the_earlier_report(
         raise OSError("no space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(ProjectError, match="no space left on device"):
         HtmlReporter().write(replace(summary, number=1), tmp_path)
     assert written.read_bytes() == earlier
     assert [file.name for file in tmp_path.iterdir()] == ["index.html"]
