@@ -21,9 +21,11 @@ from typing import Any
 HOSTS_VARIABLE = "CURATION_APP_HOSTS"
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 _LOOK_SECONDS = 1.0
+_SEEN = b"<script>localStorage.setItem('fiftyone-enterprise-tooltip-seen', 'true')</script>"
 
 Scope = Mapping[str, Any]
-Asgi = Callable[[Scope, Callable[[], Awaitable[Any]], Callable[[Mapping[str, Any]], Awaitable[None]]], Awaitable[None]]
+Send = Callable[[Mapping[str, Any]], Awaitable[None]]
+Asgi = Callable[[Scope, Callable[[], Awaitable[Any]], Send], Awaitable[None]]
 
 
 def refusal(host: str, origin: str, address: str, known: Collection[str] = ()) -> str:
@@ -51,7 +53,7 @@ def refusal(host: str, origin: str, address: str, known: Collection[str] = ()) -
 
 
 def guarded(app: Asgi, address: str, known: Collection[str]) -> Asgi:
-    """The application, with refused requests answered by 403 and a sentence."""
+    """The application, with refused requests answered by 403 and a sentence, and its page without advertisement."""
 
     async def guard(scope: Scope, receive: Any, send: Any) -> None:
         if scope["type"] in ("http", "websocket"):
@@ -60,9 +62,35 @@ def guarded(app: Asgi, address: str, known: Collection[str]) -> Asgi:
             if why:
                 await _refuse(scope["type"], why, send)
                 return
-        await app(scope, receive, send)
+        await app(scope, receive, _quiet(send) if scope["type"] == "http" else send)
 
     return guard
+
+
+def _quiet(send: Send) -> Send:
+    """Sends pages so that FiftyOne's advertisement, which covers the Curation panel, counts as seen already."""
+    held: list[dict[str, Any]] = []
+
+    async def sending(message: Mapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            kinds = [value for name, value in message["headers"] if name.lower() == b"content-type"]
+            if kinds and kinds[0].startswith(b"text/html"):
+                held.append(dict(message))  # its length is known with the first part of the page
+                return
+        elif held:
+            start, body = held.pop(), message.get("body", b"")
+            found = body.replace(b"<head>", b"<head>" + _SEEN, 1)
+            start["headers"] = [
+                (name, b"%d" % (int(value) + len(found) - len(body)))
+                if name.lower() == b"content-length"
+                else (name, value)
+                for name, value in start["headers"]
+            ]
+            await send(start)
+            message = {**message, "body": found}
+        await send(message)
+
+    return sending
 
 
 async def _refuse(kind: str, why: str, send: Any) -> None:

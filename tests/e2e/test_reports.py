@@ -339,9 +339,9 @@ def open_app(browser: Browser, address: str, width: int = 1366, height: int = 76
     said: list[str] = []
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("requestfailed", lambda request: said.append(request.url) if FONTS not in request.url else None)
-    page.add_init_script("localStorage.setItem('fiftyone-enterprise-tooltip-seen', 'true')")
     page.goto(address, wait_until="commit")  # the page keeps a stream open, so it never falls silent
     page.wait_for_selector("canvas, [data-cy=looker]", timeout=60_000)
+    assert page.get_by_text("Accelerate your workflow").count() == 0, "an advertisement covers the panel"
     return page, said
 
 

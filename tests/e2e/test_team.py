@@ -144,7 +144,6 @@ def test_a_reviewer_opens_the_app_through_the_proxy(team: Team, browser: Browser
     page = context.new_page()
     refused: list[str] = []
     page.on("response", lambda r: refused.append(f"{r.status} {r.url}") if r.status in (401, 403, 502) else None)
-    page.add_init_script("localStorage.setItem('fiftyone-enterprise-tooltip-seen', 'true')")
     page.goto(team.dataset, wait_until="commit")
     page.wait_for_selector("[data-cy=looker]", timeout=120_000)
     page.screenshot(path=artifacts / "team-review.png")

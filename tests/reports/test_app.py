@@ -17,7 +17,7 @@ import pytest
 
 from curation.errors import ServiceError
 from reports.app import ReviewApp, running_apps, stop_orphans, view_slug
-from reports.app_server import guarded, refusal
+from reports.app_server import _SEEN, guarded, refusal
 from reports.mongo import birth
 
 
@@ -180,3 +180,32 @@ def test_guard_answers_403_and_lets_the_rest_through() -> None:
     assert passed == ["http"]
     assert [message["type"] for message in sent] == ["http.response.start", "http.response.body", "websocket.close"]
     assert sent[0]["status"] == 403
+
+
+def test_pages_count_the_advertisement_as_seen_and_their_length_is_right() -> None:
+    page, picture = b"<!DOCTYPE html>\n<html><head><title>App</title></head></html>", b"<head> of a picture"
+    sent: list[Mapping[str, Any]] = []
+
+    def serving(body: bytes, kind: bytes) -> Any:
+        async def app(_scope: Mapping[str, Any], _receive: Any, send: Any) -> None:
+            headers = [(b"content-type", kind), (b"Content-Length", b"%d" % len(body))]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": body[:40], "more_body": True})
+            await send({"type": "http.response.body", "body": body[40:]})
+
+        return app
+
+    async def send(message: Mapping[str, Any]) -> None:
+        sent.append(message)
+
+    for body, kind in ((page, b"text/html; charset=utf-8"), (picture, b"image/png")):
+        scope = {"type": "http", "headers": [(b"host", b"127.0.0.1:1")]}
+        receive: Any = None
+        asyncio.run(guarded(serving(body, kind), "127.0.0.1", ())(scope, receive, send))
+    first, second = sent[:3], sent[3:]
+    whole = b"".join(message["body"] for message in first[1:])
+    assert whole.replace(_SEEN, b"") == page
+    assert whole.index(_SEEN) < whole.index(b"<title>")
+    assert dict(first[0]["headers"])[b"Content-Length"] == b"%d" % len(whole)
+    assert b"".join(message["body"] for message in second[1:]) == picture
+    assert dict(second[0]["headers"])[b"Content-Length"] == b"%d" % len(picture)
