@@ -70,14 +70,14 @@ def neighbour_plane(features: npt.NDArray[np.float32], cache: Path) -> npt.NDArr
     file = cache / f"{_fingerprint(features, version)}.npy"
     if file.is_file():
         try:
-            kept: npt.NDArray[np.float64] = np.load(file, allow_pickle=False)
+            kept: npt.NDArray[np.float64] = np.load(file)
             if kept.shape == (len(features), 2):
                 return kept
         except (OSError, ValueError, EOFError):
             pass  # a damaged file of a cache is made again
     placed = _placed_by_umap(_principal(features, min(_COMPONENTS, *features.shape)))
     into = io.BytesIO()
-    np.save(into, placed, allow_pickle=False)
+    np.save(into, placed)
     cache.mkdir(parents=True, exist_ok=True)
     write_whole(file, into.getvalue())
     return placed
