@@ -232,13 +232,20 @@ def flag(directory: Path, device: str | None, out: Path, predictions: Path | Non
 @AS_JSON
 def status(directory: Path, as_json: bool) -> None:
     """Where the project stands, iteration by iteration."""
-    found = _open(directory).status()
+    project = _open(directory)
+    found = project.status()
+    if project.paths.holdout_flags.exists():
+        from curation.checking import holdout_report
+
+        found["holdout_check"] = holdout_report(project)
     if as_json:
         _print_json(found)
     else:
         splits = ", ".join(f"{count:,} {split}" for split, count in sorted(found["splits"].items()))
         click.echo(f"{found['project']}: {found['samples']:,} images ({splits}), classes {', '.join(found['classes'])}")
         click.echo(table_of(found))
+        if "holdout_check" in found:
+            click.echo(found["holdout_check"]["check"]["words"])
 
 
 def table_of(status: dict[str, Any]) -> str:

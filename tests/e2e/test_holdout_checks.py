@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -99,6 +101,21 @@ def test_nothing_that_steers_sees_the_check(checked: tuple[Project, ...]) -> Non
     review = project.status()["iterations"][-1]
     assert review["labels_reviewed"] <= 6
     assert len([v for v in project.ledger.verdicts(holdout=True) if v.sample_id in held]) == 32
+
+
+def test_the_command_line_tells_it(checked: tuple[Project, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    from curation.cli import main
+
+    root = str(checked[0].root)
+    for command in (["holdout", root], ["status", root]):
+        with suppress(SystemExit):
+            main(command)
+    told = capsys.readouterr().out
+    assert told.count("16 of 16 labels of the holdout were checked by two people who were shown none") == 2
+    assert "as checked; gain " in told
+    with suppress(SystemExit):
+        main(["status", root, "--json"])
+    assert json.loads(capsys.readouterr().out)["holdout_check"]["check"]["wrong"] == 2
 
 
 def test_what_can_not_be_checked_is_told(checked: tuple[Project, ...]) -> None:
