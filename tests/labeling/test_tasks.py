@@ -79,7 +79,7 @@ def test_other_comes_with_the_persons_words() -> None:
     assert plain.note == ""
 
 
-@pytest.mark.parametrize("mode", ["blind", "control"])
+@pytest.mark.parametrize("mode", ["blind", "control", "holdout"])
 def test_a_blind_task_holds_nothing_but_key_and_image(mode: Mode) -> None:
     assert task_payload(entry(mode), "/i.png", CLASSES) == {"key": "k", "image": "/i.png"}
     assert stream_of(entry(mode)) == "blind"
