@@ -38,11 +38,24 @@ def test_the_page_says_what_was_counted(tally: Tally) -> None:
             continue  # how many faults come depends on how many points a run passes; that none is lost does not
         if found is None or found[0] != line:
             stale.append(line)
-            text = text.replace(found[0], line) if found else text + line + "\n"
+            text = text.replace(found[0], line) if found else _after_its_like(text, row, line)
     if stale and os.environ.get("CURATION_WRITE_TABLES"):
         PAGE.write_text(text, encoding="utf-8")
         return
     assert stale == [], "counted otherwise than docs/reliability.md says; run with CURATION_WRITE_TABLES=1"
+
+
+def _after_its_like(text: str, row: str, line: str) -> str:
+    """The page with a line more, behind the last row whose cells are counted alike."""
+    alike = "killed" if row.startswith(("killed", "disk")) else "fuzzed" if row.startswith("fuzzed") else "odd"
+    last = [m for m in re.finditer(r"^\|.*\|\n", text, re.MULTILINE) if alike in m[0]][-1]
+    return f"{text[: last.end()]}{line}\n{text[last.end() :]}"
+
+
+def test_a_new_row_is_added_to_its_table() -> None:
+    page = "| killed, 8 seeds | 1 | 1 | 0 |\n\n| fuzzed: a | 1 | 0 |\n\nend\n"
+    assert _after_its_like(page, "disk full, 9", "| x |").startswith("| killed, 8 seeds | 1 | 1 | 0 |\n| x |\n\n")
+    assert _after_its_like(page, "fuzzed: b", "| y |").endswith("| fuzzed: a | 1 | 0 |\n| y |\n\nend\n")
 
 
 def test_what_is_not_counted_as_survived_is_lost() -> None:
