@@ -75,11 +75,13 @@ def holdout_report(project: Project) -> dict[str, Any]:
     """
     ledger = project.ledger
     now = ledger.labels()
-    given = holdout.as_given(now, ledger.label_events(), ledger.verdicts(holdout=True), ledger.merged_classes())
+    given = holdout.as_given(
+        now, ledger.label_events(), ledger.verdicts(holdout=True, every=True), ledger.merged_classes()
+    )
     entries = {e.sample_id: e for e in ledger.queue(holdout=True) if e.mode == "holdout"}
-    looked = holdout.answered(_verdicts(project)) & entries.keys()
     flagged = set(_flagged(project)) if entries else set()
     rows = [s.id for s in project.samples() if s.split == "holdout" and _class(given, s.id)]
+    looked = (holdout.answered(_verdicts(project)) & entries.keys()) | holdout.changed_rows(rows, given, now)
     check = holdout.check_rows(rows, flagged, _verdicts(project), given, now, seed=project.settings.seed)
     found: dict[str, Any] = {
         "rows": len(rows),

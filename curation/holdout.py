@@ -87,7 +87,8 @@ def as_given(
 ) -> dict[str, CurrentLabel]:
     """``labels``, with the class that they had before a check changed it; ``merged`` says which classes are others now.
 
-    A change by a check is a decision that cites a verdict on the holdout.
+    A change by a check is a decision that cites a verdict on the holdout, also one that was edited since.
+    ``verdicts`` are all that there ever were.
     """
     checked = {v.id for v in verdicts if v.mode == "holdout"}
     first: dict[str, str | None] = {}
@@ -141,13 +142,19 @@ def check_rows(
     seed: int = 0,
 ) -> Check:
     """The check of these labeled rows of the holdout, by what people said (``verdicts`` on the holdout alone)."""
-    looked = answered(verdicts)
+    changed = changed_rows(rows, given, now)
+    looked = answered(verdicts) | changed
     masks = (
         np.array([s in flagged for s in rows], dtype=bool),
         np.array([s in looked for s in rows], dtype=bool),
-        np.array([s in looked and now[s].class_id != given[s].class_id for s in rows], dtype=bool),
+        np.array([s in changed for s in rows], dtype=bool),
     )
     return check_of(*masks, seed=seed)
+
+
+def changed_rows(rows: Sequence[str], given: Mapping[str, CurrentLabel], now: Mapping[str, CurrentLabel]) -> set[str]:
+    """The rows whose label a check has changed; it stays so where an answer is taken back later."""
+    return {s for s in rows if now[s].class_id != given[s].class_id}
 
 
 def check_of(flagged: Mask, looked: Mask, changed: Mask, *, seed: int = 0) -> Check:

@@ -512,10 +512,8 @@ class Loop:
         """Take the answers that have come into the ledger; returns how many are still to come."""
         if not self.ledger.queue(number, holdout=True):
             return 0
-        every, known = (
-            self.ledger.queue(holdout=True),
-            self.ledger.verdicts(holdout=True),
-        )  # answers to earlier batches may come late
+        # Of all batches: answers to earlier ones may come late.
+        every, known = self.ledger.queue(holdout=True), self.ledger.verdicts(holdout=True)
         found = annotator.collect(every, known)
         if not self.settings.review.timing:
             found = [replace(v, seconds=None) for v in found]
@@ -792,7 +790,10 @@ class Loop:
     def as_given(self, labels: Mapping[str, CurrentLabel]) -> dict[str, CurrentLabel]:
         """Labels, those of the holdout as they were before people checked them: figures over time go by these."""
         return checks.as_given(
-            labels, self.ledger.label_events(), self.ledger.verdicts(holdout=True), self.ledger.merged_classes()
+            labels,
+            self.ledger.label_events(),
+            self.ledger.verdicts(holdout=True, every=True),
+            self.ledger.merged_classes(),
         )
 
     def _without_gone(self, found: Slice) -> Slice:

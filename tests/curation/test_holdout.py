@@ -9,7 +9,7 @@ import pytest
 
 from curation import holdout
 from curation.errors import RecordError
-from curation.records import AMBIGUOUS, SKIPPED, CurrentLabel, LabelEvent, Mode, Verdict
+from curation.records import AMBIGUOUS, SKIPPED, WITHDRAWN, CurrentLabel, LabelEvent, Mode, Verdict
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
@@ -71,6 +71,14 @@ def test_labels_as_given_are_those_before_the_check_and_no_other_change_is_taken
     found = holdout.as_given(labels, events, verdicts, {})
     assert {s: now.class_id for s, now in found.items()} == {"checked": "c1", "train": "c2"}
     assert holdout.as_given(labels, events, verdicts, {"c1": "c3"})["checked"].class_id == "c3"
+
+
+def test_a_label_that_a_check_changed_counts_though_an_answer_is_taken_back_later() -> None:
+    given = {s: CurrentLabel(s, "c1", False, 1) for s in "ab"}
+    now = {**given, "a": CurrentLabel("a", "c2", False, 2)}
+    verdicts = [*said("a", ("ann", "c2"), ("bob", WITHDRAWN)), *said("b", ("ann", "c1"), ("bob", "c1"))]
+    check = holdout.check_rows(["a", "b"], set(), verdicts, given, now)
+    assert (check.looked_others, check.changed_others) == (2, 1)
 
 
 def test_nothing_is_said_of_a_kind_that_nobody_looked_at() -> None:
