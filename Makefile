@@ -3,7 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV = $$(command -v uv || echo $(BIN)/uv)
-INSTALL = VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet --constraint constraints.txt --overrides overrides.txt
+# Compiled once, not by each of the processes that a loop starts: uv leaves that to whoever imports first, and where
+# PYTHONDONTWRITEBYTECODE is set (as in many containers) nobody ever would.
+INSTALL = VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet --compile-bytecode --constraint constraints.txt --overrides overrides.txt
+unexport PYTHONDONTWRITEBYTECODE
 MADE_FROM := pyproject.toml constraints.txt overrides.txt
 
 .PHONY: demo test test-all bench lint constraints machine audit clean
