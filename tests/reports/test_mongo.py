@@ -6,8 +6,10 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -160,6 +162,26 @@ def test_database_asks_for_the_password_that_only_this_user_can_read(tmp_path: P
     assert len(password) >= 32
     assert address_of(mongo)[2] == password, "the same files, the same password"
     mongo.stop()
+
+
+def test_database_reads_no_compressed_message_of_a_stranger(tmp_path: Path) -> None:
+    """A wrong length in one of these made mongod 6.0.5 send its memory, before any login (CVE-2025-14847)."""
+    body = b"\x10hello\x00" + struct.pack("<i", 1) + b"\x02$db\x00" + struct.pack("<i", 6) + b"admin\x00\x00"
+    plain = struct.pack("<I", 0) + b"\x00" + struct.pack("<i", len(body) + 4) + body
+    shrunk = struct.pack("<iiB", 2013, len(plain), 2) + zlib.compress(plain)
+
+    def answer(port: int, kind: int, message: bytes) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            connection.sendall(struct.pack("<iiii", 16 + len(message), 1, 0, kind) + message)
+            return connection.recv(4096)
+
+    mongo = Mongo(tmp_path, {})
+    try:
+        port = address_of(mongo)[1]
+        assert b"maxWireVersion" in answer(port, 2013, plain), "the same question as it is, which must be answered"
+        assert answer(port, 2012, shrunk) == b""
+    finally:
+        mongo.stop()
 
 
 @pytest.mark.parametrize("harm", ["files", "password"])
