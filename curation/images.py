@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 Pixels = npt.NDArray[np.uint8]
 
+#: What is decoded, by Pillow's names and whatever a file is called. Pillow knows forty more formats: one runs
+#: Ghostscript, and most were never tried on files of strangers.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 #: Pillow's own limit for a decompression bomb (twice ``Image.MAX_IMAGE_PIXELS``).
 MAX_PIXELS = 178_956_970
 #: How many images are held at a time while they are decoded, and after how many the result is written.
@@ -91,7 +94,7 @@ def decoded(raw: bytes, file: Path, take: Callable[[Image.Image], T]) -> T:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(raw)) as image:
+        with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             return take(image)

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from curation.errors import DataError
+from curation.images import FORMATS
 
 SHOWN_BY_BROWSERS = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".avif"}
 
@@ -54,7 +55,7 @@ def _as_png(file: Path) -> bytes:
     from PIL import Image
 
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
             out = io.BytesIO()
             image.convert("RGB").save(out, "PNG")
     except (OSError, ValueError, Image.DecompressionBombError) as error:

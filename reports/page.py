@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from curation.audit import Outlook
 from curation.costs import cost_words
 from curation.credit import credit_words
+from curation.images import FORMATS
 from curation.records import Estimate
 from curation.runs import write_whole
 from reports import plots
@@ -358,7 +359,7 @@ def picture_address(source: Path | io.BytesIO, side: int) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a large picture is refused below, not warned of
-            with Image.open(source) as opened:
+            with Image.open(source, formats=FORMATS) as opened:
                 if opened.width * opened.height > _MOST_PIXELS:
                     return ""
                 opened.draft("RGB", (2 * side, 2 * side))

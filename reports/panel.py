@@ -135,12 +135,14 @@ def strip(files: Sequence[str | Path], side: int = _THUMB) -> str:
     """Small copies of pictures side by side, as one JPEG ``data:`` address; '' where none can be read."""
     from PIL import Image, ImageOps
 
+    from curation.images import FORMATS
+
     thumbs = []
     for file in files:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                with Image.open(file) as image:
+                with Image.open(file, formats=FORMATS) as image:
                     image.draft("RGB", (2 * side, 2 * side))
                     thumbs.append(ImageOps.pad(ImageOps.exif_transpose(image).convert("RGB"), (side, side)))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):

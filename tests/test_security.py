@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from test_house import PACKAGES, ROOT
 
+from curation.errors import DataError
+from curation.images import read_image
 from labeling.server import Connection
 
 #: Modules that run what they read; where one is imported for something else, and what for.
@@ -63,6 +66,22 @@ def test_nothing_listens_to_everybody() -> None:
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant):
                 assert node.value not in ("0.0.0.0", "::"), f"{file}:{node.lineno}"
+
+
+def test_no_picture_is_opened_in_whatever_format_it_claims() -> None:
+    """Pillow looks at a file's bytes, not its name: without this list ``holiday.jpg`` may be PostScript."""
+    opened = [(file, keywords) for file, _, name, keywords in calls() if name == "Image.open"]
+    assert len(opened) >= 4
+    for file, keywords in opened:
+        assert "formats" in keywords, file
+        assert ast.unparse(keywords["formats"]) == "FORMATS", file
+
+
+@pytest.mark.parametrize("kind", ["EPS", "TGA", "PCX", "ICO"])
+def test_pictures_of_other_formats_are_refused_under_any_name(kind: str, tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "holiday.jpg", kind)
+    with pytest.raises(DataError, match="not an image of a known format"):
+        read_image(tmp_path / "holiday.jpg")
 
 
 @pytest.mark.parametrize("show", [repr, str])
