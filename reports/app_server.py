@@ -3,7 +3,8 @@
 ``python -m reports.app_server --port 5151 --address 127.0.0.1 --owner PID``, in the environment of
 ``reports.fiftyone_store.environment``. The App asks nobody who they are, and a page of any web site can send requests
 to a server on the same machine; so requests that a foreign page makes, or that come under a foreign host name, are
-refused. Names under which a proxy serves the App stand in ``CURATION_APP_HOSTS``, separated by commas.
+refused: the App hands out any file that this user can read. Names under which a proxy serves the App stand in
+``CURATION_APP_HOSTS``, separated by commas.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 Asgi = Callable[[Scope, Callable[[], Awaitable[Any]], Send], Awaitable[None]]
 
 
-def refusal(host: str, origin: str, address: str, known: Collection[str] = ()) -> str:
+def refusal(host: str, origin: str, address: str, known: Collection[str] = (), *, site: str = "", use: str = "") -> str:
     """Why a request with these headers is refused; '' where it is not (pure).
 
     ``address`` is where the server listens. Only this machine's names and the ``known`` ones are served on a loopback
-    address; on another, any name by which the server was reached.
+    address; on another, any name by which the server was reached. ``site`` and ``use`` are what browsers tell in
+    ``Sec-Fetch-Site`` and ``Sec-Fetch-Dest``: from elsewhere a link may lead here, but no page may show our pictures.
 
     >>> refusal("localhost:5151", "http://localhost:5151", "127.0.0.1")
     ''
@@ -40,11 +42,17 @@ def refusal(host: str, origin: str, address: str, known: Collection[str] = ()) -
     'a page of evil.example may not use this App'
     >>> refusal("evil.example:5151", "", "127.0.0.1")
     'this App is not called evil.example'
+    >>> refusal("127.0.0.1:5151", "", "127.0.0.1", site="cross-site", use="image")
+    'a page of another site may not use this App'
+    >>> refusal("127.0.0.1:5151", "", "127.0.0.1", site="cross-site", use="document")
+    ''
     """
     name = urllib.parse.urlsplit(f"//{host}").hostname or ""
     allowed = _LOCAL | set(known) | {address}
     if address in _LOCAL and name not in allowed:
         return f"this App is not called {name}"
+    if site in ("cross-site", "same-site") and use != "document":
+        return "a page of another site may not use this App"
     if not origin:
         return ""
     page = urllib.parse.urlsplit(origin)
@@ -58,7 +66,8 @@ def guarded(app: Asgi, address: str, known: Collection[str]) -> Asgi:
     async def guard(scope: Scope, receive: Any, send: Any) -> None:
         if scope["type"] in ("http", "websocket"):
             headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-            why = refusal(headers.get("host", ""), headers.get("origin", ""), address, known)
+            site, use = headers.get("sec-fetch-site", ""), headers.get("sec-fetch-dest", "")
+            why = refusal(headers.get("host", ""), headers.get("origin", ""), address, known, site=site, use=use)
             if why:
                 await _refuse(scope["type"], why, send)
                 return

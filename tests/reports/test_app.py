@@ -159,6 +159,35 @@ def test_pages_of_other_sites_can_not_use_the_app(
     assert bool(refusal(host, origin, address, known)) is refused
 
 
+@pytest.mark.parametrize(
+    ("site", "use", "refused"),
+    [
+        ("same-origin", "image", False),  # the App's own page
+        ("none", "document", False),  # typed in, or from a bookmark
+        ("cross-site", "document", False),  # a link in a mail or a report
+        ("cross-site", "image", True),  # which would tell a foreign page whether a file is there, and how large
+        ("cross-site", "iframe", True),
+        ("same-site", "image", True),  # another port of this machine
+        ("same-site", "script", True),
+        ("", "", False),  # no browser
+    ],
+)
+def test_no_other_site_shows_what_the_app_serves(site: str, use: str, refused: bool) -> None:
+    assert bool(refusal("127.0.0.1:5151", "", "127.0.0.1", site=site, use=use)) is refused
+    passed: list[bool] = []
+
+    async def app(*_: Any) -> None:
+        passed.append(True)
+
+    async def send(_: Mapping[str, Any]) -> None:
+        pass
+
+    told = [(b"host", b"127.0.0.1:5151"), (b"sec-fetch-site", site.encode()), (b"sec-fetch-dest", use.encode())]
+    receive: Any = None
+    asyncio.run(guarded(app, "127.0.0.1", ())({"type": "http", "headers": told}, receive, send))
+    assert bool(passed) is not refused
+
+
 def test_guard_answers_403_and_lets_the_rest_through() -> None:
     passed: list[str] = []
     sent: list[Mapping[str, Any]] = []
