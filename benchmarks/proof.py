@@ -139,7 +139,8 @@ class Project:
 
     def score(self) -> None:
         """Judge the labels as they are now."""
-        probabilities = left_out(self.features, self.labels, self.pool.n_classes)
+        settled = (self.said > 0) & ~self.contested
+        probabilities = left_out(self.features, self.labels, self.pool.n_classes, settled=settled)
         self.quality = label_quality(probabilities, self.labels)
         self.flags = doubtful_labels(probabilities, self.labels)
         others = probabilities.copy()
@@ -206,7 +207,9 @@ class Project:
         return (found.value, *(found.ci or (0.0, 0.0)))
 
 
-def left_out(features: Features, labels: Columns, n_classes: int, penalty: float = PENALTY) -> Floats:
+def left_out(
+    features: Features, labels: Columns, n_classes: int, penalty: float = PENALTY, settled: Mask | None = None
+) -> Floats:
     """Out-of-sample probabilities (rows, classes) by ridge regression in closed form, in two rounds."""
     inputs = np.concatenate([features, np.ones((len(features), 1), dtype=np.float32)], axis=1)
     lower = np.linalg.cholesky((inputs.T @ inputs).astype(np.float64) + penalty * np.eye(inputs.shape[1]))
@@ -220,7 +223,7 @@ def left_out(features: Features, labels: Columns, n_classes: int, penalty: float
         return apply_temperature(values, temperature(values, labels))
 
     first = probabilities(labels)
-    return np.asarray(FIRST_ROUND * first + (1 - FIRST_ROUND) * probabilities(corrected_labels(first, labels)))
+    return np.asarray(FIRST_ROUND * first + (1 - FIRST_ROUND) * probabilities(corrected_labels(first, labels, settled)))
 
 
 def run_project(pool: Pool, answers: str, seed: int) -> Outcome:

@@ -329,7 +329,8 @@ class Loop:
         pairs = near_duplicate_pairs(features)
         if predictions is None:
             groups = joint_groups(rows, join_groups(len(rows), [pair[:2] for pair in pairs]))
-            out = self._out_of_sample(rows, columns, classes.ids, groups, features)
+            settled = self._settled(ids, given)
+            out = self._out_of_sample(rows, columns, classes.ids, groups, features, settled)
             predictions = Predictions(ids, classes.ids, out.probabilities, out.folds)
         predictions = predictions.take(ids)
         quality = dict(zip(ids, scoring.label_quality(predictions.probabilities, columns).tolist(), strict=True))
@@ -352,6 +353,7 @@ class Loop:
         class_ids: tuple[str, ...],
         groups: npt.NDArray[np.int64],
         features: npt.NDArray[np.float32],
+        settled: npt.NDArray[np.bool_],
     ) -> OutOfSample:
         """Predictions of ours that have not seen the labels they judge, by the scorer that the settings name."""
         from curation import crossval, streaming
@@ -367,10 +369,20 @@ class Loop:
         judged = self.parts.judge.features(rows, progress) if self.parts.judge else features
         if len(rows) > streaming.FROM:
             return streaming.score_streaming(
-                judged, columns, len(class_ids), groups=groups, seed=seed, progress=progress, engine=engine
-            )
-        told = {"groups": groups, "seed": seed, "folds": folds}
+                judged, columns, len(class_ids), groups=groups, seed=seed, settled=settled, progress=progress,
+                engine=engine,
+            )  # fmt: skip
+        told = {"groups": groups, "seed": seed, "folds": folds, "settled": settled}
         return next(engine.map(_score_labels, (judged, told), [(columns, len(class_ids))]))
+
+    def _settled(self, sample_ids: Sequence[str], labels: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Which labels more people have named than have named anything else, shape (samples,)."""
+        merged = self.ledger.merged_classes()
+        named: dict[str, Counter[str]] = {}
+        for verdict in self._judged():
+            named.setdefault(verdict.sample_id, Counter())[merged.get(verdict.answer, verdict.answer)] += 1
+        said = [(named.get(s, Counter()), label) for s, label in zip(sample_ids, labels, strict=True)]
+        return np.array([2 * by[label] > by.total() for by, label in said], dtype=bool)
 
     def leaks(self, train: Sequence[Sample], holdout: Sequence[Sample]) -> list[Issue]:
         """Holdout images that are all but in train, where duplicates are looked for at all."""
@@ -383,14 +395,20 @@ class Loop:
 
     def _asked(self) -> dict[str, int]:
         """How many people have judged each sample, without those whom its label, as it was given, comes from."""
+        people: dict[str, set[str]] = {v.sample_id: set() for v in self.ledger.verdicts()}
+        for verdict in self._judged():
+            people[verdict.sample_id].add(verdict.person)
+        return {sample: len(who) for sample, who in people.items()}
+
+    def _judged(self) -> list[Verdict]:
+        """What people have said of labels, without what gave them."""
         given = {s: now.class_id for s, now in self.ledger.labels(as_of=0).items()}
-        opinions = Counter({v.sample_id: 0 for v in self.ledger.verdicts()})
-        people: dict[str, set[str]] = {}
-        for verdict in self.ledger.verdicts():
-            gave_the_label = verdict.key.startswith("adopted:") and verdict.answer == given.get(verdict.sample_id)
-            if verdict.answer not in (SKIPPED, WITHDRAWN) and not gave_the_label:
-                people.setdefault(verdict.sample_id, set()).add(verdict.person)
-        return dict(opinions) | {sample: len(who) for sample, who in people.items()}
+        return [
+            v
+            for v in self.ledger.verdicts()
+            if v.answer not in (SKIPPED, WITHDRAWN)
+            and not (v.key.startswith("adopted:") and v.answer == given.get(v.sample_id))
+        ]
 
     def _contested(self, number: int, labels: Mapping[str, CurrentLabel]) -> list[str]:
         verdicts = self.ledger.verdicts()

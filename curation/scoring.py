@@ -78,6 +78,7 @@ def score_out_of_sample(
     seed: int,
     folds: int = 5,
     method: Method = "auto",
+    settled: npt.NDArray[np.bool_] | None = None,
 ) -> OutOfSample:
     """Class probabilities of every sample by models that have not seen it, its near-duplicates or its group.
 
@@ -90,6 +91,9 @@ def score_out_of_sample(
     - ``auto``: the mean of the last two, which err differently; then both again on labels of which the surest errors
       are corrected (``corrected_labels``), each sample still judged without its own label or group; of these rounds
       a weighted mean. Kernel regression alone where there are more than ``MOST_CLASSES`` classes.
+
+    ``settled``, (samples,), are labels that people have confirmed or made: none of these is corrected for the second
+    round.
 
     Only the strengths are chosen by labels, by the out-of-sample error; features are scaled without labels. Raises
     RecordError for arrays that don't fit together or features that are not finite, and InputError where the labels are
@@ -116,7 +120,7 @@ def score_out_of_sample(
         parts.append(kernel)
     probabilities = np.asarray(np.mean([p.probabilities(labels, labels) for p in parts], axis=0))
     if method == "auto":
-        corrected = corrected_labels(probabilities, labels)
+        corrected = corrected_labels(probabilities, labels, settled)
         settings["corrected"] = float((corrected != labels).sum())
         second = np.mean([p.probabilities(corrected, labels) for p in parts], axis=0)
         probabilities = np.asarray(FIRST_ROUND * probabilities + (1 - FIRST_ROUND) * second)
@@ -131,11 +135,12 @@ class _LeftOut(Protocol):
         ...
 
 
-def corrected_labels(probabilities: Floats, labels: Integers) -> Integers:
+def corrected_labels(probabilities: Floats, labels: Integers, settled: npt.NDArray[np.bool_] | None = None) -> Integers:
     """The labels, shape (samples,), with the surest errors exchanged for the class that is predicted instead.
 
     Those are the labels with less than ``DOUBT`` of what they and the best other class are given. A class keeps at
-    least half of its samples: a rare one, which hardly anything predicts, must not be corrected away.
+    least half of its samples: a rare one, which hardly anything predicts, must not be corrected away. Labels that are
+    ``settled``, shape (samples,), stay.
 
     >>> corrected_labels(np.array([[0.9, 0.1], [0.2, 0.8], [0.05, 0.95]]), np.array([0, 0, 0])).tolist()
     [0, 0, 1]
@@ -148,6 +153,8 @@ def corrected_labels(probabilities: Floats, labels: Integers) -> Integers:
     place = np.empty(len(labels), dtype=np.int64)
     place[order] = np.arange(len(labels)) - first[labels[order]]
     chosen = (share < DOUBT) & (place < sizes[labels] // 2)
+    if settled is not None:
+        chosen &= ~settled
     return np.asarray(np.where(chosen, probabilities.argmax(axis=1), labels), dtype=np.int64)
 
 

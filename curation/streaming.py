@@ -52,6 +52,7 @@ def score_streaming(
     *,
     groups: Integers | None = None,
     seed: int,
+    settled: npt.NDArray[np.bool_] | None = None,
     progress: Progress | None = None,
     engine: Engine | None = None,
 ) -> OutOfSample:
@@ -59,9 +60,9 @@ def score_streaming(
 
     ``features`` has shape (samples, dimensions) in any floating type, for instance a memory-mapped file in half
     precision; ``labels`` (samples,), columns below ``n_classes``; ``groups`` (samples,), by default each sample alone
-    (fastest where numbered in the order of samples). Blocks of features are read here and computed by the ``engine``,
-    by default in this process. Raises RecordError and InputError as ``score_out_of_sample`` does,
-    for features that are not finite numbers when they are read.
+    (fastest where numbered in the order of samples); ``settled`` (samples,), labels that are never corrected. Blocks of
+    features are read here and computed by the ``engine``, by default in this process. Raises RecordError and InputError
+    as ``score_out_of_sample`` does, for features that are not finite numbers when they are read.
     """
     began = time.perf_counter()
     alone = np.arange(len(labels), dtype=np.int64)
@@ -70,7 +71,7 @@ def score_streaming(
     kernel = _StreamedKernel(features, labels, n_classes, groups, seed, progress, engine or LocalEngine())
     noise = kernel.choose()
     first = kernel.probabilities(labels, 1)
-    corrected = corrected_labels(first, labels)
+    corrected = corrected_labels(first, labels, settled)
     kernel.relearn(corrected)
     second = kernel.probabilities(corrected, 2)
     second *= 1 - FIRST_ROUND

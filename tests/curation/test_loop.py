@@ -20,7 +20,7 @@ from curation.heads import HeadTrainer, encode_copies
 from curation.ledger import Ledger, NewPath, NewSample
 from curation.loop import Account, Loop, Parts, joint_groups, trainable
 from curation.properties import measure_properties
-from curation.records import WITHDRAWN, Decision, Sample, Verdict
+from curation.records import SKIPPED, WITHDRAWN, Decision, Sample, Verdict
 from curation.runs import ProjectPaths, finished, read_json
 
 FLIPPED = 8
@@ -332,3 +332,21 @@ def test_an_adopted_answer_that_gave_the_label_is_no_review_of_it(tmp_path: Path
         [Verdict(s, a, "ann", at, f"adopted:{s}", f"ls:x:annotation:{s}", "blind", 0) for s, a in answers.items()]
     )
     assert house.loop._asked() == {first: 0, second: 1}
+    rows = [first, second]
+    assert house.loop._settled(rows, [answers[first], answers[second]]).tolist() == [False, True]
+
+
+def test_a_label_is_settled_where_more_people_name_it_than_anything_else(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    rows = [s.id for s in house.samples[:4]]
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    said = [("c1",), ("c1", "c2"), ("c1", "c2", "c1"), (SKIPPED, "c1")]
+    house.ledger.add_verdicts(
+        [
+            Verdict(s, a, f"person {n}", at, f"{s}:{n}", f"ls:x:annotation:{s}:{n}", "blind", 0)
+            for s, answers in zip(rows, said, strict=True)
+            for n, a in enumerate(answers)
+        ]
+    )
+    assert house.loop._settled(rows, ["c1"] * 4).tolist() == [True, False, True, True]
+    assert not house.loop._settled(rows, ["c2"] * 4).any()

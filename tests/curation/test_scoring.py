@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
@@ -11,6 +12,7 @@ from curation import scoring
 from curation.errors import InputError, RecordError
 from curation.scoring import (
     LeaveOutKernel,
+    OutOfSample,
     apply_temperature,
     corrected_labels,
     fold_numbers,
@@ -212,6 +214,19 @@ class TestSecondRound:
         sure = np.array([[0.01, 0.99, 0], [0.02, 0.98, 0], [0.03, 0.97, 0], [0.4, 0.6, 0], [0.99, 0.01, 0],
                          [0.9, 0.1, 0], [0.95, 0.05, 0]])  # fmt: skip
         assert corrected_labels(sure, labels).tolist() == [1, 1, 0, 0, 1, 0, 2]
+        settled = np.array([True, False, False, False, False, True, False])
+        assert corrected_labels(sure, labels, settled).tolist() == [0, 1, 0, 0, 1, 2, 2]
+
+    def test_what_people_have_settled_is_learned_as_it_is(self) -> None:
+        """Two classes that overlap."""
+        features, truth = blobs(200, 2, spread=1)
+        labels = np.where(np.random.default_rng(0).random(200) < 0.2, 1 - truth, truth)
+
+        def judged(settled: npt.NDArray[np.bool_]) -> OutOfSample:
+            return score_out_of_sample(features, labels, 2, groups=alone(200), seed=0, settled=settled)
+
+        assert judged(np.zeros(200, dtype=bool)).settings["corrected"] > 0
+        assert judged(np.ones(200, dtype=bool)).settings["corrected"] == 0
 
     def test_much_noise_is_ranked_better_than_by_one_round(self) -> None:
         """Means over draws: a third of the labels are of one other class, so that a linear fit learns them."""
