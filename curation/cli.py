@@ -244,6 +244,9 @@ def status(directory: Path, as_json: bool) -> None:
         splits = ", ".join(f"{count:,} {split}" for split, count in sorted(found["splits"].items()))
         click.echo(f"{found['project']}: {found['samples']:,} images ({splits}), classes {', '.join(found['classes'])}")
         click.echo(table_of(found))
+        for iteration in found["iterations"]:
+            for words in _how_far(iteration.get("people") or []):
+                click.echo(words)
         if "holdout_check" in found:
             click.echo(found["holdout_check"]["check"]["words"])
 
@@ -279,6 +282,15 @@ def table_of(status: dict[str, Any]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
+
+
+def _how_far(people: list[dict[str, Any]]) -> list[str]:
+    """How far each person with a queue is, and where it is, a line each."""
+    lines = []
+    for row in people:
+        lines.append(f"{row['person']}: {row['answered']:,} of {row['asked']:,} answered")
+        lines += [f"  {stream}: {address}" for stream, address in row.get("addresses", {}).items()]
+    return lines
 
 
 def _count(value: int | None) -> str:
@@ -321,6 +333,8 @@ def sync(directory: Path, file: Path | None, as_json: bool) -> None:
             f"Iteration {counts['iteration']} ({counts['state']}): {counts['answered']:,} of {counts['queued']:,} "
             f"images answered, {counts['missing']:,} answers to come."
         )
+        for row in counts["people"]:
+            click.echo(f"  {row['person']}: {row['answered']:,} of {row['asked']:,} answered")
 
 
 def _sync_file(directory: Path, file: Path, as_json: bool) -> None:
@@ -455,7 +469,9 @@ def label(directory: Path, stop: bool, as_json: bool) -> None:
         click.echo(f"Sign in as {access['email']}; the password is in {access['password_file']}")
     for stream, address in access["streams"].items():
         click.echo(f"  {stream}: {address}")
-    if not access["streams"]:
+    for words in _how_far(access["people"]):
+        click.echo(words)
+    if not access["streams"] and not access["people"]:
         click.echo("Nothing is waiting to be labeled; `curate run` sends the next batch.")
 
 
@@ -731,10 +747,11 @@ def restore(file: Path, directory: Path, ledger: str) -> None:
 @click.option("--add", metavar="NAME", help="Make this person (or pseudonym) an account in Label Studio.")
 @click.option("--email", help="Email of --add, to sign in with; made from the name by default.")
 @click.option("--quality", is_flag=True, help="How many answers, how quick, how reliable, and what stands out.")
+@click.option("--queues", is_flag=True, help="Who has a queue of their own, how far they are, and where it is.")
 @click.option("--erase", metavar="NAME", help="Erase this name; what the person said stays, under 'erased person N'.")
 @AS_JSON
 def people(
-    directory: Path, add: str | None, email: str | None, quality: bool, erase: str | None, as_json: bool
+    directory: Path, add: str | None, email: str | None, quality: bool, queues: bool, erase: str | None, as_json: bool
 ) -> None:
     """Names of everybody who is in the ledger; add somebody, see how they label, or erase a name."""
     from curation import desk
@@ -759,14 +776,27 @@ def people(
         else:
             click.echo(table.to_string(index=False, float_format=lambda x: f"{x:.2f}", na_rep="-"))
         return
+    if queues:
+        rows = project.queues()
+        if as_json:
+            _print_json(rows)
+        else:
+            click.echo(
+                "\n".join(_how_far(rows)) or "No batch waits in queues of their own; review.people names who gets one."
+            )
+        return
     if erase is not None:
         now = ledger.erase_person(erase)
-        click.echo(f"'{erase}' is now '{now}' in the ledger. Reports, FiftyOne, Label Studio and backups made before "
-                   "still hold the name; make them anew or delete them.", err=True)  # fmt: skip
+        (project.paths.home / "queues.json").unlink(missing_ok=True)
+        named = ", curation.toml (review.people)" if erase in project.settings.review.people else ""
+        click.echo(f"'{erase}' is now '{now}' in the ledger. Reports, FiftyOne, Label Studio{named} and backups made "
+                   "before still hold the name; make them anew or delete them.", err=True)  # fmt: skip
     if as_json:
         _print_json(ledger.people())
     else:
         click.echo("\n".join(ledger.people()) or "Nobody is in the ledger yet.")
+        for words in _how_far(project.queues()):
+            click.echo(words)
 
 
 @curate.command()

@@ -8,6 +8,7 @@ import re
 import tomllib
 import types
 import typing
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,7 +106,8 @@ class ReviewSettings:
     ``images_url`` is where a Label Studio that others run finds the images, with ``{path}`` (within the folder of
     images) or ``{id}`` (SHA-256 of the file) in it, for instance ``https://host/photos/{path}`` or ``s3://bucket/{path}``;
     empty: they are uploaded to it. ``texts`` is a TOML file of words for the labeling screen, relative to the project,
-    in place of those in ``labeling/texts.toml``, for instance in another language.
+    in place of those in ``labeling/texts.toml``, for instance in another language. ``people`` names those who have a
+    queue of their own in Label Studio, among whom each batch is divided evenly; where it names nobody, all share.
     """
 
     budget: int = 100
@@ -118,6 +120,7 @@ class ReviewSettings:
     annotator: str = "label-studio"
     images_url: str = ""
     texts: str = ""
+    people: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _require(self.budget >= 0, "review.budget", self.budget, "0 or more")
@@ -132,6 +135,17 @@ class ReviewSettings:
         _require(1 <= self.opinions <= 20, "review.opinions", self.opinions, "1 to 20")
         _require(0 <= self.second_opinions <= 1, "review.second_opinions", self.second_opinions, "in [0, 1]")
         _require(1 <= self.most_opinions <= 20, "review.most_opinions", self.most_opinions, "1 to 20")
+        twice = sorted(name for name, count in Counter(self.people).items() if count > 1)
+        _require(not twice, "review.people", f"{', '.join(twice)} more than once", "different names")
+        _require(
+            all(n == n.strip() != "" for n in self.people), "review.people", list(self.people), "names, none empty"
+        )
+        _require(
+            not self.people or len(self.people) >= self.opinions,
+            "review.people",
+            f"{len(self.people)} for review.opinions = {self.opinions}",
+            "empty, or at least as many names as people are asked about each image",
+        )
         template = re.fullmatch(r"(https?|s3|gs|azure-blob)://[^/{}@]+/[^{}]*(\{(path|id)\}[^{}]*)+", self.images_url)
         _require(
             not self.images_url or template is not None,

@@ -42,9 +42,10 @@ FEWEST_ANSWERS, HASTY_SECONDS = 10, 1.0
 def add_labeler(project: Project, name: str, *, email: str | None = None) -> dict[str, Any]:
     """Make an account in the project's Label Studio; returns what to send to that person, once.
 
-    Keys ``name, url, email, password`` and ``streams``, the addresses where labeling begins (none where nothing
-    waits); each asks to sign in first. The password is kept nowhere. ``name`` stands in the ledger for the person, so
-    a pseudonym will do. Raises LabelStudioError where the account is refused, DataError for a name that is taken.
+    Keys ``name, url, email, password`` and ``streams``, the addresses where labeling begins, those of the person's own
+    queue where there is one (none where nothing waits); each asks to sign in first. The password is kept nowhere.
+    ``name`` stands in the ledger for the person, so a pseudonym will do. Raises LabelStudioError where the account is
+    refused, DataError for a name that is taken.
     """
     from labeling.server import add_person, connection_from_environment
 
@@ -56,7 +57,11 @@ def add_labeler(project: Project, name: str, *, email: str | None = None) -> dic
     connection = connection_from_environment() or project.label_studio().start()
     add_person(connection, email, password)
     write_json(project.paths.home / "people.json", {**people, email: name}, private=True)
-    streams = project.labeling_access()["streams"]
+    streams: dict[str, str] = {}
+    if set(project.settings.review.people) <= {*people.values(), name}:  # else the batch can't be divided yet
+        access = project.labeling_access()
+        own: dict[str, str] = next((row["addresses"] for row in access["people"] if row["person"] == name), {})
+        streams = own or access["streams"]
     return {"name": name, "url": connection.url, "email": email, "password": password, "streams": streams}
 
 

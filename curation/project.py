@@ -12,8 +12,9 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -431,6 +432,7 @@ class Project:
             "labels_changed": review.get("changed"),
             "queued": len(entries),
             "answered": len({v.sample_id for v in self.ledger.verdicts(iteration=number)}),
+            "people": [{k: row[k] for k in ("person", "answered", "asked")} for row in self.queues()],
             "holdout": nothing,
             "slices": [],
             "audit": unknown,
@@ -543,13 +545,15 @@ class Project:
             entries = self.ledger.queue(number)
             state = {i.number: i.state for i in self.ledger.iterations()}.get(number)
             if state != "waiting":
-                return {"iteration": number, "state": state, "queued": len(entries), "answered": 0, "missing": 0}
+                nothing: dict[str, Any] = {"answered": 0, "missing": 0, "people": []}
+                return {"iteration": number, "state": state, "queued": len(entries), **nothing}
             goal = self._goal(None, None, None, None)
             who = self._annotator(goal["annotator"], self._begin_server(goal["annotator"]))()
             missing = self._loop(goal).collect(number, who)
             answered = len({v.sample_id for v in self.ledger.verdicts(iteration=number)})
             return {
                 "iteration": number, "state": state, "queued": len(entries), "answered": answered, "missing": missing,
+                "people": self._note_queues(number, who),
             }  # fmt: skip
 
     def _current(self) -> int:
@@ -610,8 +614,8 @@ class Project:
     def labeling_access(self) -> dict[str, Any]:
         """Where labelers go and how they sign in, with the project's own server started where it is needed.
 
-        ``url``, ``streams`` (name to address, empty where nothing waits); for an own server also ``email`` and
-        ``password_file``.
+        ``url``, ``streams`` (name to address, empty where nothing waits, and where people have queues of their own),
+        ``people`` (rows of ``queues``); for an own server also ``email`` and ``password_file``.
         """
         from labeling.server import connection_from_environment
 
@@ -622,12 +626,14 @@ class Project:
             raise ProjectError("no Label Studio is known; set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
         waiting = {i.number: i.state for i in self.ledger.iterations()}.get(self._current()) == "waiting"
         streams: Mapping[str, str] = {}
+        people: list[dict[str, Any]] = []
         if waiting:
             annotator = self._annotator("label-studio", server)()
             entries = self._open_entries(self._current())
             annotator.send(entries, {s.id: s.file for s in self.samples()}, self.progress)
             streams = getattr(annotator, "addresses", dict)()
-        access: dict[str, Any] = {"url": connection.url, "streams": dict(streams)}
+            people = self._note_queues(self._current(), annotator)
+        access: dict[str, Any] = {"url": connection.url, "streams": dict(streams), "people": people}
         if server is not None:
             access |= {"email": server.email, "password_file": str(server.secrets_file)}
         return access
@@ -636,6 +642,24 @@ class Project:
         """Who was given an account by ``curate people --add``: email to the name that stands in the ledger."""
         file = self.paths.home / "people.json"
         return dict(read_json(file)) if file.exists() else {}
+
+    def queues(self) -> list[dict[str, Any]]:
+        """How far everybody is who has a queue of their own, and where it is; empty where all share, or nothing waits.
+
+        Rows ``person, answered, asked, addresses`` (by stream), those of ``review.people`` first, then who else has
+        answered; as it was when answers were looked for the last time.
+        """
+        file = self.paths.home / "queues.json"
+        noted: dict[str, Any] = read_json(file) if file.exists() else {}
+        waits = {i.number for i in self.ledger.iterations() if i.state == "waiting"}
+        return list(noted["people"]) if self.settings.review.people and noted.get("iteration") in waits else []
+
+    def _note_queues(self, number: int, annotator: Annotator) -> list[dict[str, Any]]:
+        """Look how far everybody is, and keep it for those who ask when no Label Studio is running."""
+        look = getattr(annotator, "queues", None)
+        rows = [asdict(row) for row in look(self._open_entries(number))] if look else []
+        write_json(self.paths.home / "queues.json", {"iteration": number, "people": rows}, private=True)
+        return rows
 
     def classes_asked(self) -> Classes:
         """The classes that people can choose: those that were not merged into others."""
@@ -731,8 +755,9 @@ class Project:
                         person_names=self.labelers(),
                         retired=tuple(self.ledger.merged_classes()),
                         labelers=everybody,
+                        own_queues=self.settings.review.people,
                         earlier=self.ledger.queue,
-                        recorded=self.ledger.verdicts,
+                        recorded=partial(self.ledger.verdicts, holdout=True),
                         addresses=self._addresses_of_images(),
                         texts=self.texts(),
                     )
@@ -750,6 +775,10 @@ class Project:
         addresses: Mapping[str, str] = getattr(annotator, "addresses", dict)()
         for stream, address in addresses.items():
             self.say(f"  {stream}: {address}")
+        for row in self._note_queues(number, annotator):
+            self.say(f"  {row['person']}: {row['answered']} of {row['asked']} answered")
+            for stream, address in row["addresses"].items():
+                self.say(f"    {stream}: {address}")
         self.say("`curate label` shows how to sign in; `curate run` goes on when the answers are there.")
 
     def _loop(self, goal: Mapping[str, Any] | None = None) -> Loop:

@@ -3,7 +3,7 @@
 Label Studio keeps nothing unique and may have stored tasks whose arrival it never confirmed. So a task carries the
 key of its queue entry, keys that are there are looked up before anything is sent, and nothing is sent again without
 looking. A curation project has two Label Studio projects, which every iteration uses again: one where tasks show the
-given label, one where they do not.
+given label, one where they do not. Where people have queues of their own, each of them has two (``labeling.queues``).
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ import json
 import logging
 import re
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import httpx
 from label_studio_sdk import LabelStudio
 from label_studio_sdk.core.api_error import ApiError
 
-from curation.errors import DataError, LabelStudioError
+from curation.errors import ConfigError, DataError, LabelStudioError
 from curation.records import WITHDRAWN, Classes, Progress, QueueEntry, Verdict
+from labeling.queues import PersonQueue, Plan, plan_apart, plan_together, progress_of
 from labeling.screen import Texts, evidence, labeling_config, read_texts
 from labeling.served import SHOWN_BY_BROWSERS, as_shown, place
 from labeling.server import Connection
@@ -33,6 +35,7 @@ from labeling.storages import check_resolved, check_storage, check_web_images, i
 from labeling.tasks import (
     STREAMS,
     AnsweredTask,
+    Queue,
     Rejected,
     Stream,
     choice_result,
@@ -40,13 +43,14 @@ from labeling.tasks import (
     is_passed_over,
     judged_before,
     nearest_shown,
+    origin_of,
+    owner_of,
     passed_over,
-    person_of,
-    served_order,
     stream_of,
     task_payload,
     user_of,
     verdict_from_annotation,
+    who_answered,
     withdrawn_answers,
 )
 from labeling.web import faults_as_ours, token_client
@@ -60,9 +64,10 @@ _UPLOADS = 50
 _TRIES = 3
 #: After a lost connection Label Studio may still be storing what it was sent; it needs less than this for a chunk.
 _SETTLE_SECONDS = 5.0
-_LONGEST_TITLE = 50
+_LONGEST_TITLE, _LONGEST_NAME = 50, 30
 _ANSWER_FIELDS = (
-    "id,data,annotations,result,completed_by,was_cancelled,lead_time,created_at,updated_at,updated_by,total_annotations"
+    "id,data,annotations,result,completed_by,was_cancelled,lead_time,created_at,updated_at,updated_by,"
+    "total_annotations,overlap"
 )
 log = logging.getLogger(__name__)
 
@@ -75,7 +80,8 @@ class LabelStudioAnnotator:
     class id; ``labels`` are class ids by sample id, to show what lies near; ``person_names`` how people are called in
     verdicts, by email (as they are, where missing); ``retired`` are class ids that nobody is asked for any more.
     ``earlier`` gives all entries that were ever sent, ``recorded`` the verdicts that the ledger has: who has judged an
-    image is not asked about it again where another one of ``labelers`` is here. ``addresses`` are addresses of image
+    image is not asked about it again where another one of ``labelers`` is here. ``own_queues`` names the people who
+    have a queue each, among whom a batch is divided; where it is empty, all share. ``addresses`` are addresses of image
     files in a storage that Label Studio reads (``labeling.storages``).
     After ``collect``, ``rejected`` holds the reasons of answers that could not count. Every fault of Label Studio is a
     LabelStudioError.
@@ -95,6 +101,7 @@ class LabelStudioAnnotator:
         person_names: Mapping[str, str] | None = None,
         retired: Sequence[str] = (),
         labelers: Collection[str] = (),
+        own_queues: Sequence[str] = (),
         earlier: Callable[[], Sequence[QueueEntry]] = tuple,
         recorded: Callable[[], Sequence[Verdict]] = tuple,
         addresses: Mapping[Path, str] | None = None,
@@ -112,6 +119,7 @@ class LabelStudioAnnotator:
         kept = [(class_id, name) for class_id, name in classes if class_id not in retired]
         self._asked = Classes(tuple(c for c, _ in kept), tuple(n for _, n in kept))
         self.labelers = frozenset(labelers)
+        self.own_queues = tuple(own_queues)
         self.stored_at = dict(addresses or {})
         self._earlier, self._recorded = earlier, recorded
         self.texts = texts or read_texts()
@@ -125,30 +133,38 @@ class LabelStudioAnnotator:
 
         ``files`` maps sample ids to images. A task of an earlier batch that nobody has answered becomes the task of the
         same image in this batch, in its old place; where this batch has none, it is withdrawn, so that people are not
-        asked what nobody waits for, unless somebody is at work on it. Raises DataError where an image is missing.
+        asked what nobody waits for, unless somebody is at work on it. Open tasks of people who have no queue any more
+        go to the others. Raises DataError where an image is missing, ConfigError where a queue's person has no account.
         """
         for entry in entries:
             _check_file(entry, files)
-        answered = self._answered_by()
-        enough = {e.key for e in entries if len(answered[e.key]) >= e.opinions}
-        done = 0
         with self._faults("sending tasks"):
-            for stream in STREAMS:
-                wanted = served_order([e for e in entries if stream_of(e) == stream])
-                project = _patiently(partial(self._open, stream, bool(wanted)))
+            found = _patiently(self._projects)
+            plan = _patiently(partial(self._plan, entries, found))
+            projects, stuck = {}, {}
+            for queue in dict.fromkeys([*plan.wanted, *plan.there]):
+                wanted, kept = plan.wanted.get(queue, ()), plan.kept.get(queue, frozenset())
+                project = _patiently(partial(self._open, queue, found.get(queue), bool(wanted), bool(kept)))
                 if project is None:
                     continue
                 if wanted:
-                    self._check_addresses(project, stream, wanted, files)
-                _patiently(partial(self._settle_earlier, project, stream, wanted, files))
+                    self._check_addresses(project, queue, wanted, files)
+                settle = partial(self._settle_earlier, project, queue, wanted, kept, files, used=queue in plan.wanted)
+                stuck[queue] = _patiently(settle)
+                projects[queue] = project
+            plan = plan.without(stuck)
+            total, done = sum(map(len, plan.wanted.values())), 0
+            for queue, wanted in ((q, plan.wanted[q]) for q in projects if plan.wanted.get(q)):
                 for chunk in _chunks(wanted, _IMPORTED):
-                    self._send_chunk(project, stream, chunk, files, enough, look=bool(project.task_number))
-                    if not done:
-                        self._check_resolved(project, stream, chunk[0], files)
+                    self._send_chunk(projects[queue], queue, chunk, files, look=bool(projects[queue].task_number))
+                    if chunk[0] is wanted[0]:
+                        self._check_resolved(projects[queue], queue, chunk[0], files)
                     done += len(chunk)
                     if progress:
-                        progress("sending tasks", done, len(entries))
-                _patiently(partial(self._pass_over, project, wanted))
+                        progress("sending tasks", done, total)
+                if not queue.owner:
+                    _patiently(partial(self._pass_over, projects[queue], wanted, plan.asked))
+                _patiently(partial(self._reopen, projects[queue], queue, wanted, plan))
 
     def collect(self, entries: Sequence[QueueEntry], known: Sequence[Verdict] = ()) -> list[Verdict]:
         """Every answer to these entries that is there now, in their order; answers that can't count go to ``rejected``.
@@ -172,17 +188,39 @@ class LabelStudioAnnotator:
                     else:
                         verdicts.append(found)
         self.rejected = tuple(rejected)
-        return verdicts + withdrawn_answers(known, [task for copies in answers.values() for task in copies])
+        return verdicts + withdrawn_answers(known, _all_tasks(answers))
 
     def waiting(self, entries: Sequence[QueueEntry]) -> int:
         """How many opinions on these entries are still to come; who skipped or answered nonsense was asked, too."""
         with self._faults("counting answers"):
-            answers = self._answers(entries)
-            people = self._people() if any(found.annotations for copies in answers.values() for found in copies) else {}
-        asked = self._answered_by()  # what was fetched before its task vanished
-        for key, copies in answers.items():
-            asked[key] |= {person_of(a, people) for task in copies for a in task.annotations}
-        return sum(max(0, e.opinions - len(asked[e.key])) for e in entries)
+            asked = self._who_answered(self._answers(entries))
+        return sum(max(0, e.opinions - len(asked.get(e.key, ()))) for e in entries)
+
+    def queues(self, entries: Sequence[QueueEntry]) -> list[PersonQueue]:
+        """How far everybody is who has a queue, and where it is, then whoever else has answered; none where all share.
+
+        Also counts answers that were not collected yet.
+        """
+        if not self.own_queues:
+            return []
+        with self._faults("counting answers"):
+            projects = self._projects()
+            answers = self._answers(entries, projects)
+            asked = self._who_answered(answers)
+        rows = progress_of(entries, self.own_queues, _all_tasks(answers), asked)
+        return [
+            PersonQueue(
+                person, given, of,
+                {q.stream: self._address(project) for q, project in projects.items() if q.owner == owner_of(person)},
+            )
+            for person, given, of in rows
+        ]  # fmt: skip
+
+    def _who_answered(self, answers: Mapping[str, Sequence[AnsweredTask]]) -> dict[str, set[str]]:
+        """Who has answered, by key: in Label Studio now, or before their task vanished."""
+        tasks = _all_tasks(answers)
+        people = self._people() if any(task.annotations for task in tasks) else {}
+        return who_answered(self._recorded(), tasks, people)
 
     def _answered_by(self) -> dict[str, set[str]]:
         """Who has answered, by key, as the ledger has it."""
@@ -197,30 +235,84 @@ class LabelStudioAnnotator:
         return next(iter(self.addresses().values()), None)
 
     def addresses(self) -> dict[str, str]:
-        """Where labelers go, by stream (``shown`` first); only streams that hold open tasks."""
+        """Where all labelers go, by stream (``shown`` first); only streams that hold open tasks.
+
+        Where people have queues of their own, ``queues`` says where each of them goes.
+        """
         with self._faults("looking up the labeling projects"):
-            found = self._projects()
+            found = {} if self.own_queues else self._projects()
         return {
-            stream: f"{self.connection.url}/projects/{project.id}/data?labeling=1"
-            for stream, project in found.items()
-            if (project.task_number or 0) > (project.finished_task_number or 0)
+            queue.stream: self._address(project)
+            for queue, project in found.items()
+            if not queue.owner and (project.task_number or 0) > (project.finished_task_number or 0)
         }
 
-    # --- the two Label Studio projects
+    def _address(self, project: Any) -> str:
+        return f"{self.connection.url}/projects/{project.id}/data?labeling=1"
 
-    def _open(self, stream: Stream, needed: bool) -> Any:
-        """The stream's project, made ready where tasks are to come; ``None`` where it has none and needs none."""
-        known = self._projects().get(stream)
-        return self._ready(stream, known) if needed else known
+    # --- who is asked what
 
-    def _ready(self, stream: Stream, project: Any) -> Any:
-        """The stream's project, made where there is none, with the screen for the classes as they are now."""
-        settings: dict[str, Any] = {"label_config": self._screen(stream, {}), "maximum_annotations": self.opinions}
+    def _plan(self, entries: Sequence[QueueEntry], projects: Mapping[Queue, Any]) -> Plan:
+        """What belongs where; where nobody has a queue of their own, without looking at the tasks that are there."""
+        if not self.own_queues and not any(queue.owner for queue in projects):
+            return plan_together(entries, self._answered_by())
+        people, answers, recorded = self._people(), self._answers(entries, projects), self._recorded()
+        for person in self.own_queues:
+            if person not in people.values():
+                raise ConfigError(
+                    f"setting 'review.people' names '{person}', who has no account in the Label Studio at "
+                    f"{self.connection.url}; make one with `curate people DIR --add` or correct the name"
+                )
+        tasks = _all_tasks(answers)
+        deleted = {(str(origin_of(v.source)), v.key) for v in withdrawn_answers(recorded, tasks)}
+        answered, judged = who_answered(recorded, tasks, people), judged_before(entries, recorded)
+        here = Counter(task.queue for task in tasks)
+        others = {queue: p for queue, p in projects.items() if queue.owner and (p.task_number or 0) > here[queue]}
+        old = self._same_images(others, entries)
+        plan = plan_apart(entries, self.own_queues, tasks, answered, judged, deleted, old)
+        return replace(plan, there={queue: plan.there.get(queue, frozenset()) for queue in projects})
+
+    def _same_images(self, projects: Mapping[Queue, Any], entries: Sequence[QueueEntry]) -> dict[str, set[Queue]]:
+        """In which of these queues an open task of an earlier batch asks about the image of an entry, by key."""
+        sample_of, keys = {e.key: e.sample_id for e in self._earlier()}, {e.key for e in entries}
+        wanted = {(stream_of(e), e.sample_id): e.key for e in entries}
+        found: dict[str, set[Queue]] = defaultdict(set)
+        for queue, project in projects.items():
+            for task in self._unanswered(project):
+                key = str((task.data or {}).get("key"))
+                if key not in keys and (queue.stream, sample_of.get(key, "")) in wanted:
+                    found[wanted[queue.stream, sample_of[key]]].add(queue)
+        return found
+
+    def _reopen(self, project: Any, queue: Queue, wanted: Sequence[QueueEntry], plan: Plan) -> None:
+        """Ask a person all the same whose task somebody else has answered, where their opinion is still to come."""
+        keys = [e.key for e in wanted if queue.owner and e.key in plan.kept.get(queue, ())]
+        with token_client(self.connection.url, self.connection.token) as client:
+            for task in list(_tasks_of_keys(client, project, keys)):
+                room = 1 + sum(not a.get("was_cancelled") for a in task.get("annotations") or [])
+                if (task.get("overlap") or 0) < room:
+                    change = {"overlap": room, "is_labeled": False}
+                    client.patch(f"/api/tasks/{task['id']}/", json=change).raise_for_status()
+
+    # --- the Label Studio projects
+
+    def _open(self, queue: Queue, known: Any, needed: bool, answered: bool) -> Any:
+        """The queue's project, made ready where tasks are to come or were answered; ``None`` where it needs none.
+
+        ``known`` is the project as it was found, ``None`` where there was none; then it is looked for again.
+        """
+        if known is None and needed:
+            known = self._projects().get(queue)
+        return self._ready(queue, known) if needed or (known is not None and answered) else known
+
+    def _ready(self, queue: Queue, project: Any) -> Any:
+        """The queue's project, made where there is none, with the screen for the classes as they are now."""
+        opinions = 1 if queue.owner else self.opinions
+        settings: dict[str, Any] = {"label_config": self._screen(queue.stream, {}), "maximum_annotations": opinions}
         if project is None:
-            word = self.texts.title_shown if stream == "shown" else self.texts.title_blind
             project = self._sdk.projects.create(
-                title=f"{self.project_name[: _LONGEST_TITLE - len(word) - 3]} · {word}",
-                description=self._mark(stream),
+                title=self._title(queue),
+                description=self._mark(queue),
                 sampling="Sequential sampling",
                 show_skip_button=False,
                 enable_empty_annotation=False,
@@ -230,11 +322,19 @@ class LabelStudioAnnotator:
                 **settings,
             )
         if self.connection.images is not None:
-            self._serve(project, self.connection.images / stream)
-        settings["label_config"] = self._screen(stream, self._examples(project, stream))
+            self._serve(project, self.connection.images / queue.name)
+        settings["label_config"] = self._screen(queue.stream, self._examples(project, queue))
         if any(getattr(project, name) != value for name, value in settings.items()):
             self._sdk.projects.update(project.id, **settings)
         return project
+
+    def _title(self, queue: Queue) -> str:
+        """What people find the project by: whose it is first, where it is somebody's."""
+        word = self.texts.title_shown if queue.stream == "shown" else self.texts.title_blind
+        whose = {owner_of(person): person for person in self.own_queues}.get(queue.owner, "")
+        if not whose:
+            return f"{self.project_name[: _LONGEST_TITLE - len(word) - 3]} · {word}"
+        return f"{whose[:_LONGEST_NAME]} · {word} · {self.project_name}"[:_LONGEST_TITLE]
 
     def _screen(self, stream: Stream, examples: Mapping[str, Sequence[str]]) -> str:
         send = "Ctrl+Enter" if self.connection.images is None else "Enter"  # a key of our own Label Studio alone
@@ -252,14 +352,17 @@ class LabelStudioAnnotator:
         """Whether a stream's images come from a storage; not blind ones, since an address may tell class or image."""
         return self.connection.images is None and stream == "shown" and bool(self.stored_at)
 
-    def _projects(self) -> dict[Stream, Any]:
-        """The project of each stream that has one, in the order of streams; the oldest, should there be two."""
-        everything = sorted(self._sdk.projects.list(page_size=100), key=lambda p: -p.id)
-        marked = {s: p for p in everything for s in STREAMS if self._mark(s) in (p.description or "")}
-        return {stream: marked[stream] for stream in STREAMS if stream in marked}
+    def _projects(self) -> dict[Queue, Any]:
+        """The project of each queue that has one, shown ones first; the oldest, should there be two."""
+        marked: dict[Queue, Any] = {}
+        shape = re.compile(rf"\[{re.escape(self.project_id)}/({'|'.join(STREAMS)})(?:-([0-9a-f]{{12}}))?\]")
+        for project in sorted(self._sdk.projects.list(page_size=100), key=lambda p: -p.id):
+            if found := shape.search(project.description or ""):
+                marked[Queue(cast(Stream, found[1]), found[2] or "")] = project
+        return dict(sorted(marked.items(), key=lambda pair: (STREAMS.index(pair[0].stream), pair[0].owner)))
 
-    def _mark(self, stream: Stream) -> str:
-        return f"Curation Toolkit finds this project by its mark [{self.project_id}/{stream}]; leave it here."
+    def _mark(self, queue: Queue) -> str:
+        return f"Curation Toolkit finds this project by its mark [{self.project_id}/{queue.name}]; leave it here."
 
     def _serve(self, project: Any, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -272,28 +375,18 @@ class LabelStudioAnnotator:
     # --- sending
 
     def _send_chunk(
-        self,
-        project: Any,
-        stream: Stream,
-        chunk: Sequence[QueueEntry],
-        files: Mapping[str, Path],
-        enough: Collection[str],
-        *,
-        look: bool,
+        self, project: Any, queue: Queue, chunk: Sequence[QueueEntry], files: Mapping[str, Path], *, look: bool
     ) -> None:
-        """Import what is missing of a chunk; ``look`` first, and again whenever it is not sure that all has arrived.
-
-        Of keys in ``enough`` all answers are in the ledger: where their tasks have vanished, nobody is asked again.
-        """
-        missing = wanted = [e for e in chunk if e.key not in enough]
+        """Import what is missing of a chunk; ``look`` first, and again whenever it is not sure that all has arrived."""
+        missing = list(chunk)
         for attempt in range(_TRIES):
             if look or attempt:
                 present = _patiently(lambda: self._present(project, [e.key for e in chunk]))
-                missing = [e for e in wanted if e.key not in present]
+                missing = [e for e in chunk if e.key not in present]
             if not missing:
                 return
             try:
-                payloads: Any = self._payloads(project, stream, missing, files)
+                payloads: Any = self._payloads(project, queue, missing, files)
                 sent = self._sdk.projects.import_tasks(project.id, request=payloads, request_options=_ONCE)
             except (httpx.HTTPError, ApiError) as fault:
                 if attempt + 1 == _TRIES or not _may_pass(fault):
@@ -302,7 +395,7 @@ class LabelStudioAnnotator:
             else:
                 if sent.task_count == len(missing):
                     return
-        if {e.key for e in wanted} - self._present(project, [e.key for e in chunk]):
+        if {e.key for e in chunk} - self._present(project, [e.key for e in chunk]):
             raise LabelStudioError(
                 f"Label Studio at {self.connection.url} took tasks but does not have them; see its log and try again"
             )
@@ -322,7 +415,7 @@ class LabelStudioAnnotator:
         return set(tasks)
 
     def _payloads(
-        self, project: Any, stream: Stream, entries: Sequence[QueueEntry], files: Mapping[str, Path]
+        self, project: Any, queue: Queue, entries: Sequence[QueueEntry], files: Mapping[str, Path]
     ) -> list[dict[str, Any]]:
         """The tasks of these entries, their images put where browsers get them."""
         near = {e.key: nearest_shown(e, self.labels) if self._shows_near else [] for e in entries}
@@ -330,7 +423,7 @@ class LabelStudioAnnotator:
         for entry in entries:
             beside = [s for _, samples in near[entry.key] for s in samples if s in files and files[s].is_file()]
             wanted |= {_near_name(entry.key, s): files[s] for s in beside}
-        addresses = self._publish(project, stream, wanted)
+        addresses = self._publish(project, queue, wanted)
         words = {"no label": self.texts.no_label, "none": self.texts.none, "no reason": self.texts.no_reason}
         tasks = []
         for entry in entries:
@@ -343,9 +436,15 @@ class LabelStudioAnnotator:
             tasks.append({"data": task_payload(entry, address, self.classes, html, words)})
         return tasks
 
-    def _pass_over(self, project: Any, entries: Sequence[QueueEntry]) -> None:
-        """Keep tasks from those who have judged the image: a further opinion has to be somebody else's."""
+    def _pass_over(self, project: Any, entries: Sequence[QueueEntry], asked: Mapping[str, Collection[str]]) -> None:
+        """Keep tasks from those who have judged the image: a further opinion has to be somebody else's.
+
+        ``asked`` says who has answered the entry itself, in another queue.
+        """
         unwanted = judged_before(entries, self._recorded())
+        for entry in entries:
+            if found := {*unwanted.get(entry.key, ()), *asked.get(entry.key, ())}:
+                unwanted[entry.key] = found
         if not unwanted:
             return
         people = self._people()
@@ -359,16 +458,19 @@ class LabelStudioAnnotator:
                 ):
                     client.post(f"/api/tasks/{task['id']}/annotations/", json=passed_over(user)).raise_for_status()
 
-    def _publish(self, project: Any, stream: Stream, images: Mapping[str, Path]) -> dict[str, str]:
+    def _publish(self, project: Any, queue: Queue, images: Mapping[str, Path]) -> dict[str, str]:
         """Put images where browsers get them; their addresses by the names that they are given."""
         folder = self.connection.images
         if folder is None:
             stored = {
-                n: self.stored_at[f] for n, f in images.items() if self._by_address(stream) and f in self.stored_at
+                n: self.stored_at[f]
+                for n, f in images.items()
+                if self._by_address(queue.stream) and f in self.stored_at
             }
             return stored | self._upload(project, {n: f for n, f in images.items() if n not in stored})
         return {
-            name: f"/data/local-files/?d={stream}/{place(file, folder / stream, name)}" for name, file in images.items()
+            name: f"/data/local-files/?d={queue.name}/{place(file, folder / queue.name, name)}"
+            for name, file in images.items()
         }
 
     def _upload(self, project: Any, images: Mapping[str, Path]) -> dict[str, str]:
@@ -387,45 +489,63 @@ class LabelStudioAnnotator:
                     addresses[name] = next(f"/data/{u['file']}" for u in listed if name in u["file"])
         return addresses
 
-    def _examples(self, project: Any, stream: Stream) -> dict[str, list[str]]:
+    def _examples(self, project: Any, queue: Queue) -> dict[str, list[str]]:
         """The addresses of the guide's example images, by class id; those that the screen has already are kept."""
         names = {_example_name(class_id, file): file for class_id, listed in self.examples.items() for file in listed}
         there = dict(re.findall(r"src=&quot;([^&]*?([0-9a-f]{24})[^&]*)&quot;", project.label_config or ""))
         known = {name: address for address, name in there.items() if name in names}
         missing = {name: file for name, file in names.items() if name not in known and file.is_file()}
-        if self._by_address(stream) and not self._shows_near:  # a screen can't name what Label Studio hands on by task
+        if (
+            self._by_address(queue.stream) and not self._shows_near
+        ):  # a screen can't name what Label Studio hands on by task
             known |= self._upload(project, missing)
         else:
-            known |= self._publish(project, stream, missing)
+            known |= self._publish(project, queue, missing)
         return {
             class_id: [known[n] for file in listed if (n := _example_name(class_id, file)) in known]
             for class_id, listed in self.examples.items()
         }
 
     def _settle_earlier(
-        self, project: Any, stream: Stream, wanted: Sequence[QueueEntry], files: Mapping[str, Path]
-    ) -> None:
-        """Give tasks of other batches that nobody has answered to this batch, or withdraw them, with their images."""
-        unanswered = _filter("total_annotations", "equal", "Number", 0)
-        tasks = self._sdk.tasks.list(
-            project=project.id, query=unanswered, page_size=1000, fields="task_only", include="id,data"
-        )
-        keys = {e.key for e in wanted}
-        old = [t for t in tasks if (t.data or {}).get("key") not in keys]
+        self,
+        project: Any,
+        queue: Queue,
+        wanted: Sequence[QueueEntry],
+        kept: Collection[str],
+        files: Mapping[str, Path],
+        *,
+        used: bool,
+    ) -> set[str]:
+        """Give tasks that nobody has answered and that don't belong here to this batch, or withdraw them with images.
+
+        Returns the keys of those that stay: somebody is at work on them, or has answered in this moment. In a queue
+        that is not ``used`` any more nobody is thought to be at work: who is away may have left a task half done.
+        """
+        keys = {e.key for e in wanted} | set(kept)
+        old = [t for t in self._unanswered(project) if (t.data or {}).get("key") not in keys]
         if not old:
-            return
-        kept = self._take_over(project, stream, wanted, old, files)
-        left = [t for t in old if t.id not in kept]
-        gone = self._delete_untouched(project, [t.id for t in left])
+            return set()
+        taken = self._take_over(project, queue, wanted, old, files)
+        left = [t for t in old if t.id not in taken]
+        gone = self._delete_untouched(project, [t.id for t in left], begun=not used)
         if self.connection.images is not None:
             for task in old:
-                if task.id in kept or task.id in gone:
-                    _unlink_images(self.connection.images / stream, task.data or {})
+                if task.id in taken or task.id in gone:
+                    _unlink_images(self.connection.images / queue.name, task.data or {})
+        return {str((t.data or {}).get("key")) for t in left if t.id not in gone}
+
+    def _unanswered(self, project: Any) -> list[Any]:
+        unanswered = _filter("total_annotations", "equal", "Number", 0)
+        return list(
+            self._sdk.tasks.list(
+                project=project.id, query=unanswered, page_size=1000, fields="task_only", include="id,data"
+            )
+        )
 
     def _take_over(
         self,
         project: Any,
-        stream: Stream,
+        queue: Queue,
         wanted: Sequence[QueueEntry],
         old: Sequence[Any],
         files: Mapping[str, Path],
@@ -445,17 +565,21 @@ class LabelStudioAnnotator:
         pairs = {number: entry for number, entry in pairs.items() if entry.key not in present}
         if not pairs:
             return set()
-        payloads = self._payloads(project, stream, list(pairs.values()), files)
+        payloads = self._payloads(project, queue, list(pairs.values()), files)
         for number, payload in zip(pairs, payloads, strict=True):
             self._sdk.tasks.update(str(number), data=payload["data"], request_options=_ONCE)
         return set(pairs)
 
-    def _delete_untouched(self, project: Any, tasks: Sequence[int]) -> set[int]:
-        """Delete those of these tasks that nobody has answered or begun to; Label Studio looks as it deletes."""
+    def _delete_untouched(self, project: Any, tasks: Sequence[int], *, begun: bool) -> set[int]:
+        """Delete those of these tasks that nobody has answered, and (but for ``begun``) that nobody is at work on.
+
+        Label Studio looks as it deletes.
+        """
         if not tasks:
             return set()
-        untouched = [_condition("total_annotations", "equal", "Number", 0),
-                     _condition("draft_exists", "equal", "Boolean", False)]  # fmt: skip
+        untouched = [_condition("total_annotations", "equal", "Number", 0)]
+        if not begun:
+            untouched.append(_condition("draft_exists", "equal", "Boolean", False))
         with token_client(self.connection.url, self.connection.token) as client:
             client.post(
                 "/api/dm/actions",
@@ -470,10 +594,10 @@ class LabelStudioAnnotator:
     # --- images in a storage
 
     def _check_addresses(
-        self, project: Any, stream: Stream, wanted: Sequence[QueueEntry], files: Mapping[str, Path]
+        self, project: Any, queue: Queue, wanted: Sequence[QueueEntry], files: Mapping[str, Path]
     ) -> None:
         """Before anything is sent: would labelers see what lies in the storage? Looks at a few."""
-        if not self._by_address(stream):
+        if not self._by_address(queue.stream):
             return
         looked_at = {self.stored_at[files[e.sample_id]]: files[e.sample_id] for e in some_of(wanted)}
         for file in (files[e.sample_id] for e in wanted):
@@ -485,9 +609,9 @@ class LabelStudioAnnotator:
         else:
             check_storage(self._sdk, project, next(iter(looked_at)))
 
-    def _check_resolved(self, project: Any, stream: Stream, entry: QueueEntry, files: Mapping[str, Path]) -> None:
+    def _check_resolved(self, project: Any, queue: Queue, entry: QueueEntry, files: Mapping[str, Path]) -> None:
         """After the first tasks were sent: does Label Studio hand on what lies in the cloud's storage?"""
-        if not self._by_address(stream) or self._shows_near:
+        if not self._by_address(queue.stream) or self._shows_near:
             return
         (task, *_) = self._tasks(project, [entry.key], fields="task_only", include="id")
         file = files[entry.sample_id]
@@ -496,19 +620,22 @@ class LabelStudioAnnotator:
 
     # --- fetching
 
-    def _answers(self, entries: Sequence[QueueEntry]) -> dict[str, list[AnsweredTask]]:
-        """The tasks of these entries with their answers, by key; keys without a task are absent."""
+    def _answers(
+        self, entries: Sequence[QueueEntry], projects: Mapping[Queue, Any] | None = None
+    ) -> dict[str, list[AnsweredTask]]:
+        """The tasks of these entries with their answers, by key, in all projects or these; others are absent."""
+        projects = self._projects() if projects is None and entries else projects or {}
         found: dict[str, list[AnsweredTask]] = defaultdict(list)
         with token_client(self.connection.url, self.connection.token) as client:
-            for stream, project in self._projects().items() if entries else ():
-                keys = [e.key for e in entries if stream_of(e) == stream]
+            for queue, project in projects.items() if entries else ():
+                keys = [e.key for e in entries if stream_of(e) == queue.stream]
                 # Ids begin again in a new database, so a source must tell apart projects of the same number.
                 origin = f"{project.created_at:%Y%m%dT%H%M%S.%f}-{project.id}"
                 for task in _tasks_of_keys(client, project, keys):
                     given = (a for a in task.get("annotations") or [] if not is_passed_over(a))
                     annotations = sorted(given, key=lambda a: int(a["id"]))
                     about = {"id": task["id"], "key": task["data"]["key"], "updated_at": task.get("updated_at")}
-                    found[task["data"]["key"]].append(AnsweredTask(about, tuple(annotations), origin))
+                    found[task["data"]["key"]].append(AnsweredTask(about, tuple(annotations), origin, queue))
         return found
 
     def _tasks(self, project: Any, keys: Sequence[str], **wanted: str) -> Iterator[Any]:
@@ -548,8 +675,11 @@ class LabelStudioPerson:
         seconds: Callable[[str], float] = lambda key: 2.0,
         *,
         limit: int | None = None,
+        queue_of: str = "",
     ) -> int:
         """Answer the tasks of a curation project's two streams that this person has not answered, in served order.
+
+        They are those that all share, or those of the person who is named by ``queue_of``.
 
         ``choose(key)`` gives a class id or special answer, or ``None`` to leave the task; ``seconds(key)`` the time
         taken, as it is recorded (nothing waits). ``limit`` ends after so many answers. Returns the number given.
@@ -557,7 +687,7 @@ class LabelStudioPerson:
         given = 0
         with faults_as_ours(self.url, "answering"), token_client(self.url, self._token) as client:
             me = client.get("/api/current-user/whoami").raise_for_status().json()["id"]
-            for project in self._projects(client, project_id):
+            for project in self._projects(client, project_id, queue_of):
                 for task in self._open_tasks(client, project, me):
                     key = task["data"]["key"]
                     if limit is not None and given >= limit:
@@ -571,9 +701,10 @@ class LabelStudioPerson:
                     given += 1
         return given
 
-    def _projects(self, client: httpx.Client, project_id: str) -> list[int]:
+    def _projects(self, client: httpx.Client, project_id: str, person: str) -> list[int]:
         projects = client.get("/api/projects/", params={"page_size": 1000}).raise_for_status().json()["results"]
-        marks = [f"[{project_id}/{stream}]" for stream in STREAMS]
+        queues = [Queue(stream, owner_of(person) if person else "") for stream in STREAMS]
+        marks = [f"[{project_id}/{queue.name}]" for queue in queues]
         return [p["id"] for mark in marks for p in projects if mark in (p["description"] or "")]
 
     def _open_tasks(self, client: httpx.Client, project: int, me: int) -> list[dict[str, Any]]:
@@ -594,6 +725,10 @@ class LabelStudioPerson:
                 break
         mine = [t for t in found if all(a.get("completed_by") != me for a in t.get("annotations") or [])]
         return sorted(mine, key=lambda t: int(t["id"]))
+
+
+def _all_tasks(answers: Mapping[str, Sequence[AnsweredTask]]) -> list[AnsweredTask]:
+    return [task for copies in answers.values() for task in copies]
 
 
 def _near_name(key: str, sample_id: str) -> str:

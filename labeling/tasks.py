@@ -25,6 +25,28 @@ _SPECIAL = (AMBIGUOUS, BAD_IMAGE, OTHER)
 
 
 @dataclass(frozen=True)
+class Queue:
+    """What one Label Studio project holds: a stream's tasks, of all people together or, by ``owner``, of one person.
+
+    >>> Queue("blind").name, Queue("blind", owner_of("Ana")).name
+    ('blind', 'blind-c82fe4149e3e')
+    """
+
+    stream: Stream
+    owner: str = ""
+
+    @property
+    def name(self) -> str:
+        """How the project's mark and its folder of images call it."""
+        return f"{self.stream}-{self.owner}" if self.owner else self.stream
+
+
+def owner_of(person: str) -> str:
+    """What stands for a person in the marks of their projects: 12 hex digits."""
+    return hashlib.sha256(f"queue of {person}".encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
 class Rejected:
     """An answer that can't count, and why, in a sentence."""
 
@@ -136,12 +158,13 @@ class AnsweredTask:
     """A task of Label Studio as it was fetched.
 
     ``about`` holds its ``id``, ``key`` and ``updated_at``; ``origin`` says where the ids of its annotations come from
-    (``server_id`` of ``verdict_from_annotation``).
+    (``server_id`` of ``verdict_from_annotation``); ``queue`` in which of our projects it is, ``None`` in none.
     """
 
     about: Mapping[str, Any]
     annotations: tuple[Mapping[str, Any], ...]
     origin: str
+    queue: Queue | None = None
 
 
 def withdrawn_answers(known: Sequence[Verdict], tasks: Sequence[AnsweredTask]) -> list[Verdict]:
@@ -154,7 +177,7 @@ def withdrawn_answers(known: Sequence[Verdict], tasks: Sequence[AnsweredTask]) -
     since = {(task.origin, str(task.about.get("key"))): task for task in tasks}
     gone = []
     for verdict in known:
-        origin = _origin(verdict.source)
+        origin = origin_of(verdict.source)
         task = since.get((origin, verdict.key)) if origin else None
         if task is None or verdict.source in there or verdict.answer == WITHDRAWN:
             continue
@@ -163,11 +186,32 @@ def withdrawn_answers(known: Sequence[Verdict], tasks: Sequence[AnsweredTask]) -
     return gone
 
 
+def who_answered(
+    recorded: Sequence[Verdict], tasks: Sequence[AnsweredTask], people: Mapping[int, str]
+) -> dict[str, set[str]]:
+    """Who has answered, by key: as the fetched tasks say, and of others as was recorded (pure).
+
+    ``recorded`` holds the latest verdict of each source. Who skipped or answered nonsense was asked, too. A recorded
+    answer that is gone from a task that is there does not count; one that is still there counts as that account's, so
+    that a person whose name was erased is not two.
+    """
+    found: dict[str, set[str]] = {}
+    for task in tasks:
+        for annotation in task.annotations:
+            found.setdefault(str(task.about["key"]), set()).add(person_of(annotation, people))
+    seen = {_source(task.origin, a.get("id")) for task in tasks for a in task.annotations}
+    seen |= {verdict.source for verdict in withdrawn_answers(recorded, tasks)}
+    for verdict in recorded:
+        if verdict.answer != WITHDRAWN and verdict.source not in seen:
+            found.setdefault(verdict.key, set()).add(verdict.person)
+    return found
+
+
 def _source(origin: str, annotation: object) -> str:
     return f"ls:{origin}:annotation:{annotation}"
 
 
-def _origin(source: str) -> str | None:
+def origin_of(source: str) -> str | None:
     """Where the answer's id comes from; ``None`` for an answer that is not from Label Studio."""
     found = re.fullmatch(r"ls:(.+):annotation:\d+", source)
     return found[1] if found else None

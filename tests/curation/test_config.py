@@ -30,6 +30,12 @@ def test_settings_written_come_back_the_same(tmp_path: Path) -> None:
         ({"holdout_share": 1.5}, "setting 'holdout_share' must be in \\(0, 1\\), got 1.5"),
         ({"slices": {"ignore": "grade"}}, "setting 'slices.ignore' must be a list of texts, got 'grade'"),
         ({"review": {"blind_share": 0.7, "control_share": 0.7}}, "at most 1, got 1.4"),
+        (
+            {"review": {"people": ["Ann", "Bob", "Ann"]}},
+            "'review.people' must be different names, got Ann more than once",
+        ),
+        ({"review": {"people": ["Ann", " "]}}, "'review.people' must be names, none empty, got"),
+        ({"review": {"people": ["Ann"], "opinions": 2}}, "got 1 for review.opinions = 2"),
     ],
 )
 def test_a_wrong_setting_is_named(values: dict[str, object], said: str) -> None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from labeling.server import LabelStudioServer
+from labeling.server import Connection, LabelStudioServer, add_person, person_token
 from tests.tests_web import Web, web_server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 CHROMIUM = Path(os.environ.get("CURATION_CHROMIUM", "/usr/bin/chromium"))
+#: Of every account that the tests make.
+PASSWORD = "a long enough one"
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -37,6 +40,26 @@ def label_studio(tmp_path_factory: pytest.TempPathFactory, buckets: Web) -> Iter
     server.start(timeout=420)
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def connection(label_studio: LabelStudioServer) -> Connection:
+    return label_studio.start()
+
+
+@pytest.fixture(scope="session")
+def tokens(connection: Connection) -> dict[str, str]:
+    """Two labelers, by name."""
+    found = {}
+    for person in ("ann", "bob"):
+        add_person(connection, f"{person}@example.com", PASSWORD)
+        found[person] = person_token(connection, f"{person}@example.com", PASSWORD)
+    return found
+
+
+@pytest.fixture
+def project_id() -> str:
+    return uuid.uuid4().hex
 
 
 @pytest.fixture(scope="session")

@@ -39,6 +39,7 @@ from labeling.storages import image_address
 from labeling.tasks import choice_result
 from labeling.web import plain_client, post_form, sign_in, token_client
 from tests.contracts.test_annotators import CLASSES, AnnotatorPromises, Asking, draw, entry
+from tests.e2e.conftest import PASSWORD
 from tests.tests_gate import Moment, gate
 from tests.tests_web import Web, web_server
 
@@ -49,28 +50,7 @@ pytestmark = pytest.mark.e2e
 
 #: Where the screen names the task.
 NUMBER = ".lsf-current-task__task-id"
-PASSWORD = "a long enough one"
 GUIDE = {"c1": "Fur, four legs, a tail; sits on chairs.", "c2": "Red fur, pointed ears, a thick tail; never on chairs."}
-
-
-@pytest.fixture(scope="session")
-def connection(label_studio: LabelStudioServer) -> Connection:
-    return label_studio.start()
-
-
-@pytest.fixture(scope="session")
-def tokens(connection: Connection) -> dict[str, str]:
-    """Two labelers, by name."""
-    found = {}
-    for person in ("ann", "bob"):
-        add_person(connection, f"{person}@example.com", PASSWORD)
-        found[person] = person_token(connection, f"{person}@example.com", PASSWORD)
-    return found
-
-
-@pytest.fixture
-def project_id() -> str:
-    return uuid.uuid4().hex
 
 
 def annotator(connection: Connection, project_id: str, **changes: Any) -> LabelStudioAnnotator:

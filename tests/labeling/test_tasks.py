@@ -22,6 +22,7 @@ from labeling.tasks import (
     stream_of,
     task_payload,
     verdict_from_annotation,
+    who_answered,
     withdrawn_answers,
 )
 
@@ -205,6 +206,27 @@ def test_a_withdrawal_is_later_than_what_it_takes_back_whatever_the_clock_says()
     assert isinstance(known, Verdict)
     (gone,) = withdrawn_answers([known], [AnsweredTask({"id": 3, "key": "k", "updated_at": None}, (), "here")])
     assert gone.at > known.at
+
+
+def test_who_has_answered_is_known_from_what_is_there_and_else_from_the_record() -> None:
+    known = verdict()
+    assert isinstance(known, Verdict)
+    there = AnsweredTask({"id": 3, "key": "k"}, (annotation(), annotation(id=13, completed_by=8)), "here")
+    vanished = replace(known, key="other", source="ls:before:annotation:1")
+    assert who_answered([known, vanished], [there], PEOPLE) == {
+        "k": {"ann@example.com", "bob@example.com"}, "other": {"ann@example.com"},
+    }  # fmt: skip
+    deleted = AnsweredTask({"id": 3, "key": "k", "updated_at": None}, (), "here")
+    assert who_answered([known], [deleted], PEOPLE) == {}
+
+
+def test_a_person_whose_name_was_erased_is_not_two() -> None:
+    known = verdict()
+    assert isinstance(known, Verdict)
+    erased = replace(known, person="erased person 1")
+    there = AnsweredTask({"id": 3, "key": "k"}, (annotation(),), "here")
+    assert who_answered([erased], [there], PEOPLE) == {"k": {"ann@example.com"}}
+    assert who_answered([erased], [], PEOPLE) == {"k": {"erased person 1"}}
 
 
 def test_a_classifier_trained_on_blind_tasks_can_not_tell_the_controls() -> None:
