@@ -148,7 +148,7 @@ def _check_listens(address: str) -> None:
 def _silent_cluster(address: str, error: Exception) -> ConfigError:
     return ConfigError(
         f"no Ray cluster answers at engine_address = '{address}' ({type(error).__name__}); start one with "
-        "`ray start --head`, or set engine = 'local'"
+        "`ray start --head`, export RAY_AUTH_MODE=token where it wants a token, or set engine = 'local'"
     )
 
 

@@ -130,6 +130,28 @@ def test_a_stranger_sees_neither(team: Team) -> None:
     assert asked(team, team.review, auth=("ann", "a fine password")).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("told", "status"),
+    [
+        ("application/json; charset=bz2_codec", 415),  # 300 bytes of these took 1 GB, before any login
+        ('application/json; CharSet = "zlib_codec"', 415),
+        ("application/json; charset*=utf-8''bz2_codec", 415),
+        ("application/json; charset=utf-8; charset=bz2_codec", 415),
+        ("application/json; charset=utf-8", 401),  # Label Studio has read it, and finds no token in it
+        ('application/json; charset="UTF-8"', 401),
+        ("application/json", 401),
+    ],
+)
+def test_no_body_is_unpacked_by_its_charset(team: Team, told: str, status: int) -> None:
+    with httpx.Client(verify=ssl.create_default_context(cafile=str(team.certificate)), timeout=60) as client:
+        url = httpx.URL(f"{team.label}/api/token/refresh/")
+        answer = client.request(
+            "POST", url.copy_with(host="127.0.0.1"), content=b'{"refresh": "none"}',
+            headers={"Host": url.netloc.decode(), "Content-Type": told}, extensions={"sni_hostname": url.host},
+        )  # fmt: skip
+    assert answer.status_code == status, answer.text
+
+
 def test_a_foreign_page_can_make_nobody_act(team: Team) -> None:
     """A reviewer's browser sends the password along with whatever page asks it to."""
     how = {"method": "POST", "auth": ("ann", "a fine password"), "headers": {"Origin": "https://evil.example"}}
