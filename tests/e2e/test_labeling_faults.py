@@ -29,6 +29,7 @@ from labeling.client import LabelStudioAnnotator, LabelStudioPerson
 from labeling.server import Connection, LabelStudioServer, add_person, person_token
 from labeling.web import token_client
 from tests.contracts.test_annotators import CLASSES, draw
+from tests.e2e.conftest import PASSWORD
 from tests.tests_gate import Moment, gate
 
 pytestmark = pytest.mark.e2e
@@ -46,14 +47,16 @@ class Desk:
     project_id: str
     ledger: Path
     files: dict[str, Path]
+    people: tuple[str, ...] = ()  #: who has a queue of their own
 
     def work(self, phase: Phase, url: str) -> None:
         """What the process does."""
         labeling.client._SETTLE_SECONDS, labeling.client._IMPORTED = 0.1, CHUNK
         ledger = Ledger.in_file(self.ledger)
         people = LabelStudioAnnotator(
-            replace(self.connection, url=url), project_name="Faults", project_id=self.project_id, classes=CLASSES
-        )
+            replace(self.connection, url=url), project_name="Faults", project_id=self.project_id, classes=CLASSES,
+            own_queues=self.people, recorded=ledger.verdicts,
+        )  # fmt: skip
         if phase == "send":
             people.send(ledger.queue(), self.files)
         else:
@@ -121,11 +124,32 @@ def run_through(
     raise AssertionError(f"{phase} did not come through")
 
 
+ANN, BOB = "ann@example.com", "bob@example.com"
+
+
 @pytest.fixture(scope="module")
 def ann(label_studio: LabelStudioServer) -> str:
-    connection = label_studio.start()
-    add_person(connection, "ann@example.com", "a long enough one")
-    return person_token(connection, "ann@example.com", "a long enough one")
+    return token_of(label_studio, ANN)
+
+
+@pytest.fixture(scope="module")
+def bob(label_studio: LabelStudioServer) -> str:
+    return token_of(label_studio, BOB)
+
+
+def token_of(server: LabelStudioServer, email: str) -> str:
+    add_person(server.start(), email, PASSWORD)
+    return person_token(server.start(), email, PASSWORD)
+
+
+def tasks_of(desk: Desk) -> list[str]:
+    """The keys of all tasks in the project's queues."""
+    with token_client(desk.connection.url, desk.connection.token) as client:
+        listed = client.get("/api/projects/", params={"page_size": 1000}).json()["results"]
+        mine = [p["id"] for p in listed if desk.project_id in (p["description"] or "")]
+        assert len(mine) == 2 * max(1, len(desk.people))
+        asked = ({"project": number, "page_size": 1000} for number in mine)
+        return [t["data"]["key"] for a in asked for t in client.get("/api/tasks/", params=a).json()["tasks"]]
 
 
 @pytest.fixture(scope="module")
@@ -154,20 +178,60 @@ def test_no_verdict_is_lost_or_doubled_and_no_task_comes_twice(
     run("send")
     ledger = Ledger.in_file(desk.ledger)
     queue = ledger.queue()
-    with token_client(desk.connection.url, desk.connection.token) as client:
-        listed = client.get("/api/projects/", params={"page_size": 1000}).json()["results"]
-        mine = [p["id"] for p in listed if desk.project_id in (p["description"] or "")]
-        tasks = [
-            task["data"]["key"]
-            for number in mine
-            for task in client.get("/api/tasks/", params={"project": number, "page_size": 1000}).json()["tasks"]
-        ]
-    assert len(mine) == 2
-    assert Counter(tasks) == Counter(e.key for e in queue)
+    assert Counter(tasks_of(desk)) == Counter(e.key for e in queue)
     answers = {e.key: rng.choice(CLASSES.ids) for e in queue}
     assert LabelStudioPerson(desk.connection.url, ann).answer(desk.project_id, answers.__getitem__) == TASKS
     run("collect")
     run("collect")
     assert {v.key: v.answer for v in ledger.verdicts(every=True)} == answers
     assert len(ledger.verdicts(every=True)) == TASKS
+    ledger.close()
+
+
+def hand_over(desk: Desk, bob: str) -> Desk:
+    """Bob answers a few of his, and is away."""
+    asked = LabelStudioPerson(desk.connection.url, bob)
+    assert asked.answer(desk.project_id, lambda key: "c2", limit=2, queue_of=BOB) == 2
+    return replace(desk, people=(ANN,))
+
+
+@pytest.fixture(scope="module")
+def queue_requests(
+    label_studio: LabelStudioServer, ann: str, bob: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[int, int]:
+    """How many requests it takes to send a batch to two queues, and to hand one over."""
+    desk = replace(make_desk(label_studio.start(), tmp_path_factory.mktemp("plain")), people=(ANN, BOB))
+    never: dict[str, Any] = {"at": 0, "when": "before", "victim": "us", "delay": 0.0}
+    sent = run_through(desk, label_studio, "send", **never)
+    return sent, run_through(hand_over(desk, bob), label_studio, "send", **never)
+
+
+@pytest.mark.parametrize("seed", [pytest.param(s, marks=[pytest.mark.slow] if s >= 4 else []) for s in range(24)])
+def test_a_queue_is_sent_and_handed_over_once_whatever_stops_it(
+    label_studio: LabelStudioServer, ann: str, bob: str, queue_requests: tuple[int, int], seed: int, tmp_path: Path
+) -> None:
+    rng = random.Random(seed)
+    victim, faulty = ("us", "server")[seed % 2], seed // 2 % 2
+    desk = replace(make_desk(label_studio.start(), tmp_path), people=(ANN, BOB))
+
+    def send(desk: Desk, phase: int) -> None:
+        at = rng.randint(1, queue_requests[phase]) if phase == faulty else 0
+        when: When = rng.choice(("before", "during", "after"))
+        run_through(desk, label_studio, "send", at=at, when=when, victim=victim, delay=rng.uniform(0, 0.05))
+
+    send(desk, 0)
+    ledger = Ledger.in_file(desk.ledger)
+    keys = Counter(e.key for e in ledger.queue())
+    assert Counter(tasks_of(desk)) == keys
+    left = hand_over(desk, bob)
+    send(left, 1)
+    assert Counter(tasks_of(desk)) == keys
+    assert LabelStudioPerson(desk.connection.url, bob).answer(desk.project_id, lambda key: "c1", queue_of=BOB) == 0
+    person = LabelStudioPerson(desk.connection.url, ann)
+    assert person.answer(desk.project_id, lambda key: "c1", queue_of=ANN) == TASKS - 2
+    run_through(left, label_studio, "collect", at=0, when="before", victim="us", delay=0.0)
+    assert Counter((v.person, v.answer) for v in ledger.verdicts(every=True)) == {
+        (ANN, "c1"): TASKS - 2,
+        (BOB, "c2"): 2,
+    }
     ledger.close()

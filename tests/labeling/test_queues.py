@@ -205,6 +205,13 @@ class TestPlan:
         plan = plan_apart(batch, ("Ana", "Cyd"), tasks, {}, {}, (), {})
         assert plan.wanted[Queue("shown", owner_of("Ana"))] == (one,)
 
+    def test_an_open_task_stays_in_the_queue_that_it_is_in(self) -> None:
+        batch = batch_of("shown", "shown")
+        tasks = [task(batch[0], "Ben"), task(batch[1], "Ana")]
+        plan = plan_apart(batch, ("Ana", "Ben"), tasks, {}, {}, (), {})
+        assert plan.wanted[Queue("shown", owner_of("Ben"))] == (batch[0],)
+        assert plan.wanted[Queue("shown", owner_of("Ana"))] == (batch[1],)
+
     def test_an_image_of_an_earlier_batch_stays_with_who_has_it(self) -> None:
         batch = batch_of("shown", "shown")
         old = {batch[0].key: {Queue("shown", owner_of("Ben"))}}
