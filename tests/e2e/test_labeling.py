@@ -1,4 +1,4 @@
-"""People in a real Label Studio: through its interfaces, through a dropped connection, and by keyboard in a browser."""
+"""People in a real Label Studio, through its interfaces and through connections that break."""
 
 from __future__ import annotations
 
@@ -10,22 +10,20 @@ import sqlite3
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import pytest
 from click.testing import CliRunner
-from playwright.sync_api import TimeoutError as NotYet
 
 from curation.cli import curate
 from curation.errors import DataError, LabelStudioError
-from curation.ledger import Ledger, NewPath, NewSample
 from curation.project import Project
-from curation.records import AMBIGUOUS, BAD_IMAGE, OTHER, WITHDRAWN, Classes, Mode, QueueEntry, Verdict
+from curation.records import AMBIGUOUS, BAD_IMAGE, WITHDRAWN, Classes, QueueEntry, Verdict
 from labeling.client import LabelStudioAnnotator, LabelStudioPerson
 from labeling.server import (
     DATABASE,
@@ -38,41 +36,13 @@ from labeling.server import (
 from labeling.storages import image_address
 from labeling.tasks import choice_result
 from labeling.web import plain_client, post_form, sign_in, token_client
-from tests.contracts.test_annotators import CLASSES, AnnotatorPromises, Asking, draw, entry
+from tests.contracts.test_annotators import AnnotatorPromises, Asking, draw
 from tests.e2e.conftest import PASSWORD
 from tests.tests_gate import Moment, gate
-from tests.tests_web import Web, web_server
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+from tests.tests_labeling import annotator, batch_of, ledger_of, tasks
+from tests.tests_web import Web
 
 pytestmark = pytest.mark.e2e
-
-#: Where the screen names the task.
-NUMBER = ".lsf-current-task__task-id"
-GUIDE = {"c1": "Fur, four legs, a tail; sits on chairs.", "c2": "Red fur, pointed ears, a thick tail; never on chairs."}
-
-
-def annotator(connection: Connection, project_id: str, **changes: Any) -> LabelStudioAnnotator:
-    names = {"ann@example.com": "ann", "bob@example.com": "bob"}
-    given = {"classes": CLASSES, "opinions": 2, "guide": GUIDE, "person_names": names} | changes
-    return LabelStudioAnnotator(connection, project_name="House & garden", project_id=project_id, **given)
-
-
-def tasks(connection: Connection, project_id: str) -> dict[str, list[dict[str, Any]]]:
-    """The tasks as Label Studio has them, by stream, in served order."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    with token_client(connection.url, connection.token) as client:
-        for project in client.get("/api/projects/", params={"page_size": 1000}).json()["results"]:
-            mark = re.search(rf"\[{project_id}/(\w+)\]", project["description"] or "")
-            if mark:
-                asked = {"project": project["id"], "page_size": 1000, "fields": "all"}
-                found[mark[1]] = sorted(client.get("/api/tasks/", params=asked).json()["tasks"], key=lambda t: t["id"])
-    return found
-
-
-def batch_of(count: int, modes: tuple[Mode, ...] = ("shown", "blind", "control")) -> list[QueueEntry]:
-    return [entry(uuid.uuid4().hex, modes[i % len(modes)], i, opinions=2) for i in range(count)]
 
 
 class LabelStudioAsking:
@@ -425,42 +395,6 @@ def test_somebody_elses_server_gets_the_images_uploaded(
             assert client.get(task["data"]["image"]).content == files[one.sample_id].read_bytes()
 
 
-def test_somebody_elses_server_shows_images_from_the_web_and_blind_ones_uploaded(
-    connection: Connection, tokens: dict[str, str], project_id: str, browser: Browser, tmp_path: Path
-) -> None:
-    foreign = Connection(connection.url, tokens["ann"])
-    batch = batch_of(6)
-    files = draw(tmp_path / "photos" / "cats & dogs #1", batch)
-    beside = {batch[3].sample_id: "c1", batch[4].sample_id: "c2"}
-    batch = [replace(e, related=tuple(beside)) for e in batch]
-    with web_server(tmp_path / "photos") as web:
-        addresses = {
-            file: image_address(f"{web.url}/{{path}}", file.relative_to(web.folder).as_posix(), "")
-            for file in files.values()
-        }
-        asked = annotator(
-            foreign, project_id, addresses=addresses, labels=beside, examples={"c1": [*files.values()][:1]}
-        )
-        web.allowed = None
-        with pytest.raises(LabelStudioError, match="labelers would not see the image http"):
-            asked.send(batch, files)
-        assert tasks(connection, project_id).get("shown", []) == []
-        web.allowed = connection.url
-        asked.send(batch, files)
-        sent = tasks(connection, project_id)
-        assert [t["data"]["image"] for t in sent["shown"]] == [
-            addresses[files[e.sample_id]] for e in batch if e.mode == "shown"
-        ]
-        assert all(re.fullmatch(r"/data/upload/\d+/.*[0-9a-f]{24}\.png", t["data"]["image"]) for t in sent["blind"])
-        page = signed_in(browser, connection, "bob")
-        open_stream(page, asked.addresses()["shown"])
-        wait_for_pictures(page)
-        assert layout(page)["pictures"] == 3  # one example and two near images, from the web as well
-        press(page, "2")
-        page.close()
-    assert [v.answer for v in asked.collect(batch)] == ["c2"]
-
-
 def test_somebody_elses_server_hands_on_images_of_a_bucket_that_it_knows(
     connection: Connection, tokens: dict[str, str], project_id: str, buckets: Web
 ) -> None:
@@ -562,307 +496,7 @@ def test_a_task_that_came_twice_all_the_same_is_asked_once(
     assert left[0]["id"] == first["id"]
 
 
-# --- in the browser
-
-
-def signed_in(browser: Browser, connection: Connection, person: str) -> Page:
-    page = browser.new_page(viewport={"width": 1366, "height": 768})
-    page.goto(f"{connection.url}/user/login/")
-    page.fill("[name=email]", f"{person}@example.com")
-    page.fill("[name=password]", PASSWORD)
-    page.keyboard.press("Enter")
-    page.wait_for_url(lambda url: "login" not in url)
-    return page
-
-
-def open_stream(page: Page, address: str) -> None:
-    page.goto(address)
-    page.wait_for_selector(".ct .lsf-choice", timeout=60_000)
-    page.wait_for_function("() => { const i = document.querySelector('.ct-image canvas'); return i && i.width > 100 }")
-    page.wait_for_timeout(300)
-
-
-def wait_for_pictures(page: Page) -> None:
-    """Wait until the examples and the near images have come."""
-    pictures = "[...document.querySelectorAll('.ct-example, .ct-neighbour')]"
-    page.wait_for_function(f"() => {pictures}.length && {pictures}.every((e) => e.complete && e.naturalWidth)")
-
-
-def press(page: Page, key: str) -> None:
-    """Answer the task on the screen by keyboard alone, and wait until Label Studio has taken it."""
-    number = page.inner_text(NUMBER)
-    for _ in range(5):  # a key that comes before the task is ready is lost, as it would be for a person
-        page.keyboard.press(key)
-        with suppress(NotYet):
-            page.wait_for_selector(".ct .ant-radio-checked", state="attached", timeout=2_000)
-            break
-    with page.expect_response(lambda r: "/annotations" in r.url and r.request.method == "POST") as taken:
-        page.keyboard.press("Enter")
-    assert taken.value.status == 201
-    page.wait_for_function(f"(n) => (document.querySelector('{NUMBER}')?.innerText ?? '') !== n", arg=number)
-
-
-def layout(page: Page) -> dict[str, Any]:
-    """What of the screen is seen without scrolling, in pixels."""
-    found: dict[str, Any] = page.evaluate(
-        """() => {
-          const box = (e) => e.getBoundingClientRect();
-          const answers = [...document.querySelectorAll('.ct .lsf-choice')].map(box);
-          const list = document.querySelector('.ct .lsf-choices'), holder = document.querySelector('.ct-answers');
-          const page = document.documentElement, entries = [...document.querySelectorAll('.ct-entry')].map(box);
-          const panels = [...document.querySelectorAll('.lsf-sidepanels__wrapper')];
-          const pictures = [...document.querySelectorAll('.ct-neighbour, .ct-example')].filter((e) => e.naturalWidth);
-          const image = box(document.querySelector('.ct-image canvas'));
-          return {
-            scrolls: page.scrollHeight > innerHeight || page.scrollWidth > innerWidth,
-            answersHidden: answers.filter((b) => b.bottom > box(holder).bottom + 1).length,
-            image: Math.max(image.width, image.height),
-            panels: panels.filter((e) => box(e).width > 0).length,
-            guide: box(document.querySelector('.ct-guide')).right,
-            guideHidden: entries.filter((b) => b.bottom > innerHeight - 50).length,
-            pictures: pictures.filter((e) => box(e).bottom < innerHeight).length,
-            checked: document.querySelectorAll('.ct .ant-radio-checked').length,
-          }
-        }"""
-    )
-    return found
-
-
-def test_a_labeler_works_by_keyboard_alone(
-    connection: Connection, tokens: dict[str, str], project_id: str, browser: Browser, artifacts: Path, tmp_path: Path
-) -> None:
-    batch = [replace(e, opinions=1) for e in batch_of(10, ("shown", "shown", "shown", "blind", "control"))]
-    files = draw(tmp_path, batch)
-    near = [replace(e, related=(batch[3].sample_id, batch[4].sample_id)) for e in batch[:1]]
-    batch = [replace(e, reason=f"{e.reason}, {e.position}") for e in (*near, *batch[1:])]
-    ledger = ledger_of(batch, tmp_path / "ledger.db")
-    examples = {"c1": (files[batch[8].sample_id],), "c2": (files[batch[9].sample_id],)}
-    labels = {batch[3].sample_id: "c1", batch[4].sample_id: "c2"}
-    asked = annotator(connection, project_id, opinions=1, examples=examples, labels=labels)
-    asked.send(batch, files)
-    addresses = asked.addresses()
-    page = signed_in(browser, connection, "bob")
-
-    open_stream(page, addresses["shown"])
-    page.wait_for_selector(".ct-progress")
-    wait_for_pictures(page)
-    seen = layout(page)
-    assert seen == seen | {
-        "scrolls": False,
-        "answersHidden": 0,
-        "guideHidden": 0,
-        "panels": 0,
-        "checked": 0,
-        "pictures": 4,
-    }
-    assert seen["image"] > 500
-    assert seen["guide"] <= 1366
-    words = page.inner_text(".ct")
-    assert all(word in words for word in ("cat & dog", "looks like a fox", GUIDE["c2"], "Nearest 'fox'"))
-    assert page.inner_text(".ct-progress").startswith("0 / 6")
-    assert page.locator(".ct-progress").count() == 1
-    page.screenshot(path=artifacts / "labeling-shown-2-classes.png")
-    page.keyboard.press("ArrowUp")
-    light = page.evaluate("() => document.querySelector('.ct-image canvas').style.filter")
-    assert light == "brightness(1.25) contrast(1)"
-    plain = page.locator(".ct-image").screenshot()
-    page.keyboard.press("+")
-    page.wait_for_timeout(500)
-    larger = page.locator(".ct-image").screenshot()
-    page.keyboard.press("-")
-    page.wait_for_timeout(500)
-    assert larger not in (plain, page.locator(".ct-image").screenshot())
-    began = time.monotonic()
-    for key in ("1", "2", "a", "x", "1"):
-        press(page, key)
-    print(f"{(time.monotonic() - began) / 5:.2f} s from answer to answer")
-    page.wait_for_function("() => document.querySelector('.ct-progress')?.innerText.startsWith('5 / 6')")
-    number = page.inner_text(NUMBER)
-    page.keyboard.press("Backspace")  # the last answer was a mistake
-    page.wait_for_function(f"(n) => (document.querySelector('{NUMBER}')?.innerText ?? '') !== n", arg=number)
-    page.wait_for_selector(".ct .ant-radio-checked", state="attached")
-    asked.collect(batch)
-    ledger.add_verdicts(asked.collect(batch))
-    page.keyboard.press("2")
-    with page.expect_response(lambda r: "/annotations/" in r.url and r.request.method == "PATCH"):
-        page.keyboard.press("Enter")
-    open_stream(page, addresses["shown"])
-    press(page, "1")
-
-    open_stream(page, addresses["blind"])
-    words = page.inner_text("body")
-    assert not [word for word in ("looks like a fox", "Suggested", "Label now", "Nearest") if word in words]
-    page.screenshot(path=artifacts / "labeling-blind-2-classes.png")
-    for key in ("2", "2", "1", "1"):
-        press(page, key)
-    page.close()
-
-    ledger.add_verdicts(asked.collect(batch, ledger.verdicts()))
-    found = ledger.verdicts()
-    reasons = {e.key: e.reason for e in ledger.queue()}
-    assert len(found) == 10
-    shown = sorted((v for v in found if v.mode == "shown"), key=lambda v: reasons[v.key])
-    assert [v.answer for v in shown] == ["c1", "c2", AMBIGUOUS, BAD_IMAGE, "c2", "c1"]
-    assert [reasons[v.key] for v in shown] == [f"looks like a fox, {n}" for n in (0, 1, 2, 5, 6, 7)]
-    assert sorted(v.mode for v in found if v.mode != "shown") == ["blind", "blind", "control", "control"]
-    assert {v.person for v in found} == {"bob"}
-    assert all(v.seconds is not None and 0 < v.seconds < 120 for v in found)
-    changed = [v for v in ledger.verdicts(every=True) if v.source == shown[4].source]
-    assert [v.answer for v in changed] == ["c1", "c2"]
-    assert asked.waiting(batch) == 0
-    ledger.close()
-
-
-def ledger_of(batch: list[QueueEntry], file: Path) -> Ledger:
-    """A ledger with the samples of a batch, and the batch in its queue."""
-    ledger = Ledger.in_file(file)
-    ledger.add_classes(CLASSES.names, who="import")
-    ledger.add_samples(
-        [NewSample(e.sample_id, "train", None, 12, 12) for e in batch],
-        [NewPath(e.sample_id, f"{e.position}.png", "", None, {}) for e in batch],
-        {e.sample_id: "c1" for e in batch}, who="import", why="label as given",
-    )  # fmt: skip
-    ledger.add_queue(batch)
-    return ledger
-
-
-@pytest.mark.parametrize(("count", "hidden"), [(10, False), (40, False), (200, True)])
-def test_the_screen_bears_many_classes(
-    connection: Connection, tokens: dict[str, str], project_id: str, browser: Browser, artifacts: Path, tmp_path: Path,
-    count: int, hidden: bool,
-) -> None:  # fmt: skip
-    classes = Classes(
-        tuple(f"c{i}" for i in range(1, count + 1)), tuple(f"kind of thing {i}" for i in range(1, count + 1))
-    )
-    reason = "Predictions that have not seen this label give 'kind of thing 2' 94 %; four of its five neighbours agree."
-    batch = [replace(e, reason=reason) for e in batch_of(6, ("shown",))]
-    files = draw(tmp_path, batch)
-    beside = [e.sample_id for e in batch[2:]]
-    batch = [replace(e, related=tuple(beside)) for e in batch[:2]]
-    labels = dict(zip(beside, ("c1", "c1", "c2", "c2"), strict=True))
-    guide = {class_id: f"What {name} means, in a sentence." for class_id, name in list(classes)}
-    examples = {class_id: tuple(files[s] for s in beside[:2]) for class_id, _ in list(classes)}
-    asked = annotator(connection, project_id, classes=classes, guide=guide, labels=labels, examples=examples)
-    asked.send(batch, files)
-    page = signed_in(browser, connection, "bob")
-    open_stream(page, asked.addresses()["shown"])
-    page.wait_for_selector(".ct-progress")
-    wait_for_pictures(page)
-    seen = layout(page)
-    page.screenshot(path=artifacts / f"labeling-shown-{count}-classes.png")
-    page.set_viewport_size({"width": 1920, "height": 1080})
-    open_stream(page, asked.addresses()["shown"])
-    large = layout(page)
-    page.screenshot(path=artifacts / f"labeling-shown-{count}-classes-1920.png")
-    page.set_viewport_size({"width": 1366, "height": 768})
-    assert large == large | {"scrolls": False, "panels": 0, "checked": 0}
-    assert large["image"] > 800
-    assert seen == seen | {"scrolls": False, "panels": 0, "checked": 0}
-    assert (seen["guideHidden"] > 0) == hidden
-    assert (seen["answersHidden"] > 0) == hidden
-    assert seen["pictures"] >= (4 if hidden else 10)
-    assert seen["image"] > 500
-    if hidden:
-        page.keyboard.press("Shift+F")
-        page.keyboard.type("thing 187")
-        page.wait_for_function(
-            "() => [...document.querySelectorAll('.ct .lsf-choice')].filter((e) => e.offsetHeight).length < 5"
-        )
-        page.keyboard.press("Enter")
-        page.wait_for_selector(".ct .ant-radio-checked", state="attached")
-        page.keyboard.press("Enter")
-        page.wait_for_function("() => !document.querySelector('.ct .ant-radio-checked')", timeout=20_000)
-    else:
-        press(page, "0")
-    page.close()
-    (verdict,) = asked.collect(batch)
-    assert verdict.answer == ("c187" if hidden else "c10")
-
-
-def test_an_image_that_is_left_for_later_comes_again(
-    connection: Connection, tokens: dict[str, str], project_id: str, browser: Browser, tmp_path: Path
-) -> None:
-    batch = [replace(e, opinions=1) for e in batch_of(2, ("shown",))]
-    asked = annotator(connection, project_id, opinions=1)
-    asked.send(batch, draw(tmp_path, batch))
-    page = signed_in(browser, connection, "bob")
-    open_stream(page, asked.addresses()["shown"])
-    first = page.inner_text(NUMBER).split()[0]
-    page.keyboard.press("PageDown")
-    page.wait_for_function(f"(n) => !(document.querySelector('{NUMBER}')?.innerText ?? n).startsWith(n)", arg=first)
-    page.wait_for_function("() => document.querySelector('.ct-image canvas')?.width > 100")
-    press(page, "2")
-    page.wait_for_function(f"(n) => (document.querySelector('{NUMBER}')?.innerText ?? '').startsWith(n)", arg=first)
-    press(page, "1")
-    page.close()
-    assert [(v.key, v.answer) for v in asked.collect(batch)] == [(batch[0].key, "c1"), (batch[1].key, "c2")]
-
-
-def test_other_is_answered_in_words(
-    connection: Connection, tokens: dict[str, str], project_id: str, browser: Browser, tmp_path: Path
-) -> None:
-    batch = batch_of(1, ("blind",))
-    asked = annotator(connection, project_id)
-    asked.send(batch, draw(tmp_path, batch))
-    page = signed_in(browser, connection, "bob")
-    open_stream(page, asked.addresses()["blind"])
-    page.keyboard.press("z")
-    page.fill(".ct-other textarea, .ct-other input", "a tram")
-    page.keyboard.press("Enter")
-    page.wait_for_timeout(300)
-    with page.expect_response(lambda r: "/annotations" in r.url and r.request.method == "POST"):
-        page.keyboard.press("Control+Enter")
-    page.close()
-    (verdict,) = asked.collect(batch)
-    assert (verdict.answer, verdict.note) == (OTHER, "a tram")
-
-
-def test_somebody_who_was_added_signs_in_by_what_was_sent_and_labels(
-    connection: Connection, browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    batch = [replace(e, opinions=1) for e in batch_of(3)]
-    files = draw(tmp_path / "images", [*batch, *batch_of(1)])
-    (tmp_path / "labels.csv").write_text(
-        "path,label,split\n"
-        + "".join(f"{f.name},{('cat', 'fox')[n % 2]},train\n" for n, f in enumerate(files.values()))
-    )
-    project, _ = Project.create(tmp_path / "parts", tmp_path / "images", tmp_path / "labels.csv")
-    batch = [replace(e, sample_id=s.id, iteration=1) for e, s in zip(batch, project.samples(), strict=False)]
-    project.ledger.add_queue(batch)
-    project.ledger.set_state(1, "waiting")
-    monkeypatch.setenv("LABEL_STUDIO_URL", connection.url)
-    monkeypatch.setenv("LABEL_STUDIO_API_KEY", connection.token)
-
-    def curate_says(*arguments: str) -> Any:
-        done = CliRunner().invoke(curate, [arguments[0], str(project.root), *arguments[1:], "--json"])
-        assert done.exit_code == 0, done.output
-        return json.loads(done.stdout)
-
-    email = f"{uuid.uuid4().hex}@example.com"
-    sent = curate_says("people", "--add", "Zoë", "--email", email)
-    assert (sent["name"], sent["email"], set(sent["streams"])) == ("Zoë", email, {"shown", "blind"})
-    page = browser.new_page(viewport={"width": 1366, "height": 768})
-    page.goto(sent["streams"]["shown"])  # nobody is signed in: the form comes first, then the screen
-    page.fill("[name=email]", sent["email"])
-    page.fill("[name=password]", sent["password"])
-    page.keyboard.press("Enter")
-    page.wait_for_selector(".ct .lsf-choice", timeout=60_000)
-    open_stream(page, sent["streams"]["shown"])
-    press(page, "2")
-    open_stream(page, sent["streams"]["blind"])
-    press(page, "1")
-    press(page, "x")
-    page.close()
-    assert curate_says("sync")["missing"] == 0
-    said = {v.key: v for v in project.ledger.verdicts()}
-    assert said[batch[0].key].answer == "c2"
-    assert sorted(said[e.key].answer for e in batch[1:]) == [BAD_IMAGE, "c1"]
-    assert {v.person for v in said.values()} == {"Zoë"}
-    assert all(v.seconds is not None and v.seconds > 0 for v in said.values())
-    (row,) = curate_says("people", "--quality")
-    assert (row["person"], row["answered"], row["note"]) == ("Zoë", 3, "")
-    assert sent["password"] not in "".join(f.read_text(errors="ignore") for f in project.root.rglob("*") if f.is_file())
-    project.ledger.close()
+# --- a project that people made themselves
 
 
 def made_by_hand(connection: Connection, files: list[Path], tokens: dict[str, str]) -> tuple[int, list[int]]:

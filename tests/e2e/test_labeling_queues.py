@@ -23,8 +23,8 @@ from labeling.server import Connection, LabelStudioServer
 from labeling.tasks import choice_result, owner_of
 from labeling.web import token_client
 from tests.contracts.test_annotators import CLASSES, draw, entry
-from tests.e2e.test_labeling import open_stream, press
 from tests.tests_gate import Moment, gate
+from tests.tests_labeling import open_stream, press
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

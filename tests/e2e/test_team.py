@@ -19,8 +19,8 @@ from labeling.server import Connection, LabelStudioServer, add_person
 from reports.app import ReviewApp
 from tests.contracts.test_annotators import CLASSES, draw, entry
 from tests.e2e.conftest import CHROMIUM, FLAGS, PASSWORD
-from tests.e2e.test_labeling import open_stream, press, signed_in
 from tests.reports.cases import PROJECT, make_images, make_summary, make_table
+from tests.tests_labeling import open_stream, press, signed_in
 from tests.tests_nginx import free_port, nginx
 
 if TYPE_CHECKING:
