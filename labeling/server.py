@@ -505,7 +505,10 @@ def _end(process: psutil.Process) -> None:
         for one in alive:
             with suppress(psutil.NoSuchProcess):
                 one.send_signal(request)
-        alive = psutil.wait_procs(alive, timeout=patience)[1]
+        give_up = time.monotonic() + patience
+        while alive and time.monotonic() < give_up:
+            alive = psutil.wait_procs(alive, timeout=0.2)[1]
+            alive = [one for one in alive if _birth(one.pid) is not None]  # dead, though not collected by its parent
         if not alive:
             return
 

@@ -22,6 +22,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -162,16 +163,17 @@ class Mongo:
             return
         import psutil
 
-        try:
+        with suppress(psutil.NoSuchProcess):
             process = psutil.Process(found.pid)
             process.terminate()
-            process.wait(_STOP_SECONDS)
-        except psutil.NoSuchProcess:
-            pass
-        except psutil.TimeoutExpired:
-            raise DatabaseError(
-                f"MongoDB (process {found.pid}) did not end within {_STOP_SECONDS:.0f} s; see {self._log_file}"
-            ) from None
+            give_up = time.monotonic() + _STOP_SECONDS
+            while birth(found.pid) == found.created:
+                if time.monotonic() > give_up:
+                    raise DatabaseError(
+                        f"MongoDB (process {found.pid}) did not end within {_STOP_SECONDS:.0f} s; see {self._log_file}"
+                    )
+                with suppress(psutil.TimeoutExpired):  # briefly: one that another process started, and has not
+                    process.wait(0.1)  # collected, is dead and yet there as long as that process lives
         self.state_file.unlink(missing_ok=True)
 
     @property

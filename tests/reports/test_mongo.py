@@ -9,6 +9,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -101,6 +102,29 @@ def test_database_is_left_running_while_another_program_is_connected(tmp_path: P
     finally:
         mongo.stop()
     assert mongo.running() is None
+
+
+STARTER = """
+import sys, time, psutil
+from pathlib import Path
+from reports.mongo import Mongo
+Mongo(Path(sys.argv[1]), {}).start()
+while psutil.Process().net_connections():  # signing in was a connection, which ends in a moment
+    time.sleep(0.1)
+print("up", flush=True)
+input()
+"""
+
+
+def test_database_that_another_living_process_started_is_stopped_at_once(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", STARTER, tmp_path], stdin=-1, stdout=-1) as starter:
+        assert starter.stdout is not None
+        assert starter.stdout.readline() == b"up\n"
+        began = time.monotonic()
+        Mongo(tmp_path, {}).stop()
+        assert time.monotonic() - began < 10
+        assert Mongo(tmp_path, {}).running() is None
+        starter.communicate(b"\n")
 
 
 def test_killed_database_is_started_again(tmp_path: Path) -> None:
