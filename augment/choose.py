@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from augment.recipes import Recipe, recipe_for
+from augment.recipes import USUAL_BLURS, Recipe, recipe_for
 from augment.transforms import build_transform
 from curation.config import SliceSettings
 from curation.errors import RecordError
+from curation.properties import PROPERTIES
 from curation.records import Augmentation, Estimate, Slice
 from curation.slices import members, weakness_of
 
@@ -29,6 +30,8 @@ HEAD_STRENGTH = 0.003
 MOST_DIRECTIONS = 512
 #: What is said where nothing that can be done with the images at hand helps.
 COLLECT = "Augmentation does not help here; collect more images of this kind."
+#: Measured properties that a recipe against one of them changes as well, unlike an image's size and compression.
+LOOKED = tuple(name for name in PROPERTIES if name not in ("width", "height", "aspect", "jpeg_quality"))
 #: How many other images are brought into a slice's condition for each that it has.
 COPIED_PER_MEMBER = 2
 
@@ -41,15 +44,17 @@ def plan(
     settings: SliceSettings,
     seed: int,
     recipes: Sequence[Recipe] = (),
+    blurs: Sequence[tuple[float, float]] = USUAL_BLURS,
 ) -> tuple[Recipe, Augmentation]:
     """The recipe for a slice, and which images it makes copies of.
 
     ``properties`` (measured properties, and metadata where slices speak of it) has a row for each of ``sample_ids``,
     whose class ids are ``labels``. Where the recipe produces a condition (dark, blurred, ...), images that are like
-    the slice but for this condition are copied into it, twice as many as the slice has, in its mix of classes; the
-    slice's own are left out, since the recipe would bring the condition on them twice. Against rarity the slice's own
-    images are copied. At most 400 copies in all, drawn by ``seed``. Of ``recipes`` the first against the same weakness
-    takes the place of ours. Raises RecordError where lengths differ.
+    the slice but for how they look (of its classes, metadata and size) are copied into it, twice as many as the slice
+    has, in its mix of classes; the slice's own are left out, since the recipe would bring the condition on them twice.
+    Against rarity the slice's own images are copied. At most 400 copies in all, drawn by ``seed``. Of ``recipes`` the
+    first against the same weakness takes the place of ours. ``blurs`` are those of ``recipe_for``. Raises RecordError
+    where lengths differ.
     """
     if not len(properties) == len(sample_ids) == len(labels):
         raise RecordError(
@@ -59,7 +64,7 @@ def plan(
     own = set(weak.sample_ids)
     inside = np.array([sample_id in own for sample_id in sample_ids], dtype=np.bool_)
     weakness = weak.weakness or "rare"
-    ours = recipe_for(weakness, properties[inside], properties[~inside])
+    ours = recipe_for(weakness, properties[inside], properties[~inside], blurs)
     recipe = next((r for r in recipes if r.weakness == weakness), ours)
     rows = _rows_to_copy(weak, weakness, properties, inside, labels, seed)
     most = MOST_COPIES // settings.copies if settings.copies else 0
@@ -92,8 +97,12 @@ def _rows_to_copy(
 def _like_but_for_it(
     weak: Slice, weakness: str, properties: pd.DataFrame, labels: Sequence[str]
 ) -> npt.NDArray[np.bool_]:
-    """Rows that fulfil the slice's conditions, other than those that the recipe itself brings about."""
-    others = tuple(c for c in weak.conditions if weakness_of([c]) != weakness)
+    """Rows that fulfil the slice's conditions, other than those that the recipe itself brings about.
+
+    What makes an image dark or blurred changes its contrast, edges, noise and colours too, so conditions on how an
+    image looks follow from the first; images that fulfilled them by themselves would be few and of another kind.
+    """
+    others = tuple(c for c in weak.conditions if weakness_of([c]) != weakness and c.field not in LOOKED)
     known = all(c.field == "class" or c.field in properties.columns for c in others)
     return members(replace(weak, conditions=others if known else ()), properties, labels)
 

@@ -101,22 +101,28 @@ def read_recipes(file: Path) -> list[Recipe]:
 
 #: Median sharpness of 21 photographs and cell images, left as they are and after a Gaussian blur of this many pixels,
 #: at 256 pixels a side.
-_SHARPNESS_AT_BLUR = ((0.0, 0.70), (1.0, 0.57), (2.0, 0.38), (3.0, 0.29), (5.0, 0.22))
+USUAL_BLURS = ((0.0, 0.70), (1.0, 0.57), (2.0, 0.38), (3.0, 0.29), (5.0, 0.22))
 #: Below this median saturation in and around the slice the set is grey, and copies must be grey too.
 _GREY = 0.01
 
 
-def recipe_for(weakness: str, properties_slice: pd.DataFrame, properties_rest: pd.DataFrame) -> Recipe:
+def recipe_for(
+    weakness: str,
+    properties_slice: pd.DataFrame,
+    properties_rest: pd.DataFrame,
+    blurs: Sequence[tuple[float, float]] = USUAL_BLURS,
+) -> Recipe:
     """The recipe against a weakness, made to turn images of the rest into ones like those of the slice.
 
     Both are tables of measured properties (see ``measure_properties``). The strength runs from what makes the usual
     image of the rest like the 10th percentile of the slice, to what makes it like the 90th; where nothing was measured,
-    or the slice differs the other way, it is a mild default. Where all images are grey, so are the copies. Raises
-    ConfigError for a weakness without a recipe.
+    or the slice differs the other way, it is a mild default. Where all images are grey, so are the copies. ``blurs``
+    says how sharp the usual image of the rest is after a Gaussian blur of so many pixels of what is copied, from 0 on,
+    in the measure of the tables. Raises ConfigError for a weakness without a recipe.
     """
     if weakness not in _MAKERS:
         raise ConfigError(f"there is no recipe against '{weakness}'; known are {', '.join(sorted(_MAKERS))}")
-    steps, words = _MAKERS[weakness](_Tables(properties_slice, properties_rest))
+    steps, words = _MAKERS[weakness](_Tables(properties_slice, properties_rest, tuple(blurs)))
     grey = max(_middle("saturation", t, 1.0) for t in (properties_slice, properties_rest)) < _GREY
     if grey and weakness in _COLOURING:
         steps = (*steps, Step("ToGray", {"p": 1.0}))
@@ -134,10 +140,11 @@ def known_weaknesses() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Tables:
-    """Properties of a slice and of the rest."""
+    """Properties of a slice and of the rest; sharpness of the rest by blur."""
 
     inside: pd.DataFrame
     rest: pd.DataFrame
+    blurs: tuple[tuple[float, float], ...]
 
     def usual(self, column: str, default: float) -> float:
         """The median of the rest."""
@@ -200,13 +207,17 @@ def _low_contrast(tables: _Tables) -> Made:
 def _blurred(tables: _Tables) -> Made:
     usual = tables.usual("sharpness", 0.7)
     low, high = tables.spread("sharpness", (0.3 * usual / 0.7, 0.57 * usual / 0.7))
-    weak, strong = sorted((_blur_for(high / usual), _blur_for(low / usual)))
+    weak, strong = sorted(_blur_for(level / usual, tables.blurs) for level in (high, low))
     weak, strong = round(max(weak, 0.5), 2), round(max(strong, 1.0), 2)
-    step = Step("GaussianBlur", {"sigma_limit": [weak, strong], "blur_limit": 0, "p": 1.0})
-    return (step,), f"Copies out of focus by {weak:g} to {strong:g} pixels."
+    return (blurring(weak, strong),), f"Copies out of focus by {weak:g} to {strong:g} pixels."
 
 
-def _blur_for(share: float) -> float:
+def blurring(least: float, most: float) -> Step:
+    """A Gaussian blur of between so many pixels."""
+    return Step("GaussianBlur", {"sigma_limit": [least, most], "blur_limit": 0, "p": 1.0})
+
+
+def _blur_for(share: float, blurs: Sequence[tuple[float, float]] = USUAL_BLURS) -> float:
     """The Gaussian blur, in pixels, that leaves this share of an image's sharpness.
 
     >>> _blur_for(1.0), _blur_for(0.57 / 0.7), _blur_for(0.01)
@@ -214,8 +225,8 @@ def _blur_for(share: float) -> float:
     """
     import numpy as np
 
-    blurs, sharpness = zip(*reversed(_SHARPNESS_AT_BLUR), strict=True)
-    return round(float(np.interp(share, np.array(sharpness) / 0.7, blurs)), 6)
+    pixels, sharpness = zip(*reversed(blurs), strict=True)
+    return round(float(np.interp(share, np.array(sharpness) / max(sharpness[-1], 1e-6), pixels)), 6)
 
 
 def _noisy(tables: _Tables) -> Made:

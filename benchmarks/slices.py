@@ -280,10 +280,16 @@ def reduced(features: Features, train: Mask) -> Features:
     """The 256 main directions of standardised features, fitted on train rows."""
     from sklearn.decomposition import PCA
 
-    standard = (features - features[train].mean(axis=0)) / (features[train].std(axis=0) + 1e-6)
-    standard *= 10 / (np.linalg.norm(standard, axis=1, keepdims=True) + 1e-9)
+    standard = standardised(features, features[train].mean(axis=0), features[train].std(axis=0) + 1e-6)
     fitted = PCA(min(256, int(train.sum())), svd_solver="randomized", random_state=0).fit(standard[train])
     return np.asarray(fitted.transform(standard), dtype=np.float32)
+
+
+def standardised(features: Features, mean: Features, deviation: Features) -> Features:
+    """Features standardised a dimension, then each row brought to length 10."""
+    standard = (features - mean) / deviation
+    standard *= 10 / (np.linalg.norm(standard, axis=1, keepdims=True) + 1e-9)
+    return np.asarray(standard, dtype=np.float32)
 
 
 def ridge(inputs: Features, labels: Columns, classes: int, ask: Features) -> Floats:

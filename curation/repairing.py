@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 #: The trial is made on the slice and at most this many others, drawn at random.
 MOST_OTHERS = 6_000
+#: Images of a blurred slice, and of the rest, that are measured in the size that copies are made in.
+MOST_MEASURED = 50
+#: Blurs, in pixels, that the rest is measured at.
+BLURS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 #: Folds of the trial.
 FOLDS = 5
 
@@ -75,9 +79,9 @@ class Repairer:
         ``properties`` has a row for each of ``sample_ids``, whose class ids are ``labels``. The copies are none where
         only collecting more helps.
         """
-        from augment.choose import again, plan
+        from augment.choose import again
 
-        recipe, copies = plan(weak, properties, sample_ids, labels, self.settings, self.seed, self.recipes)
+        recipe, copies = self.plan(weak, properties, sample_ids, labels)
         tried = self._try(weak, copies, sample_ids, labels)
         write_json(folder / "recipe.json", recipe.to_dict())
         write_json(folder / "trial.json", {"slice": weak.name, "recipe": recipe.name, **told(tried)})
@@ -90,6 +94,48 @@ class Repairer:
         if tried.repair == "oversampling":
             return replace(aimed, recipe="oversampling"), again(weak.sample_ids, tried.factor)
         return aimed, replace(copies, sample_ids=())
+
+    def plan(
+        self, weak: Slice, properties: pd.DataFrame, sample_ids: Sequence[str], labels: Sequence[str]
+    ) -> tuple[Recipe, Augmentation]:
+        """The recipe that would be tried, and its copies."""
+        from augment.choose import plan
+
+        known, blurs = self._sharpness(weak, properties, sample_ids)
+        return plan(weak, known, sample_ids, labels, self.settings, self.seed, self.recipes, blurs)
+
+    def _sharpness(
+        self, weak: Slice, properties: pd.DataFrame, sample_ids: Sequence[str]
+    ) -> tuple[pd.DataFrame, Sequence[tuple[float, float]]]:
+        """Properties with the sharpness, and sharpness by blur, of images in the size that copies are made in.
+
+        How many pixels of blur take an image to the slice's sharpness depends on its size and on what it shows, so
+        a slice that is blurred is measured anew: some images of it, and some of the rest blurred further and further.
+        """
+        from augment.recipes import USUAL_BLURS, Recipe, blurring
+        from augment.transforms import build_transform
+        from curation.properties import measure_pixels
+
+        if weak.weakness != "blurred":
+            return properties, USUAL_BLURS
+        own = np.array([s in set(weak.sample_ids) for s in sample_ids], dtype=np.bool_)
+        rng = np.random.default_rng(self.seed)
+        inside, rest = (rng.permutation(np.flatnonzero(rows))[:MOST_MEASURED] for rows in (own, ~own))
+        if not len(rest):
+            return properties, USUAL_BLURS
+        seen, usual = (self.pixels([self.samples[sample_ids[row]] for row in rows]) for rows in (inside, rest))
+
+        def sharp(images: Pixels) -> npt.NDArray[np.float64]:
+            return np.array([measure_pixels(image)["sharpness"] for image in images])
+
+        levels = np.full(len(sample_ids), np.nan)
+        levels[inside], levels[rest] = sharp(seen), sharp(usual)
+        by_blur = [(0.0, float(np.median(levels[rest])))]
+        for pixels in BLURS:
+            step = build_transform(Recipe("blurred", "blurred", (blurring(pixels, pixels),), ""))
+            left = float(np.median(sharp(np.stack([step(image, 0) for image in usual]))))
+            by_blur.append((pixels, min(left, by_blur[-1][1])))
+        return properties.assign(sharpness=levels), by_blur
 
     def _try(self, weak: Slice, copies: Augmentation, sample_ids: Sequence[str], labels: Sequence[str]) -> Trial:
         from augment.choose import trial

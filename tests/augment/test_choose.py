@@ -52,6 +52,17 @@ class TestPlan:
             assert labels[row] == "c1"
             assert table["wafer"].iloc[row] == "poly"
 
+    def test_how_dark_images_look_besides_does_not_limit_what_is_darkened(self) -> None:
+        """Only dark images have few edges, so bright images with few edges, which are hardly any, are not asked for."""
+        table, ids, labels = a_set()
+        table["busyness"] = np.where(table["brightness"] < 0.2, 0.01, 0.2)
+        members = [s for s, n in zip(ids, range(200), strict=True) if n % 20 == 0]
+        conditions = (Condition("class", "=", "c1"), DARK, Condition("busyness", "<", 0.05))
+        _, augmentation = plan(a_slice(members, *conditions), table, ids, labels, SliceSettings(), 0)
+        assert len(augmentation.sample_ids) == 2 * len(members)
+        assert not set(augmentation.sample_ids) & set(members)
+        assert {labels[ids.index(s)] for s in augmentation.sample_ids} == {"c1"}
+
     def test_copies_have_the_mix_of_classes_of_the_slice(self) -> None:
         table, ids, labels = a_set()
         members = [s for s, label in zip(ids, labels, strict=True) if label == "c1"][:15]

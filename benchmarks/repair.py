@@ -1,0 +1,715 @@
+"""How well weak slices are repaired: slices are planted in real images, and what the toolkit does is held to the truth.
+
+A few train images are darkened, blurred, tilted, covered with glare or shrunk, as many held-out ones as can be measured
+on; other slices are out of the reach of augmentation: wrong labels, a frame that goes with another class, a subgroup
+that most images are missing of. The slice is given (``benchmarks/slices.py`` measures how well it is found), its words
+are those that the project's search finds for it. The project's own code plans the recipe, tries it on train rows and
+chooses; then a ridge head on frozen features is trained with what it chose, and beside it with as many copies by
+RandAugment and AugMix (timm), of other images and of the slice's own, with plain oversampling of the slice, with slice
+and rest weighing the same, with every other recipe, and with as many images really altered, which is what collecting
+would bring. All are measured on the same held-out rows. Data:
+``--cifar10n`` or the variable CURATION_CIFAR10N names a zip with ``train.csv`` that holds ``path`` and
+``clean_label``; ``--elpv`` adds the photovoltaic cells of package elpv-dataset.
+
+    python benchmarks/repair.py --cifar10n cifar10n.zip --seeds 2 --json repair.json
+
+Accuracy lost is the accuracy of the same held-out rows unaltered less that of the altered ones; slices within reach
+count where it is at least 5 points. The exhaustive trial judges every recipe and both baselines on the held-out rows by
+the rule that the project applies in cross-validation. Intervals are of a bootstrap over planted cases and held-out rows
+at once. ``--quick`` takes 2,000 images, one strength, one size and one seed. What was encoded is kept in ``--cache``.
+Exit code 1 where a claim does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a checkout that is not installed
+
+from augment.choose import judge, paired_gain
+from augment.recipes import known_weaknesses, recipe_for
+from augment.transforms import build_transform
+from benchmarks.slices import (
+    ALTERED,
+    Columns,
+    Features,
+    Floats,
+    Images,
+    Mask,
+    Pixels,
+    cifar,
+    elpv,
+    measured,
+    standardised,
+)  # fmt: skip
+from curation.config import SliceSettings
+from curation.credit import TrainingSet, fit_head, predict_head
+from curation.neighbours import unit_directions
+from curation.properties import PROPERTIES
+from curation.records import Classes, Estimate, Sample, Slice
+from curation.repairing import Repairer
+from curation.slices import find_slices
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Transform = Callable[[Pixels, int], Pixels]
+
+ROWS = 4_000
+QUICK = 2_000
+HELD_OUT = 0.3
+#: Share of the held-out rows that is altered; the others tell what the rest loses.
+MEASURED = 0.5
+#: Shares of the train rows that are in the slice.
+SIZES = (0.05, 0.10)
+REACHED = tuple(kind for kind in ALTERED if kind != "spurious background")
+BEYOND: dict[str, float] = {
+    "spurious background": 0.14, "wrong labels, named": 0.7, "wrong labels, look-alikes": 0.7, "rare subgroup": 0.0,
+}  # fmt: skip
+#: Rows of a class that a rare subgroup, and its share of the train rows that wrong labels among look-alikes, have.
+SUBGROUP = 0.4
+#: Least loss of accuracy at which a slice within reach counts.
+LEAST_LOSS = 0.05
+#: Copies of other images that are made once by each general policy and recipe; no contender gets more.
+GENERAL = 400
+#: Different copies by a general policy of each of the slice's own images.
+DRAWS = 1
+MARGIN = 0.01
+BARS = {"recovered": 0.5, "agrees": 0.8}
+CHOSEN, PLANNED, OVERSAMPLED, BALANCED, NOTHING = "chosen", "planned recipe", "oversampling", "balanced", "nothing"
+#: What more data would do: as many other train images as there are copies, altered as the slice is.
+COLLECTED = "as many collected"
+POLICIES = {"RandAugment": "rand-m9-mstd0.5-inc1", "AugMix": "augmix-m3-w3"}
+RIVALS = (*POLICIES, *(f"{policy} of the slice" for policy in POLICIES), OVERSAMPLED)
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Extra rows to train on: features (copies, d) and their labels."""
+
+    features: Features
+    labels: Columns
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A planted case; nothing may be chosen by held-out rows.
+
+    ``rows`` are those of the images that are trained on; ``features`` (rows, d), ``labels``, ``inside`` and ``table``
+    (properties) are theirs, ``pixels`` gives those of one of them by its place. ``held_*`` are of held-out rows;
+    ``whole`` says which of those in the slice a head gets right without the weakness.
+    """
+
+    rows: Columns
+    features: Features
+    labels: Columns
+    inside: Mask
+    table: pd.DataFrame
+    pixels: Callable[[int], Pixels]
+    held: Columns
+    held_features: Features
+    held_labels: Columns
+    held_inside: Mask
+    whole: Mask
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one planted case: gains on the slice and elsewhere by contender, what was chosen, what is best."""
+
+    data: str
+    kind: str
+    strength: float
+    size: float
+    seed: int
+    words: str
+    weakness: str
+    within_reach: bool
+    lost: float
+    counts: bool
+    members: int
+    held_out: int
+    choice: str
+    truth: str
+    best: str
+    said: str
+    gains: dict[str, float]
+    rest: dict[str, float]
+    seconds: float
+
+
+# --- encoding once
+
+
+class Encoded:
+    """Encodes images once, by their content; a store of the kind that the repairer asks."""
+
+    def __init__(self, encode: Callable[[Pixels], Features], file: Path, width: int) -> None:
+        from curation.features import RowFile
+
+        self._encode = encode
+        self._kept = RowFile(file, (width,), np.float32)
+        self.by_id: dict[str, Features] = {}
+
+    def __call__(self, images: Pixels) -> Features:
+        """Features (n, d) of images (n, side, side, 3)."""
+        keys = [hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest() for image in images]
+        known = self._kept.index()
+        new = {key: row for row, key in enumerate(keys) if key not in known}
+        if new:
+            self._kept.append(list(new), self._encode(images[list(new.values())]))
+        return np.asarray(self._kept.rows(keys), dtype=np.float32)
+
+    def features(self, samples: Sequence[Sample], progress: object = None) -> Features:
+        """Features of samples of the case at hand."""
+        return np.stack([self.by_id[s.id] for s in samples])
+
+    def encode(self, images: Pixels) -> tuple[Features, object]:
+        """As a feature store does."""
+        return self(images), None
+
+
+@dataclass(frozen=True, eq=False)
+class Workshop:
+    """A data set divided once into train and held-out rows, with everything that is encoded of it."""
+
+    images: Images
+    encoded: Encoded
+    folder: Path
+
+    @cached_property
+    def order(self) -> Columns:
+        return np.random.default_rng(7).permutation(len(self.images.labels))
+
+    @cached_property
+    def held(self) -> Columns:
+        """Held-out rows; of these the first half is altered."""
+        return np.asarray(self.order[: round(HELD_OUT * len(self.order))])
+
+    @cached_property
+    def train(self) -> Columns:
+        return np.asarray(self.order[len(self.held) :])
+
+    @cached_property
+    def spare(self) -> Columns:
+        """Train rows that are never altered, and that general policies make copies of."""
+        return np.asarray(self.train[::-1][: min(GENERAL, len(self.train) // 3)])
+
+    def altered(self, kind: str, strength: float, rows: Columns) -> Pixels:
+        """Altered versions of rows, each always the same."""
+        alter = ALTERED[kind][0]
+        return np.stack([alter(self.images.pixels[r], strength, np.random.default_rng([7, int(r)])) for r in rows])
+
+    def collected(self, kind: str, strength: float) -> Copies:
+        """The spare rows, altered as a slice is."""
+        return Copies(self.encoded(self.altered(kind, strength, self.spare)), self.images.labels[self.spare])
+
+    @cached_property
+    def general(self) -> dict[str, Copies]:
+        """Copies of the spare rows by every policy and by every recipe in its mild default strength."""
+        import pandas as pd
+
+        nothing = pd.DataFrame()
+        transforms: dict[str, Transform] = {name: policy(name) for name in POLICIES}
+        transforms |= {w: build_transform(recipe_for(w, nothing, nothing)) for w in known_weaknesses()}
+        labels, made = self.images.labels[self.spare], {}
+        for name, transform in transforms.items():
+            pixels = np.stack([transform(self.images.pixels[row], int(row)) for row in self.spare])
+            made[name] = Copies(self.encoded(pixels), labels)
+        return made
+
+
+def policy(name: str) -> Transform:
+    """RandAugment or AugMix as timm has them, as a function of pixels and seed."""
+    from timm.data.auto_augment import augment_and_mix_transform, rand_augment_transform
+
+    make = augment_and_mix_transform if name == "AugMix" else rand_augment_transform
+    chain = make(POLICIES[name], {"translate_const": 12, "img_mean": (128, 128, 128)})
+
+    def transform(image: Pixels, seed: int) -> Pixels:
+        from PIL import Image
+
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        return np.asarray(chain(Image.fromarray(image)))
+
+    return transform
+
+
+# --- planting
+
+
+def plant(shop: Workshop, kind: str, strength: float, size: float, seed: int) -> Planted:
+    """One weak slice of about ``size`` of the train rows."""
+    rng = np.random.default_rng([seed, round(1000 * size), round(1000 * strength)])
+    if kind in ALTERED:
+        return _plant_altered(shop, kind, strength, size, rng)
+    if kind == "rare subgroup":
+        return _plant_rare(shop, size, rng)
+    return _plant_wrong(shop, kind, strength, size, rng)
+
+
+def _plant_altered(shop: Workshop, kind: str, strength: float, size: float, rng: np.random.Generator) -> Planted:
+    images, train, held = shop.images, shop.train, shop.held
+    count, measured_on = round(size * len(train)), held[: round(MEASURED * len(held))]
+    features, properties = images.features[train].copy(), images.properties[train].copy()
+    may = np.flatnonzero(~np.isin(train, shop.spare))
+    framed = np.zeros(0, dtype=np.int64)
+    if kind == "spurious background":  # goes with the first class; the slice is what has it of the second
+        measured_on = held[images.labels[held] == 1]
+        first, may = np.flatnonzero(images.labels[train] == 0), may[images.labels[train[may]] == 1]
+        framed, count = first[: round(0.8 * min(len(first), 300))], min(count, len(may) // 3)
+    own = rng.permutation(may[: round(1.5 * max(SIZES) * len(train))])[:count]
+    changed = np.concatenate([framed, own])
+    pixels = shop.altered(kind, strength, train[changed])
+    features[changed], properties[changed] = shop.encoded(pixels), measured(pixels)
+    inside, held_inside = np.zeros(len(train), dtype=np.bool_), np.isin(held, measured_on)
+    inside[own] = True
+    held_features = images.features[held].copy()
+    held_features[held_inside] = shop.encoded(shop.altered(kind, strength, held[held_inside]))
+    seen = dict(zip(changed.tolist(), pixels, strict=True))
+    labels = images.labels[train]
+    return _planted(
+        shop, features, labels, inside, properties, _sites(rng, len(train)), held_features, held_inside,
+        whole=_right(shop, features, labels, held_inside), pixels=lambda row: seen.get(row, images.pixels[train[row]]),
+    )  # fmt: skip
+
+
+def _plant_wrong(shop: Workshop, kind: str, strength: float, size: float, rng: np.random.Generator) -> Planted:
+    images, train, held = shop.images, shop.train, shop.held
+    count, site = round(size * len(train)), _sites(rng, len(train))
+    inside, held_inside = np.zeros(len(train), dtype=np.bool_), np.zeros(len(held), dtype=np.bool_)
+    if kind == "wrong labels, named":
+        inside[rng.permutation(len(train))[:count]] = True
+        held_inside[rng.permutation(len(held))[: round(MEASURED * len(held))]] = True
+        site[inside] = "s8"
+    else:
+        unit = unit_directions(images.features)
+        near = unit @ unit[train[rng.integers(len(train))]]
+        inside[np.argsort(-near[train])[:count]] = True
+        held_inside[np.argsort(-near[held])[: max(round(size * len(held)), 60)]] = True
+    right_labels = images.labels[train]
+    labels = right_labels.copy()
+    flipped = np.flatnonzero(inside)[rng.random(int(inside.sum())) < strength]
+    labels[flipped] = (labels[flipped] + rng.integers(1, len(images.names), len(flipped))) % len(images.names)
+    return _planted(
+        shop, images.features[train], labels, inside, images.properties[train], site, images.features[held],
+        held_inside, whole=_right(shop, images.features[train], right_labels, held_inside),
+    )  # fmt: skip
+
+
+def _plant_rare(shop: Workshop, size: float, rng: np.random.Generator) -> Planted:
+    """Of 40 % of a class that look alike, all but a few train rows are missing."""
+    images, train, held = shop.images, shop.train, shop.held
+    centre = train[rng.integers(len(train))]
+    of_class = images.labels == images.labels[centre]
+    unit = unit_directions(images.features)
+    near = np.where(of_class, unit @ unit[centre], -np.inf)
+    group = np.argsort(-near)[: round(SUBGROUP * of_class.sum())]
+    members = np.flatnonzero(np.isin(train, group))
+    few = rng.permutation(members)[: max(20, round(0.15 * size * len(train)))]
+    kept = np.sort(np.concatenate([np.setdiff1d(np.arange(len(train)), members), few]))
+    labels, held_inside = images.labels[train], np.isin(held, group)
+    return _planted(
+        shop, images.features[train[kept]], labels[kept], np.isin(kept, few), images.properties[train[kept]],
+        _sites(rng, len(kept)), images.features[held], held_inside,
+        whole=_right(shop, images.features[train], labels, held_inside), rows=train[kept],
+    )  # fmt: skip
+
+
+def _sites(rng: np.random.Generator, count: int) -> Any:
+    return rng.choice([f"s{n}" for n in range(8)], count)
+
+
+def _right(shop: Workshop, features: Features, labels: Columns, inside: Mask) -> Mask:
+    """Which held-out rows of the slice, unaltered, a head gets right that is trained on these rows."""
+    head, ask = Heads(features, labels, len(shop.images.names)), shop.held[inside]
+    return head.right(head.plain, shop.images.features[ask], shop.images.labels[ask])
+
+
+def _planted(
+    shop: Workshop, features: Features, labels: Columns, inside: Mask, properties: Floats, site: Any,
+    held_features: Features, held_inside: Mask, *, whole: Mask, rows: Columns | None = None,
+    pixels: Callable[[int], Pixels] | None = None,
+) -> Planted:  # fmt: skip
+    import pandas as pd
+
+    rows = shop.train if rows is None else rows
+    table = pd.DataFrame(properties, columns=list(PROPERTIES)).assign(site=site)
+    return Planted(
+        rows, features, labels, inside, table, pixels or (lambda row: shop.images.pixels[rows[row]]), shop.held,
+        held_features, shop.images.labels[shop.held], held_inside, whole,
+    )  # fmt: skip
+
+
+# --- training
+
+
+class Heads:
+    """Ridge heads on train rows with extra copies or with weights; the train rows' part is computed once."""
+
+    def __init__(self, features: Features, labels: Columns, classes: int) -> None:
+        self.classes = classes
+        self.labels = labels
+        self.mean, self.deviation = features.mean(axis=0), features.std(axis=0) + 1e-6
+        self.inputs = self._scaled(features)
+
+    def _scaled(self, features: Features) -> Features:
+        return standardised(features, self.mean, self.deviation)
+
+    @cached_property
+    def plain(self) -> Floats:
+        return fit_head(TrainingSet(self.inputs, self.labels), self.classes)
+
+    def with_copies(self, copies: Copies) -> Floats:
+        """A head that is also trained on copies."""
+        together = np.concatenate([self.inputs, self._scaled(copies.features)])
+        return fit_head(TrainingSet(together, np.concatenate([self.labels, copies.labels])), self.classes)
+
+    def repeated(self, rows: Columns) -> Floats:
+        """A head that is also shown these train rows again."""
+        together = np.concatenate([self.inputs, self.inputs[rows]])
+        return fit_head(TrainingSet(together, self.labels[np.concatenate([np.arange(len(self.labels)), rows])]),
+                        self.classes)  # fmt: skip
+
+    def right(self, head: Floats, features: Features, labels: Columns) -> Mask:
+        """Which rows a head gets right, (rows,)."""
+        return np.asarray(predict_head(head, self._scaled(features)) == labels)
+
+
+# --- what the project does
+
+
+def given_slice(planted: Planted, labels: Sequence[str], ids: Sequence[str], classes: Classes, seed: int) -> Slice:
+    """The planted train rows as a slice, in the words that the project's search has for them, if any."""
+    own = tuple(ids[row] for row in np.flatnonzero(planted.inside))
+    found = find_slices(
+        planted.table, planted.inside, ids, settings=SliceSettings(), classes=classes, labels=labels, seed=seed
+    )
+    for slice_ in found[:1]:
+        both, either = len(set(own) & set(slice_.sample_ids)), len(set(own) | set(slice_.sample_ids))
+        if both >= either / 2:
+            return replace(slice_, sample_ids=own, size=len(own))
+    return Slice("without words", (), own, len(own), 0, 0.0, (0.0, 1.0), 0.0, 1.0, "rare")
+
+
+@dataclass(frozen=True)
+class Deed:
+    """What the project makes of a slice: the planned recipe's copies, what it chose and the copies of that."""
+
+    weak: Slice
+    choice: str
+    said: str
+    planned: Copies
+    chosen: Copies
+
+
+def repaired(shop: Workshop, planted: Planted, seed: int) -> Deed:
+    """Plan, trial and choice by the project's own code, on train rows alone."""
+    from PIL import Image
+
+    names = tuple(f"c{n}" for n in range(len(shop.images.names)))
+    ids = [f"row{row}" for row in planted.rows]
+    labels = [names[column] for column in planted.labels]
+    row_of = {sample_id: row for row, sample_id in enumerate(ids)}
+    weak = given_slice(planted, labels, ids, Classes(names, shop.images.names), seed)
+    samples = {s: Sample(s, s, shop.folder / f"{s}.png", "train") for s in ids}
+    shop.encoded.by_id = dict(zip(ids, planted.features, strict=True))
+    settings = SliceSettings()
+    repairer = Repairer(
+        shop.encoded, lambda chosen: np.stack([planted.pixels(row_of[s.id]) for s in chosen]),
+        lambda chosen, features: np.arange(len(chosen)), samples, settings, seed=seed,
+    )  # fmt: skip
+    recipe, augmentation = repairer.plan(weak, planted.table, ids, labels)
+    for sample_id in augmentation.sample_ids[:6]:  # what the preview shows is read from files
+        Image.fromarray(planted.pixels(row_of[sample_id])).save(samples[sample_id].file)
+    aimed, used = repairer(weak, planted.table, ids, labels, shop.folder)
+
+    def copies(made: Any) -> Copies:
+        rows = np.array([row_of[s] for s in made.sample_ids for _ in range(made.copies)], dtype=np.int64)
+        pixels = [
+            made.transform(planted.pixels(row_of[s]), seed + 7919 * turn + n)
+            for n, s in enumerate(made.sample_ids) for turn in range(made.copies)
+        ]  # fmt: skip
+        features = shop.encoded(np.stack(pixels)) if pixels else planted.features[:0]
+        return Copies(features, planted.labels[rows])
+
+    planned = copies(augmentation)
+    chosen = planned if aimed.repair == "recipe" else copies(used)
+    return Deed(replace(aimed, weakness=recipe.weakness), aimed.repair, aimed.proof, planned, chosen)
+
+
+# --- contenders
+
+
+def trained(shop: Workshop, planted: Planted, deed: Deed, collected: Copies | None) -> tuple[Heads, dict[str, Floats]]:
+    """A head for each contender; recipes that are not the planned one stand under the weakness they are against."""
+    heads = Heads(planted.features, planted.labels, len(shop.images.names))
+    count = len(deed.planned.labels)
+    own = np.random.default_rng(0).permutation(np.flatnonzero(planted.inside))
+    even = min(max(1, round(len(planted.labels) / len(own)) - 1), 19)
+    made = {NOTHING: heads.plain, PLANNED: heads.with_copies(deed.planned), CHOSEN: heads.with_copies(deed.chosen)}
+    made[OVERSAMPLED] = heads.repeated(np.resize(own, count))
+    made[BALANCED] = heads.repeated(np.tile(own, even))
+    first = np.flatnonzero(np.isin(shop.spare, planted.rows[~planted.inside]))[:count]
+    for name, copies in (shop.general | ({COLLECTED: collected} if collected else {})).items():
+        made[name] = heads.with_copies(Copies(copies.features[first], copies.labels[first]))
+    for name in POLICIES:
+        made[f"{name} of the slice"] = heads.with_copies(_of_slice(shop, planted, own, policy(name), count))
+    return heads, made
+
+
+def _of_slice(shop: Workshop, planted: Planted, own: Columns, transform: Transform, count: int) -> Copies:
+    """``count`` copies of the slice's own images, two different ones of each at most."""
+    rows = np.concatenate([own] * DRAWS)[:count]
+    draws = np.repeat(np.arange(DRAWS), len(own))[:count]
+    made = [transform(planted.pixels(int(row)), int(7919 * draw + planted.rows[row]))
+            for row, draw in zip(rows, draws, strict=True)]  # fmt: skip
+    again = np.resize(np.arange(len(rows)), count)
+    return Copies(shop.encoded(np.stack(made))[again], planted.labels[rows[again]])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a contender changes on held-out rows: gain on the slice, change elsewhere, and a class that surely loses."""
+
+    gain: Estimate
+    rest: Estimate
+    harmed: str
+
+    @property
+    def harms(self) -> bool:
+        return self.rest.value < -MARGIN or bool(self.harmed)
+
+    @property
+    def helps(self) -> bool:
+        return self.gain.ci is not None and self.gain.ci[0] > 0 and not self.harms
+
+
+def outcome(plain: Mask, right: Mask, inside: Mask, labels: Columns) -> Outcome:
+    """All of shape (rows,): right before, right now, in the slice, true column."""
+    harmed = ""
+    for column in np.unique(labels[~inside]):
+        change = paired_gain(plain[~inside & (labels == column)], right[~inside & (labels == column)])
+        if change.ci is not None and change.ci[1] < 0 and change.value < -MARGIN:
+            harmed = f"class {column}"
+    return Outcome(paired_gain(plain[inside], right[inside]), paired_gain(plain[~inside], right[~inside]), harmed)
+
+
+def exhaustive(right: Mapping[str, Mask], recipes: Sequence[str], inside: Mask, labels: Columns) -> tuple[str, str]:
+    """What is best to do by the truth, and by which recipe or baseline: the project's rule with all recipes to pick.
+
+    ``right`` has for each contender which held-out rows it gets right, (rows,).
+    """
+    found = {name: outcome(right[NOTHING], right[name], inside, labels) for name in (*recipes, OVERSAMPLED, BALANCED)}
+    baseline = max((OVERSAMPLED, BALANCED), key=lambda name: (not found[name].harms, found[name].gain.value))
+    best = max(recipes, key=lambda name: (found[name].helps, found[name].gain.value))
+    verdict = judge(
+        found[best].gain, found[best].rest, found[baseline].gain, MARGIN, harmed=found[best].harmed,
+        beyond=paired_gain(right[baseline][inside], right[best][inside]), baseline_harms=found[baseline].harms,
+    ).repair  # fmt: skip
+    return verdict, {"recipe": best, "oversampling": baseline, "collect": NOTHING}[verdict]
+
+
+# --- measuring
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A result, and by contender which held-out rows it gets right, (rows,); ``WHOLE`` stands for no weakness."""
+
+    result: Result
+    right: Mapping[str, Mask]
+    inside: Mask
+
+
+WHOLE = "without the weakness"
+
+
+def measure(shop: Workshop, kind: str, strength: float, size: float, seed: int) -> Measured:
+    """Plant, let the project repair, and hold that against the others and the truth."""
+    began = time.perf_counter()
+    planted = plant(shop, kind, strength, size, seed)
+    deed = repaired(shop, planted, seed)
+    seconds = time.perf_counter() - began
+    heads, made = trained(shop, planted, deed, shop.collected(kind, strength) if kind in REACHED else None)
+    inside, labels = planted.held_inside, planted.held_labels
+    right = {name: heads.right(head, planted.held_features, labels) for name, head in made.items()}
+    right[WHOLE] = right[NOTHING].copy()
+    right[WHOLE][inside] = planted.whole
+    truth, best = exhaustive(right, (PLANNED, *known_weaknesses()), inside, labels)
+    lost = float(right[WHOLE][inside].mean() - right[NOTHING][inside].mean())
+    gains, rest = (
+        {name: float(r[rows].mean() - right[NOTHING][rows].mean()) for name, r in right.items()}
+        for rows in (inside, ~inside)
+    )
+    result = Result(
+        shop.images.name, kind, strength, size, seed, deed.weak.name, deed.weak.weakness, kind in REACHED, lost,
+        kind in REACHED and lost >= LEAST_LOSS, int(planted.inside.sum()), int(inside.sum()), deed.choice, truth, best,
+        deed.said, gains, rest, seconds,
+    )  # fmt: skip
+    return Measured(result, right, inside)
+
+
+def runs(shop: Workshop, seeds: int, quick: bool) -> Iterator[Measured]:
+    """All kinds, strengths, sizes and seeds."""
+    kinds = [(kind, strength) for kind in REACHED for strength in ALTERED[kind][1][quick:]] + list(BEYOND.items())
+    for seed in range(seeds):
+        for size in SIZES[:1] if quick else SIZES:
+            for kind, strength in kinds:
+                yield measure(shop, kind, strength, size, seed)
+
+
+def pooled(tables: Sequence[Floats], over: Sequence[Floats] | None = None, draws: int = 2000) -> Estimate:
+    """The mean of changes with a bootstrap interval over cases and rows at once, or that of the ratio of two sums.
+
+    Each table, one for a data set, has shape (cases, rows) and NaN where a case does not measure a row; ``over`` holds
+    the tables of the divisor, by default ones.
+
+    >>> pooled([np.array([[1.0, 0.0, np.nan], [1.0, 1.0, 1.0]])]).value
+    0.8
+    """
+    rng = np.random.default_rng(0)
+    sums = np.zeros((2, draws + 1))
+    for number, table in enumerate(tables):
+        divisor = over[number] if over is not None else np.where(np.isnan(table), np.nan, 1.0)
+        cases, rows = (
+            np.concatenate([np.ones((1, n)), rng.multinomial(n, np.full(n, 1 / n), draws)]) for n in table.shape
+        )
+        for place, values in enumerate((table, divisor)):
+            sums[place] += ((cases @ np.nan_to_num(values)) * rows).sum(axis=1)
+    ratios = sums[0] / np.where(sums[1] == 0, np.nan, sums[1])
+    low, high = np.nanpercentile(ratios[1:], [2.5, 97.5])
+    return Estimate(float(ratios[0]), (float(low), float(high)))
+
+
+def changes(found: Sequence[Measured], name: str, other: str, *, elsewhere: bool = False) -> list[Floats]:
+    """What contender ``name`` gains over ``other``, tables as ``pooled`` takes them; in the slice, or elsewhere."""
+    tables = []
+    for data in dict.fromkeys(m.result.data for m in found):
+        rows = []
+        for m in (m for m in found if m.result.data == data):
+            change = m.right[name].astype(np.float64) - m.right[other]
+            rows.append(np.where(m.inside ^ elsewhere, change, np.nan))
+        tables.append(np.stack(rows))
+    return tables
+
+
+def summary(found: Sequence[Measured]) -> list[dict[str, Any]]:
+    """Claims against their bars, each with the estimate that it rests on."""
+    reached = [m for m in found if m.result.counts]
+    claims = []
+
+    def claim(name: str, estimate: Estimate, value: float, bar: float) -> None:
+        claims.append({"name": name, "value": round(value, 4), "bar": bar, "holds": bool(value >= bar),
+                       "estimate": estimate.value, "ci": estimate.ci})  # fmt: skip
+
+    if reached:
+        lost = changes(reached, WHOLE, NOTHING)
+        share = pooled(changes(reached, CHOSEN, NOTHING), lost)
+        claim(f"share of the accuracy lost that the choice recovers, {len(reached)} slices within reach",
+              share, share.value, BARS["recovered"])  # fmt: skip
+        for rival in RIVALS:
+            beyond = pooled(changes(reached, CHOSEN, rival))
+            claim(f"gain on the slice over {rival} of equal cost, lower end of the interval",
+                  beyond, (beyond.ci or (0, 0))[0], 1e-9)  # fmt: skip
+    agrees = [float(m.result.choice == m.result.truth) for m in found]
+    claim(f"choices that agree with the exhaustive trial, {len(found)} slices",
+          Estimate(float(np.mean(agrees))), float(np.mean(agrees)), BARS["agrees"])  # fmt: skip
+    rest = pooled(changes(found, CHOSEN, NOTHING, elsewhere=True))
+    claim("change of accuracy elsewhere, upper end of the interval", rest, (rest.ci or (0, 0))[1], 0.0)
+    return claims
+
+
+def print_table(found: Sequence[Measured]) -> None:
+    """Points of accuracy lost and gained by kind and contender, and how often the choice agrees."""
+    shown = (CHOSEN, PLANNED, *RIVALS, BALANCED, COLLECTED)
+    print(f"\n{'planted':32}{'cases':>6}{'lost':>7}" + "".join(f"{c[:15]:>16}" for c in shown) + f"{'agrees':>8}  best")
+    for data, kind in dict.fromkeys((m.result.data, m.result.kind) for m in found):
+        own = [m for m in found if (m.result.data, m.result.kind) == (data, kind)]
+        results = [m.result for m in own]
+        cells = "".join(f"{100 * np.mean([r.gains.get(c, np.nan) for r in results]):+16.1f}" for c in shown)
+        best = max(results, key=lambda r: r.lost).best
+        print(f"{data + ', ' + kind:32.32}{len(own):6}{100 * np.mean([r.lost for r in results]):7.1f}{cells}"
+              f"{np.mean([r.choice == r.truth for r in results]):8.2f}  {best}")  # fmt: skip
+
+
+def print_row(row: Result) -> None:
+    """One line a case, as it comes."""
+    gains = ", ".join(f"{n} {100 * row.gains[n]:+.1f}" for n in (CHOSEN, PLANNED, *RIVALS, BALANCED))
+    print(
+        f"{row.data} {row.kind} {row.strength:g} size {row.size:.0%} seed {row.seed}: lost {100 * row.lost:.1f} of "
+        f"{row.held_out} rows, {row.members} members, '{row.words}' ({row.weakness}); {row.choice}, truth {row.truth} "
+        f"by {row.best} ({100 * row.gains[row.best]:+.1f}); {gains}; {row.seconds:.0f} s", flush=True,
+    )  # fmt: skip
+
+
+# --- data
+
+
+def workshop(loaded: tuple[Images, Callable[[Pixels], Features]], rows: int | None, cache: Path) -> Workshop:
+    """A data set ready to be planted in; what is encoded is kept in the cache."""
+    images, encode = loaded
+    kept = np.arange(len(images.labels))[:rows]
+    images = replace(
+        images, pixels=images.pixels[kept], labels=images.labels[kept], features=images.features[kept],
+        properties=images.properties[kept],
+    )  # fmt: skip
+    folder = cache / "repair"
+    folder.mkdir(exist_ok=True)
+    return Workshop(images, Encoded(encode, folder / f"encoded-{images.name}.f32", images.features.shape[1]), folder)
+
+
+def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--cifar10n", type=Path, default=os.environ.get("CURATION_CIFAR10N"), help="zip of CIFAR-10N")
+    parser.add_argument("--elpv", action="store_true", help="ELPV (package elpv-dataset); also where no zip is named")
+    parser.add_argument("--rows", type=int, default=ROWS, help=f"images of CIFAR-10N ({ROWS:,})")
+    parser.add_argument("--seeds", type=int, default=2, help="draws of each planted slice (2)")
+    parser.add_argument("--quick", action="store_true", help="2,000 images, one strength, size and seed")
+    parser.add_argument("--cache", type=Path, help="folder that keeps features (a temporary one)")
+    parser.add_argument("--json", type=Path, help="write everything that was measured")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print the table and the claims, write JSON; 1 where a claim does not hold."""
+    options = read_options(arguments)
+    found: list[Measured] = []
+    with tempfile.TemporaryDirectory() as folder:
+        cache = options.cache or Path(folder)
+        cache.mkdir(parents=True, exist_ok=True)
+        rows = QUICK if options.quick else options.rows
+        shops = [workshop(cifar(options.cifar10n, rows, cache), rows, cache)] if options.cifar10n else []
+        shops += [workshop(elpv(cache), QUICK if options.quick else None, cache)] if options.elpv or not shops else []
+        for shop in shops:
+            for m in runs(shop, 1 if options.quick else options.seeds, options.quick):
+                found.append(m)
+                print_row(m.result)
+    claims = summary(found)
+    print_table(found)
+    for claim in claims:
+        print(f"{'holds ' if claim['holds'] else 'MISSED'} {claim['name']}: {claim['value']:.3f} (bar {claim['bar']:g})"
+              f"; {claim['estimate']:+.3f} {claim['ci'] or ''}")  # fmt: skip
+    if options.json:
+        told = {"claims": claims, "planted": [asdict(m.result) for m in found]}
+        options.json.write_text(json.dumps(told, indent=2), encoding="utf-8")
+    return 0 if all(claim["holds"] for claim in claims) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
