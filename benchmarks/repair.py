@@ -93,7 +93,7 @@ BARS = {"recovered": 0.5, "agrees": 0.8}
 CHOSEN, PLANNED, OVERSAMPLED, BALANCED, NOTHING = "chosen", "planned recipe", "oversampling", "balanced", "nothing"
 #: What more data would do: as many other train images as there are copies, altered as the slice is.
 COLLECTED = "as many collected"
-POLICIES = {"RandAugment": "rand-m9-mstd0.5-inc1", "AugMix": "augmix-m3-w3"}
+POLICIES = {"RandAugment": "rand-m9-mstd0.5-mmax9-inc1", "AugMix": "augmix-m3-w3"}
 RIVALS = (*POLICIES, *(f"{policy} of the slice" for policy in POLICIES), OVERSAMPLED)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from curation.config import SliceSettings
 from curation.records import Condition, Progress, Sample, Slice
@@ -97,3 +97,29 @@ def test_slice_that_is_merely_rare_is_shown_more_often_or_helped_by_its_recipe(m
     aimed, copies = made.repairer(settings)(made.weak, made.table, made.ids, labels, tmp_path)
     assert aimed.repair != "recipe"
     assert not set(copies.sample_ids) - set(made.weak.sample_ids)
+
+
+@pytest.mark.parametrize(("side", "pixels"), [(64, 2.0), (112, 4.0)])
+def test_copies_are_as_blurred_as_the_slice_whatever_the_size_and_however_sharpness_was_measured(
+    tmp_path: Path, side: int, pixels: float
+) -> None:
+    """Grainy images, a quarter of them blurred; sharpness in the table is of another size, as for a large image."""
+    rng = np.random.default_rng(0)
+    count, blurred = 80, 20
+    made: dict[str, np.ndarray] = {}
+    samples: dict[str, Sample] = {}
+    for n in range(count):
+        grain = Image.fromarray(rng.integers(0, 256, (side // 4, side // 4, 3), dtype=np.uint8)).resize((side, side))
+        image = grain.filter(ImageFilter.GaussianBlur(pixels)) if n < blurred else grain
+        made[f"s{n}"] = np.asarray(image)
+        samples[f"s{n}"] = Sample(f"s{n}", f"{n}.png", tmp_path / f"{n}.png", "train")
+    ids = list(made)
+    store = Corner(made)
+    repairer = Repairer(store, store.pixels, lambda chosen, features: np.arange(len(chosen)), samples, SliceSettings())
+    table = pd.DataFrame({"sharpness": [0.65 if n < blurred else 0.7 for n in range(count)], "saturation": 0.3})
+    soft = Condition("sharpness", "<", 0.66)
+    weak = Slice("soft", (soft,), tuple(ids[:blurred]), blurred, 10, 0.5, (0.3, 0.7), 0.0, 0.001, "blurred")
+    recipe, copies = repairer.plan(weak, table, ids, ["c1"] * count)
+    least, most = recipe.steps[0].parameters["sigma_limit"]
+    assert 0.75 * pixels <= least <= most <= 1.3 * pixels
+    assert set(copies.sample_ids) <= set(ids[blurred:])
