@@ -244,6 +244,7 @@ def test_killed_while_it_records_the_next_review_makes_it_good_unasked(project: 
         while complete(reporter) != {"it00": False, "it01": True}:  # in the midst of writing the first of two
             assert killed.poll() is None
             assert time.monotonic() < give_up
+            time.sleep(0.05)
         us = psutil.Process(killed.pid)
         for process in [*us.children(recursive=True), us]:
             process.kill()
