@@ -652,7 +652,11 @@ class Project:
         file = self.paths.home / "queues.json"
         noted: dict[str, Any] = read_json(file) if file.exists() else {}
         waits = {i.number for i in self.ledger.iterations() if i.state == "waiting"}
-        return list(noted["people"]) if self.settings.review.people and noted.get("iteration") in waits else []
+        return list(noted["people"]) if self._people_with_queues() and noted.get("iteration") in waits else []
+
+    def _people_with_queues(self) -> tuple[str, ...]:
+        """As the settings are by now, so that a run that waits for people heeds who is away."""
+        return read_settings(self.paths.settings).review.people
 
     def _note_queues(self, number: int, annotator: Annotator) -> list[dict[str, Any]]:
         """Look how far everybody is, and keep it for those who ask when no Label Studio is running."""
@@ -755,7 +759,7 @@ class Project:
                         person_names=self.labelers(),
                         retired=tuple(self.ledger.merged_classes()),
                         labelers=everybody,
-                        own_queues=self.settings.review.people,
+                        own_queues=self._people_with_queues,
                         earlier=self.ledger.queue,
                         recorded=partial(self.ledger.verdicts, holdout=True),
                         addresses=self._addresses_of_images(),

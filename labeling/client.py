@@ -80,9 +80,9 @@ class LabelStudioAnnotator:
     class id; ``labels`` are class ids by sample id, to show what lies near; ``person_names`` how people are called in
     verdicts, by email (as they are, where missing); ``retired`` are class ids that nobody is asked for any more.
     ``earlier`` gives all entries that were ever sent, ``recorded`` the verdicts that the ledger has: who has judged an
-    image is not asked about it again where another one of ``labelers`` is here. ``own_queues`` names the people who
-    have a queue each, among whom a batch is divided; where it is empty, all share. ``addresses`` are addresses of image
-    files in a storage that Label Studio reads (``labeling.storages``).
+    image is not asked about it again where another one of ``labelers`` is here. ``own_queues`` gives those people who
+    have a queue each, among whom a batch is divided, as of now; where there are none, all share. ``addresses`` are
+    addresses of image files in a storage that Label Studio reads (``labeling.storages``).
     After ``collect``, ``rejected`` holds the reasons of answers that could not count. Every fault of Label Studio is a
     LabelStudioError.
     """
@@ -101,7 +101,7 @@ class LabelStudioAnnotator:
         person_names: Mapping[str, str] | None = None,
         retired: Sequence[str] = (),
         labelers: Collection[str] = (),
-        own_queues: Sequence[str] = (),
+        own_queues: Callable[[], Sequence[str]] = tuple,
         earlier: Callable[[], Sequence[QueueEntry]] = tuple,
         recorded: Callable[[], Sequence[Verdict]] = tuple,
         addresses: Mapping[Path, str] | None = None,
@@ -119,7 +119,7 @@ class LabelStudioAnnotator:
         kept = [(class_id, name) for class_id, name in classes if class_id not in retired]
         self._asked = Classes(tuple(c for c, _ in kept), tuple(n for _, n in kept))
         self.labelers = frozenset(labelers)
-        self.own_queues = tuple(own_queues)
+        self._own_queues = own_queues
         self.stored_at = dict(addresses or {})
         self._earlier, self._recorded = earlier, recorded
         self.texts = texts or read_texts()
@@ -201,13 +201,14 @@ class LabelStudioAnnotator:
 
         Also counts answers that were not collected yet.
         """
-        if not self.own_queues:
+        own_queues = self._own_queues()
+        if not own_queues:
             return []
         with self._faults("counting answers"):
             projects = self._projects()
             answers = self._answers(entries, projects)
             asked = self._who_answered(answers)
-        rows = progress_of(entries, self.own_queues, _all_tasks(answers), asked)
+        rows = progress_of(entries, own_queues, _all_tasks(answers), asked)
         return [
             PersonQueue(
                 person, given, of,
@@ -240,7 +241,7 @@ class LabelStudioAnnotator:
         Where people have queues of their own, ``queues`` says where each of them goes.
         """
         with self._faults("looking up the labeling projects"):
-            found = {} if self.own_queues else self._projects()
+            found = {} if self._own_queues() else self._projects()
         return {
             queue.stream: self._address(project)
             for queue, project in found.items()
@@ -254,10 +255,11 @@ class LabelStudioAnnotator:
 
     def _plan(self, entries: Sequence[QueueEntry], projects: Mapping[Queue, Any]) -> Plan:
         """What belongs where; where nobody has a queue of their own, without looking at the tasks that are there."""
-        if not self.own_queues and not any(queue.owner for queue in projects):
+        own_queues = self._own_queues()
+        if not own_queues and not any(queue.owner for queue in projects):
             return plan_together(entries, self._answered_by())
         people, answers, recorded = self._people(), self._answers(entries, projects), self._recorded()
-        for person in self.own_queues:
+        for person in own_queues:
             if person not in people.values():
                 raise ConfigError(
                     f"setting 'review.people' names '{person}', who has no account in the Label Studio at "
@@ -269,7 +271,7 @@ class LabelStudioAnnotator:
         here = Counter(task.queue for task in tasks)
         others = {queue: p for queue, p in projects.items() if queue.owner and (p.task_number or 0) > here[queue]}
         old = self._same_images(others, entries)
-        plan = plan_apart(entries, self.own_queues, tasks, answered, judged, deleted, old)
+        plan = plan_apart(entries, own_queues, tasks, answered, judged, deleted, old)
         return replace(plan, there={queue: plan.there.get(queue, frozenset()) for queue in projects})
 
     def _same_images(self, projects: Mapping[Queue, Any], entries: Sequence[QueueEntry]) -> dict[str, set[Queue]]:
@@ -331,7 +333,7 @@ class LabelStudioAnnotator:
     def _title(self, queue: Queue) -> str:
         """What people find the project by: whose it is first, where it is somebody's."""
         word = self.texts.title_shown if queue.stream == "shown" else self.texts.title_blind
-        whose = {owner_of(person): person for person in self.own_queues}.get(queue.owner, "")
+        whose = {owner_of(person): person for person in self._own_queues()}.get(queue.owner, "")
         if not whose:
             return f"{self.project_name[: _LONGEST_TITLE - len(word) - 3]} · {word}"
         return f"{whose[:_LONGEST_NAME]} · {word} · {self.project_name}"[:_LONGEST_TITLE]

@@ -55,7 +55,7 @@ class Desk:
         ledger = Ledger.in_file(self.ledger)
         people = LabelStudioAnnotator(
             replace(self.connection, url=url), project_name="Faults", project_id=self.project_id, classes=CLASSES,
-            own_queues=self.people, recorded=ledger.verdicts,
+            own_queues=lambda: self.people, recorded=ledger.verdicts,
         )  # fmt: skip
         if phase == "send":
             people.send(ledger.queue(), self.files)

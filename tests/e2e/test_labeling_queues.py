@@ -20,7 +20,7 @@ from curation.project import Project
 from curation.records import BAD_IMAGE, Mode, QueueEntry, Verdict
 from labeling.client import LabelStudioAnnotator, LabelStudioPerson
 from labeling.server import Connection, LabelStudioServer
-from labeling.tasks import choice_result, owner_of
+from labeling.tasks import choice_result, image_name, owner_of
 from labeling.web import token_client
 from tests.contracts.test_annotators import CLASSES, draw, entry
 from tests.tests_gate import Moment, gate
@@ -48,7 +48,7 @@ class Desk:
     def annotator(self, *people: str, url: str = "") -> LabelStudioAnnotator:
         return LabelStudioAnnotator(
             replace(self.connection, url=url or self.connection.url), project_name="House & garden",
-            project_id=self.project_id, classes=CLASSES, person_names=NAMES, own_queues=people,
+            project_id=self.project_id, classes=CLASSES, person_names=NAMES, own_queues=lambda: people,
             labelers=("Ann", "Bob"), earlier=lambda: self.batch, recorded=lambda: [*self.recorded.values()],
         )  # fmt: skip
 
@@ -158,6 +158,8 @@ def test_open_tasks_of_who_is_away_are_handed_over_and_answered_ones_stay(
     shown = [t["data"]["image"].split("/")[-1] for p in ("Ann", "Bob") for s in desk.tasks(p).values() for t in s]
     assert len(shown) == 12
     assert set(shown) <= served
+    his_own = {p.stem for s in ("shown", "blind") for p in (label_studio.images / f"{s}-{owner_of('Bob')}").iterdir()}
+    assert not his_own & {image_name(key) for key in moved}
 
 
 def test_an_answer_that_comes_while_its_task_is_handed_over_is_asked_of_nobody_else(
@@ -187,8 +189,13 @@ def test_who_comes_while_the_batch_is_open_gets_a_share_and_all_can_share_again(
     desk.send("Ann")
     assert len(desk.keys()) == 1
     assert len(desk.keys("Ann")) == 11
+    begun = desk.tasks("Ann")["shown"][-1]  # the first that would be Bob's, but Ann is at work on it
+    with token_client(desk.connection.url, tokens["ann"]) as client:
+        client.post(f"/api/tasks/{begun['id']}/drafts", json={"result": choice_result("c1")}).raise_for_status()
     desk.send("Ann", "Bob")
-    assert (len(desk.keys("Ann")), len(desk.keys("Bob"))) == (5, 6)
+    assert (len(desk.keys("Ann")), len(desk.keys("Bob"))) == (6, 5)
+    assert begun["data"]["key"] in desk.keys("Ann")
+    assert not set(desk.keys("Ann")) & set(desk.keys("Bob"))
     says(desk.connection, tokens["bob"], desk.tasks("Bob")["blind"][0])
     desk.send()
     assert (len(desk.keys("Ann")), len(desk.keys("Bob")), len(desk.keys())) == (0, 1, 11)
@@ -304,10 +311,18 @@ def test_two_people_label_in_the_browser_each_in_a_queue_of_their_own(
     assert [(row["person"], row["answered"], row["asked"]) for row in curate_says("people", "--queues")] == [
         (cyd, 2, 3), (dan, 1, 3),
     ]  # fmt: skip
+    for command in ("people", "status", "label", "sync"):
+        told = CliRunner().invoke(curate, [command, str(project.root)]).output
+        assert f"{cyd}: 2 of 3 answered" in told
+        assert (queues[dan]["addresses"]["blind"] in told) == (command in ("people", "label"))
     (iteration,) = curate_says("status")["iterations"]
     assert iteration["people"][1] == {"person": dan, "answered": 1, "asked": 3}
 
-    name_people(f'"{cyd}"')  # Dan is away
+    name_people(f'"{cyd}"')  # Dan is away, and a run that waits since before hears of it
+    assert project.send_open(1)
+    with token_client(connection.url, connection.token) as client:
+        number = queues[dan]["addresses"]["shown"].split("/")[4]
+        assert client.get(f"/api/projects/{number}/").json()["task_number"] == 1
     assert [(row["person"], row["answered"], row["asked"]) for row in curate_says("label")["people"]] == [
         (cyd, 2, 5), (dan, 1, 1),
     ]  # fmt: skip
