@@ -321,8 +321,9 @@ def test_two_people_label_in_the_browser_each_in_a_queue_of_their_own(
     name_people(f'"{cyd}"')  # Dan is away, and a run that waits since before hears of it
     assert project.send_open(1)
     with token_client(connection.url, connection.token) as client:
-        number = queues[dan]["addresses"]["shown"].split("/")[4]
-        assert client.get(f"/api/projects/{number}/").json()["task_number"] == 1
+        for who, count in ((dan, 1), (cyd, 3)):
+            number = queues[who]["addresses"]["shown"].split("/")[4]
+            assert client.get(f"/api/projects/{number}/").json()["task_number"] == count
     assert [(row["person"], row["answered"], row["asked"]) for row in curate_says("label")["people"]] == [
         (cyd, 2, 5), (dan, 1, 1),
     ]  # fmt: skip
