@@ -792,8 +792,11 @@ class Project:
             review = replace(settings.review, budget=goal["budget"])
             slices = replace(settings.slices, trial=goal.get("trial", settings.slices.trial))
             settings = replace(settings, seed=goal["seed"], review=review, slices=slices)
+        usable = self._usable()
+        if self.aside and not usable:
+            raise ProjectError(f"not one of {len(self.aside):,} images is as it was at import: {self.aside[0].reason}")
         return Loop(
-            self.paths, settings, self.ledger, self._usable(), self._parts(settings),
+            self.paths, settings, self.ledger, usable, self._parts(settings),
             secret=self.paths.secret.read_text(encoding="utf-8").strip(),
         )  # fmt: skip
 

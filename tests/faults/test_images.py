@@ -20,7 +20,7 @@ from tests_stand_ins import draw
 from curation import Project
 from curation.config import settings_from_dict
 from curation.dataset import inspect_rows, rows_of_folder, rows_of_table
-from curation.errors import DataError
+from curation.errors import DataError, ProjectError
 from curation.images import read_image
 
 RED = (250, 10, 10)
@@ -269,3 +269,16 @@ def test_images_that_go_or_change_after_import_are_set_aside_and_the_loop_goes_o
     assert {a.path for a in again.aside} >= {"003.png", "004.png"}
     tally.count("images gone or changed after import", tried=4, **{"set aside": 4})
     tally.whole.add("images gone or changed after import")
+
+
+def test_where_no_image_is_left_one_sentence_says_so(tmp_path: Path) -> None:
+    truth = draw(tmp_path / "images", 10)
+    (tmp_path / "labels.csv").write_text("path,label\n" + "".join(f"{path},{name}\n" for path, name in truth.items()))
+    project, _ = Project.create(tmp_path / "p", tmp_path / "images", tmp_path / "labels.csv", say=lambda _: None)
+    (tmp_path / "images").rename(tmp_path / "elsewhere")
+    with pytest.raises(
+        ProjectError, match=r"not one of 10 images is as it was at import: .*000\.png is gone; put it back"
+    ):
+        project.report(0)
+    with pytest.raises(ProjectError, match="not one of 10 images"):
+        project.flag()
