@@ -247,6 +247,13 @@ class TestTrial:
         result = trial(features, features, everything, labels, inside, everything % 5)
         assert abs(result.gain.value) < 0.1
 
+    def test_more_rows_of_the_same_are_no_gain(self) -> None:
+        """Every row once more is the same problem; a looser penalty would make another head of it."""
+        features, labels, inside, folds = shifted_problem()
+        result = trial(features, features, np.arange(len(labels)), labels, inside, folds)
+        assert abs(result.gain.value) <= 0.01
+        assert abs(result.rest.value) <= 0.001
+
     def test_shapes_are_checked(self) -> None:
         features, labels, inside, folds = shifted_problem()
         nothing = np.zeros(0, dtype=np.int64)
