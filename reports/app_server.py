@@ -125,6 +125,17 @@ def end_with(owner: int) -> None:
     threading.Thread(target=watch, name="owner", daemon=True).start()
 
 
+def load_ahead() -> None:
+    """Load what the first page asks for while the browser still reads scripts: a second in which nobody is answered."""
+
+    def load() -> None:
+        import fiftyone.operators
+
+        fiftyone.operators.list_operators()  # imports every panel, ours among them, and is remembered
+
+    threading.Thread(target=load, name="load ahead", daemon=True).start()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until told to end; the options are ours alone and may change."""
     parser = argparse.ArgumentParser(prog="python -m reports.app_server")
@@ -147,6 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config.bind = [f"{host}:{options.port}"]
     known = {name.strip() for name in os.environ.get(HOSTS_VARIABLE, "").split(",") if name.strip()}
     served: Any = guarded(app, options.address, known)
+    load_ahead()
     asyncio.run(serve(served, config))
     return 0
 
