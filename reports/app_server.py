@@ -136,6 +136,20 @@ def load_ahead() -> None:
     threading.Thread(target=load, name="load ahead", daemon=True).start()
 
 
+def keep_custom_metrics() -> None:
+    """Let evaluations be read with the figures of classes stored with them, which FiftyOne 1.22 leaves out."""
+    from fiftyone.utils.eval.base import BaseClassificationResults
+
+    read = BaseClassificationResults._from_dict.__func__
+
+    def read_all(cls: Any, stored: Mapping[str, Any], *rest: Any, **options: Any) -> Any:
+        results = read(cls, stored, *rest, **options)
+        results.custom_metrics = stored.get("custom_metrics")
+        return results
+
+    BaseClassificationResults._from_dict = classmethod(read_all)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until told to end; the options are ours alone and may change."""
     parser = argparse.ArgumentParser(prog="python -m reports.app_server")
@@ -158,6 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config.bind = [f"{host}:{options.port}"]
     known = {name.strip() for name in os.environ.get(HOSTS_VARIABLE, "").split(",") if name.strip()}
     served: Any = guarded(app, options.address, known)
+    keep_custom_metrics()
     load_ahead()
     asyncio.run(serve(served, config))
     return 0

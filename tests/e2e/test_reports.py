@@ -471,6 +471,8 @@ def test_two_iterations_are_compared_in_the_evaluation_panel(browser: Browser, a
     page.get_by_text("holdout_it00").last.click()
     accuracies = re.compile(r"Accuracy\D*0\.8\D*0\.75")  # of four in five holdout images, and of three in four
     page.get_by_role("row").filter(has_text=accuracies).first.wait_for(timeout=60_000)
+    page.get_by_text("Balanced accuracy").scroll_into_view_if_needed(timeout=10_000)
+    page.get_by_text("Macro F1-score").wait_for(timeout=10_000)
     page.screenshot(path=artifacts / "app-compared-1366x768.png")
     assert said == []
     page.close()
