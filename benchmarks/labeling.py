@@ -41,7 +41,7 @@ from curation.scoring import score_out_of_sample
 from labeling.client import LabelStudioAnnotator
 from labeling.consensus import crowdlab, worth_asking
 from labeling.server import Connection, LabelStudioServer
-from labeling.tasks import choice_result
+from labeling.tasks import Queue, choice_result
 from labeling.web import token_client
 
 Floats = npt.NDArray[np.float64]
@@ -135,7 +135,7 @@ def _send_plainly(connection: Connection, batch: Sequence[QueueEntry]) -> int:
 
 def _answered_project(connection: Connection, annotator: LabelStudioAnnotator, batch: Sequence[QueueEntry]) -> int:
     """The annotator's shown project with every task of the batch answered once, made by import."""
-    project = int(annotator._ready("shown", None).id)
+    project = int(annotator._ready(Queue("shown"), None).id)
     answer = {"result": choice_result("c2"), "lead_time": 2.5, "ground_truth": False}
     with token_client(connection.url, connection.token) as client:
         for start in range(0, len(batch), 1000):
