@@ -376,11 +376,13 @@ class Loop:
         return next(engine.map(_score_labels, (judged, told), [(columns, len(class_ids))]))
 
     def _settled(self, sample_ids: Sequence[str], labels: Sequence[str]) -> npt.NDArray[np.bool_]:
-        """Which labels more people have named than have named anything else, shape (samples,)."""
-        merged = self.ledger.merged_classes()
+        """Which labels a reviewer gave, or more people have named than anything else, shape (samples,)."""
+        merged, verdicts = self.ledger.merged_classes(), self.ledger.verdicts()
         named: dict[str, Counter[str]] = {}
-        for verdict in self._judged():
+        for verdict in by_labelers(self._judged(verdicts)):
             named.setdefault(verdict.sample_id, Counter())[merged.get(verdict.answer, verdict.answer)] += 1
+        for sample_id, verdict in standing(verdicts).items():  # a reviewer outranks everybody
+            named[sample_id] = Counter([merged.get(verdict.answer, verdict.answer)])
         said = [(named.get(s, Counter()), label) for s, label in zip(sample_ids, labels, strict=True)]
         return np.array([2 * by[label] > by.total() for by, label in said], dtype=bool)
 
@@ -395,20 +397,19 @@ class Loop:
 
     def _asked(self) -> dict[str, int]:
         """How many people have judged each sample, without those whom its label, as it was given, comes from."""
-        people: dict[str, set[str]] = {v.sample_id: set() for v in self.ledger.verdicts()}
-        for verdict in self._judged():
+        verdicts = self.ledger.verdicts()
+        people: dict[str, set[str]] = {v.sample_id: set() for v in verdicts}
+        for verdict in self._judged(verdicts):
             people[verdict.sample_id].add(verdict.person)
         return {sample: len(who) for sample, who in people.items()}
 
-    def _judged(self) -> list[Verdict]:
-        """What people have said of labels, without what gave them."""
-        given = {s: now.class_id for s, now in self.ledger.labels(as_of=0).items()}
-        return [
-            v
-            for v in self.ledger.verdicts()
-            if v.answer not in (SKIPPED, WITHDRAWN)
-            and not (v.key.startswith("adopted:") and v.answer == given.get(v.sample_id))
-        ]
+    def _judged(self, verdicts: Sequence[Verdict]) -> list[Verdict]:
+        """Those of these verdicts that say something of a label, without what gave it."""
+        adopted = {v.id for v in verdicts if v.key.startswith("adopted:")}
+        given = self.ledger.labels(as_of=0) if adopted else {}  # all labels there are: read only where they matter
+        gave = {v.id for v in verdicts if v.id in adopted and v.sample_id in given
+                and v.answer == given[v.sample_id].class_id}  # fmt: skip
+        return [v for v in verdicts if v.answer not in (SKIPPED, WITHDRAWN) and v.id not in gave]
 
     def _contested(self, number: int, labels: Mapping[str, CurrentLabel]) -> list[str]:
         verdicts = self.ledger.verdicts()

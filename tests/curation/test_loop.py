@@ -350,3 +350,8 @@ def test_a_label_is_settled_where_more_people_name_it_than_anything_else(tmp_pat
     )
     assert house.loop._settled(rows, ["c1"] * 4).tolist() == [True, False, True, True]
     assert not house.loop._settled(rows, ["c2"] * 4).any()
+    for person, answer in (("rev", "c2"), ("rev", WITHDRAWN)):  # outranks two of three, until it is taken back
+        at += timedelta(seconds=1)
+        house.ledger.add_verdicts([Verdict(rows[2], answer, person, at, "review:1", "review:1", "review", 0)])
+        named = house.loop._settled(rows, ["c1", "c1", "c2", "c1"]).tolist()
+        assert named == [True, False, answer == "c2", True]
