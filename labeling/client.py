@@ -497,12 +497,8 @@ class LabelStudioAnnotator:
         there = dict(re.findall(r"src=&quot;([^&]*?([0-9a-f]{24})[^&]*)&quot;", project.label_config or ""))
         known = {name: address for address, name in there.items() if name in names}
         missing = {name: file for name, file in names.items() if name not in known and file.is_file()}
-        if (
-            self._by_address(queue.stream) and not self._shows_near
-        ):  # a screen can't name what Label Studio hands on by task
-            known |= self._upload(project, missing)
-        else:
-            known |= self._publish(project, queue, missing)
+        handed_on_by_task = self._by_address(queue.stream) and not self._shows_near  # a screen can't name such images
+        known |= self._upload(project, missing) if handed_on_by_task else self._publish(project, queue, missing)
         return {
             class_id: [known[n] for file in listed if (n := _example_name(class_id, file)) in known]
             for class_id, listed in self.examples.items()

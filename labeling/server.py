@@ -31,6 +31,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 import httpx
 
 from curation.errors import LabelStudioError
+from curation.processes import birth, wait_until_gone
 from curation.runs import write_json, write_whole
 from labeling.web import faults_as_ours, plain_client, post_form, post_json, sign_in, token_client
 
@@ -218,7 +219,7 @@ class LabelStudioServer:
                 _end(psutil.Process(found.pid))
             if self._child is not None and self._child.pid == found.pid:
                 self._child.wait(1)
-            if _birth(found.pid) == found.created:
+            if birth(found.pid) == found.created:
                 raise LabelStudioError(f"Label Studio (process {found.pid}) can't be stopped; see {self.log_file}")
         self.state_file.unlink(missing_ok=True)
 
@@ -246,7 +247,7 @@ class LabelStudioServer:
             found = _Process(**json.loads(self.state_file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
-        return found if _birth(found.pid) == found.created else None
+        return found if birth(found.pid) == found.created else None
 
     def _orphan(self) -> _Process | None:
         import psutil
@@ -289,7 +290,7 @@ class LabelStudioServer:
                 )  # fmt: skip
             except OSError as error:
                 raise LabelStudioError(f"Label Studio can't be started by '{command[0]}' ({error}); {_HELP}") from error
-        created = _birth(self._child.pid)
+        created = birth(self._child.pid)
         if created is None:
             raise LabelStudioError(f"Label Studio ended at once: {log_gist(self._log())}; see {self.log_file}")
         return self._remember(_Process(self._child.pid, created, port, _url(port)))
@@ -485,17 +486,6 @@ def _free_port(wanted: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def _birth(pid: int) -> float | None:
-    """When the process was born, ``None`` where it is gone (or dead and not yet collected)."""
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-    except psutil.NoSuchProcess:
-        return None
-
-
 def _end(process: psutil.Process) -> None:
     """Ask a process and what it started to end, ever less kindly, until none is left."""
     import psutil
@@ -505,10 +495,7 @@ def _end(process: psutil.Process) -> None:
         for one in alive:
             with suppress(psutil.NoSuchProcess):
                 one.send_signal(request)
-        give_up = time.monotonic() + patience
-        while alive and time.monotonic() < give_up:
-            alive = psutil.wait_procs(alive, timeout=0.2)[1]
-            alive = [one for one in alive if _birth(one.pid) is not None]  # dead, though not collected by its parent
+        alive = wait_until_gone(alive, patience)
         if not alive:
             return
 

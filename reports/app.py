@@ -25,9 +25,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from curation.errors import ServiceError
+from curation.processes import birth
 from curation.runs import write_json
 from reports.fiftyone_store import WORKSPACE, environment, error_gist
-from reports.mongo import Mongo, birth, free_port
+from reports.mongo import Mongo, free_port
 
 _START_SECONDS = 120.0
 

@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from curation.errors import DatabaseError
+from curation.processes import birth, wait_until_gone
 from curation.runs import write_whole
 
 URI_VARIABLE = "FIFTYONE_DATABASE_URI"
@@ -166,14 +167,10 @@ class Mongo:
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(found.pid)
             process.terminate()
-            give_up = time.monotonic() + _STOP_SECONDS
-            while birth(found.pid) == found.created:
-                if time.monotonic() > give_up:
-                    raise DatabaseError(
-                        f"MongoDB (process {found.pid}) did not end within {_STOP_SECONDS:.0f} s; see {self._log_file}"
-                    )
-                with suppress(psutil.TimeoutExpired):  # briefly: one that another process started, and has not
-                    process.wait(0.1)  # collected, is dead and yet there as long as that process lives
+            if wait_until_gone([process], _STOP_SECONDS):
+                raise DatabaseError(
+                    f"MongoDB (process {found.pid}) did not end within {_STOP_SECONDS:.0f} s; see {self._log_file}"
+                )
         self.state_file.unlink(missing_ok=True)
 
     @property
@@ -350,17 +347,6 @@ def _is_used_by_others(found: _Running) -> bool:
         and connection.pid not in (os.getpid(), found.pid)
         for connection in connections
     )
-
-
-def birth(pid: int) -> float | None:
-    """When the process was born, ``None`` where it is gone (or dead and not yet collected)."""
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-    except psutil.NoSuchProcess:
-        return None
 
 
 def _gist(log: Path) -> str:

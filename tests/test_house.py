@@ -20,7 +20,8 @@ ORDER = [
     ["curation.errors"],
     ["curation.records"],
     ["curation.config"],
-    ["curation.schema", "curation.ledger", "curation.runs", "curation.backup", "curation.tables", "curation.images",
+    ["curation.schema", "curation.ledger", "curation.runs", "curation.processes", "curation.backup", "curation.tables",
+     "curation.images",
      "curation.dataset", "curation.files", "curation.importing", "curation.flags", "curation.predictions",
      "curation.properties", "curation.quality", "curation.engine"],
     [

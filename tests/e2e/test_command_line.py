@@ -22,9 +22,9 @@ from tests_stand_ins import draw
 
 from curation import Project
 from curation.images import squash
+from curation.processes import birth
 from reports.app import running_apps
 from reports.fiftyone_store import FiftyOneReporter
-from reports.mongo import birth
 
 pytestmark = pytest.mark.e2e
 

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import pytest
 
 import labeling.client
-from curation.ledger import Ledger, NewPath, NewSample
+from curation.ledger import Ledger
 from curation.records import Mode, QueueEntry
 from labeling.client import LabelStudioAnnotator, LabelStudioPerson
 from labeling.server import Connection, LabelStudioServer, add_person, person_token
@@ -31,6 +31,7 @@ from labeling.web import token_client
 from tests.contracts.test_annotators import CLASSES, draw
 from tests.e2e.conftest import PASSWORD
 from tests.tests_gate import Moment, gate
+from tests.tests_labeling import ledger_of
 
 pytestmark = pytest.mark.e2e
 
@@ -74,15 +75,7 @@ def make_desk(connection: Connection, folder: Path) -> Desk:
         QueueEntry(uuid.uuid4().hex, uuid.uuid4().hex * 2, 1, i, modes[i % 3], "c1", "c2", "looks like a fox")
         for i in range(TASKS)
     ]
-    ledger = Ledger.in_file(folder / "ledger.db")
-    ledger.add_classes(CLASSES.names, who="import")
-    ledger.add_samples(
-        [NewSample(e.sample_id, "train", None, 12, 12) for e in batch],
-        [NewPath(e.sample_id, f"{e.position}.png", "", None, {}) for e in batch],
-        {e.sample_id: "c1" for e in batch}, who="import", why="label as given",
-    )  # fmt: skip
-    ledger.add_queue(batch)
-    ledger.close()
+    ledger_of(batch, folder / "ledger.db").close()
     return Desk(connection, uuid.uuid4().hex, folder / "ledger.db", draw(folder / "images", batch))
 
 

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from curation.errors import ServiceError
+from curation.processes import birth
 from reports.app import ReviewApp, running_apps, stop_orphans, view_slug
 from reports.app_server import _SEEN, guarded, refusal
-from reports.mongo import birth
 
 
 def test_address_of_a_view_keeps_the_panel_beside_it(tmp_path: Path) -> None:
