@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -30,6 +31,8 @@ BEGINNING = "0" * 64
 #: The block of everything that a ledger held before it had blocks.
 _BEFORE_BLOCKS = 1
 _ROWS_AT_ONCE = 20_000
+#: How long a SQLite ledger waits for somebody else who writes.
+_PATIENCE_S = 30
 
 metadata = sa.MetaData()
 about = sa.Table(
@@ -357,11 +360,24 @@ def connect(url: str | sa.URL) -> sa.Engine:
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # transactions are begun below, those that make tables too
     cursor = connection.cursor()
-    for pragma in (
-        "busy_timeout = 30000", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "secure_delete = ON",
-    ):  # fmt: skip
+    cursor.execute(f"PRAGMA busy_timeout = {1000 * _PATIENCE_S}")
+    _write_ahead(cursor)
+    for pragma in ("synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _write_ahead(cursor: sqlite3.Cursor) -> None:
+    """Turn the write-ahead log on; SQLite itself does not wait where somebody else makes the file just now."""
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

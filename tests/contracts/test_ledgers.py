@@ -461,6 +461,17 @@ def test_several_that_make_a_ledger_at_once_all_have_it(url: str) -> None:
     ledger.close()
 
 
+def test_a_ledger_waits_for_who_makes_its_file(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    end = threading.Timer(0.5, other.execute, ["COMMIT"])
+    end.start()
+    own = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    own.close()
+    end.join()
+    other.close()
+
+
 # --- questions that must not load everything
 
 
