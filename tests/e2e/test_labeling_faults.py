@@ -26,10 +26,9 @@ import labeling.client
 from curation.ledger import Ledger
 from curation.records import Mode, QueueEntry
 from labeling.client import LabelStudioAnnotator, LabelStudioPerson
-from labeling.server import Connection, LabelStudioServer, add_person, person_token
+from labeling.server import Connection, LabelStudioServer
 from labeling.web import token_client
 from tests.contracts.test_annotators import CLASSES, draw
-from tests.e2e.conftest import PASSWORD
 from tests.tests_gate import Moment, gate
 from tests.tests_labeling import ledger_of
 
@@ -121,18 +120,13 @@ ANN, BOB = "ann@example.com", "bob@example.com"
 
 
 @pytest.fixture(scope="module")
-def ann(label_studio: LabelStudioServer) -> str:
-    return token_of(label_studio, ANN)
+def ann(tokens: dict[str, str]) -> str:
+    return tokens["ann"]
 
 
 @pytest.fixture(scope="module")
-def bob(label_studio: LabelStudioServer) -> str:
-    return token_of(label_studio, BOB)
-
-
-def token_of(server: LabelStudioServer, email: str) -> str:
-    add_person(server.start(), email, PASSWORD)
-    return person_token(server.start(), email, PASSWORD)
+def bob(tokens: dict[str, str]) -> str:
+    return tokens["bob"]
 
 
 def tasks_of(desk: Desk) -> list[str]:
