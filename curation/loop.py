@@ -1,4 +1,4 @@
-"""The stages of an iteration, against the few small protocols declared here.
+"""The stages of an iteration, against the few small protocols of ``curation.parts``.
 
 An iteration scores the labels out of sample and fills the review queue (``preparing``), asks people (``waiting``),
 trains on what the labels then are (``training``), and accounts for it (``reporting``). Each stage writes its result
@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,15 +23,14 @@ from curation import holdout as checks
 from curation.config import Settings
 from curation.costs import label_weights, positive_class
 from curation.credit import Credit, TrainingSet, action_sets, credit_actions
-from curation.engine import Engine, LocalEngine
 from curation.errors import ProjectError, TrainingError
 from curation.evidence import Said, gather, hold_back, learn
 from curation.ledger import Ledger
+from curation.parts import Account, Annotator, Parts, Scored
 from curation.records import (
     SKIPPED,
     WITHDRAWN,
     Augmentation,
-    Classes,
     CurrentLabel,
     Decision,
     Issue,
@@ -62,133 +61,6 @@ if TYPE_CHECKING:
 
     from curation.scoring import OutOfSample
     from curation.tracking import Shot
-
-
-class Encoder(Protocol):
-    """Turns images into features."""
-
-    def features(self, samples: Sequence[Sample], progress: Progress | None = None) -> npt.NDArray[np.float32]:
-        """Features of shape (samples, dimensions), in the order of ``samples``."""
-        ...
-
-
-class Model(Protocol):
-    """A trained classifier."""
-
-    @property
-    def words(self) -> str:
-        """What ran, on which device, in words."""
-        ...
-
-    def predict(self, samples: Sequence[Sample], progress: Progress | None = None) -> Predictions:
-        """Class probabilities for samples that it was not trained on."""
-        ...
-
-    def save(self, file: Path) -> None:
-        """Write the weights, whole or absent."""
-        ...
-
-
-class Trainer(Protocol):
-    """Trains a classifier on labeled samples."""
-
-    def train(
-        self,
-        samples: Sequence[Sample],
-        labels: npt.NDArray[np.int64],
-        class_ids: tuple[str, ...],
-        *,
-        seed: int,
-        augmentations: Sequence[Augmentation],
-        checkpoint: Path,
-        progress: Progress | None,
-    ) -> Model:
-        """Train; ``labels`` has shape (samples,), columns of ``class_ids``."""
-        ...
-
-
-class Annotator(Protocol):
-    """Where verdicts come from: people in Label Studio, or a file in their place."""
-
-    def send(self, entries: Sequence[QueueEntry], files: Mapping[str, Path], progress: Progress | None = None) -> None:
-        """Ask for opinions; asking again for the same keys asks nobody twice. ``files``: sample id to image."""
-        ...
-
-    def collect(self, entries: Sequence[QueueEntry], known: Sequence[Verdict] = ()) -> list[Verdict]:
-        """All answers that are there now, and a ``withdrawn`` one for each of ``known`` that was taken back."""
-        ...
-
-    def waiting(self, entries: Sequence[QueueEntry]) -> int:
-        """How many opinions are still to come."""
-        ...
-
-
-class Reporter(Protocol):
-    """Shows an iteration to people."""
-
-    def record(self, account: Account) -> Mapping[str, str]:
-        """Record it, replacing what was recorded of the same iteration; returns what to tell the user of it."""
-        ...
-
-
-@dataclass(frozen=True)
-class Account:
-    """All that an iteration left behind, for reporters to read: results of its stages, and labels before and after."""
-
-    number: int
-    folder: Path
-    samples: Sequence[Sample]
-    classes: Classes
-    before: Mapping[str, CurrentLabel]
-    after: Mapping[str, CurrentLabel]
-    scored: Scored | None
-    review: Mapping[str, Any]
-    model_before: Predictions | None
-    model_after: Predictions
-    properties: pd.DataFrame
-    trained: Mapping[str, Any]
-    said: Said | None = None  #: what labelers said so far, judged by this iteration's predictions
-    verdicts: Sequence[Verdict] = ()  #: what labelers said in this iteration
-    looks: pd.DataFrame | None = None
-    shots: tuple[Shot, ...] = ()
-    checked: checks.Check | None = None  #: what people found in the holdout's labels so far
-    features: Callable[[], npt.NDArray[np.float32]] | None = None  #: of the samples, in their order; from the cache
-
-
-@dataclass(frozen=True)
-class Scored:
-    """The result of scoring: out-of-sample predictions and quality of the labeled rows, issues, slices."""
-
-    predictions: Predictions
-    quality: Mapping[str, float]
-    issues: tuple[Issue, ...]
-    slices: tuple[Slice, ...]
-
-
-class Copies(Protocol):
-    """Encodes augmented copies."""
-
-    def __call__(
-        self, samples: Sequence[Sample], augmentations: Sequence[Augmentation], seed: int
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Features of all copies of ``samples`` (copies, dimensions), and each copy's row in ``samples``."""
-        ...
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The collaborators of the loop; made where the program is put together."""
-
-    encoder: Encoder
-    trainer: Trainer
-    measure: Callable[[Sequence[Sample], Progress | None], pd.DataFrame]
-    plan_recipe: Callable[[Slice, pd.DataFrame, Sequence[str], Sequence[str], Path], tuple[Slice, Augmentation]]
-    reporters: Sequence[Reporter]
-    progress: Progress | None = None
-    judge: Encoder | None = None  #: features that labels are judged by, where not those of ``encoder``
-    engine: Engine = field(default_factory=LocalEngine)  #: where labels are scored
-    copies: Copies | None = None  #: features of augmented copies; without it augmentation gets no credit
-
 
 Outcome = Literal["done", "waiting"]
 

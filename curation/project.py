@@ -33,7 +33,8 @@ from curation.importing import (
     size_for,
 )
 from curation.ledger import Ledger
-from curation.loop import Annotator, Loop, Parts, labeled_holdout, trainable
+from curation.loop import Loop, labeled_holdout, trainable
+from curation.parts import Annotator, Parts
 from curation.records import (
     SPECIAL_ANSWERS,
     Augmentation,

@@ -11,7 +11,7 @@ from curation.account import metrics_json, row_from_json, sample_table, summariz
 from curation.config import Settings
 from curation.errors import DatabaseError
 from curation.ledger import Ledger
-from curation.loop import Account
+from curation.parts import Account
 from curation.plane import neighbour_plane, principal_plane
 from curation.records import CurrentLabel
 from curation.reviews import count_causes, live_rows, standing

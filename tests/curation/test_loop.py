@@ -18,7 +18,8 @@ from curation.account import audit_of, credits_of
 from curation.config import ReviewSettings, Settings
 from curation.heads import HeadTrainer, encode_copies
 from curation.ledger import Ledger, NewPath, NewSample
-from curation.loop import Account, Loop, Parts, joint_groups, trainable
+from curation.loop import Loop, joint_groups, trainable
+from curation.parts import Account, Parts
 from curation.properties import measure_properties
 from curation.records import SKIPPED, WITHDRAWN, Decision, Sample, Verdict
 from curation.runs import ProjectPaths, finished, read_json
