@@ -19,7 +19,7 @@ from curation.costs import CostFigures, label_weights, measure_costs, positive_c
 from curation.credit import Credit, credit_words
 from curation.evidence import Said, doubt_of, learn
 from curation.issues import LABEL_KINDS
-from curation.loop import labeled_holdout, slice_table, trainable
+from curation.judging import labeled_holdout, slice_table, trainable
 from curation.parts import Account, Scored
 from curation.records import (
     Classes,

@@ -8,7 +8,6 @@ Nothing here that steers (queue, recipes, weights) reads the label of a holdout 
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -25,6 +24,7 @@ from curation.costs import label_weights, positive_class
 from curation.credit import Credit, TrainingSet, action_sets, credit_actions
 from curation.errors import ProjectError, TrainingError
 from curation.evidence import Said, gather, hold_back, learn
+from curation.judging import Judging, class_of, labeled_holdout, trainable
 from curation.ledger import Ledger
 from curation.parts import Account, Annotator, Parts, Scored
 from curation.records import (
@@ -36,7 +36,6 @@ from curation.records import (
     Issue,
     LabelEvent,
     Predictions,
-    Progress,
     QueueEntry,
     Sample,
     Slice,
@@ -59,7 +58,6 @@ from curation.tables import (
 if TYPE_CHECKING:
     import pandas as pd
 
-    from curation.scoring import OutOfSample
     from curation.tracking import Shot
 
 Outcome = Literal["done", "waiting"]
@@ -92,6 +90,11 @@ class Loop:
         self.by_id = {s.id: s for s in samples}
         self.parts = parts
         self.secret = secret
+
+    @property
+    def judging(self) -> Judging:
+        """What judges labels, by the settings of now."""
+        return Judging(self.parts, self.settings, self.ledger, self.paths.cache)
 
     # --- whole iterations
 
@@ -144,8 +147,8 @@ class Loop:
         labels = self.ledger.labels()
         rows = trainable(self.samples, labels)
         properties = self.parts.measure(self.samples, self.parts.progress)
-        scored = self.score(rows, labels, properties, find_slices=True, looks=self._looks(folder))
-        leaks = self.leaks(rows, labeled_holdout(self.samples, labels))
+        scored = self.judging.score(rows, labels, properties, find_slices=True, looks=self._looks(folder))
+        leaks = self.judging.leaks(rows, labeled_holdout(self.samples, labels))
         slices = self._remember(number, scored, labels, properties)
         by_hand = {r.sample_id for r in self.ledger.remarks() if r.kind == "sent" and r.iteration == number}
         entries = build_batch(
@@ -178,110 +181,13 @@ class Loop:
         positive = positive_class(self.settings.costs, self.ledger.classes())
         return None if positive is None else label_weights(issues, self.settings.costs, positive)
 
-    def score(
-        self,
-        rows: Sequence[Sample],
-        labels: Mapping[str, CurrentLabel],
-        properties: pd.DataFrame,
-        *,
-        find_slices: bool,
-        predictions: Predictions | None = None,
-        looks: pd.DataFrame | None = None,
-    ) -> Scored:
-        """Judge the labels of ``rows`` by predictions that have not seen them: ours, or those given."""
-        from curation import issues as issue_finding
-        from curation import scoring, slices
-        from curation.neighbours import join_groups, near_duplicate_pairs
-
-        classes = self.ledger.classes()
-        given = [_class_of(labels, s) for s in rows]
-        columns = np.array([classes.index(c) for c in given], dtype=np.int64)
-        features = self.parts.encoder.features(rows, self.parts.progress)
-        ids = tuple(s.id for s in rows)
-        pairs = near_duplicate_pairs(features)
-        if predictions is None:
-            groups = joint_groups(rows, join_groups(len(rows), [pair[:2] for pair in pairs]))
-            settled = self._settled(ids, given)
-            out = self._out_of_sample(rows, columns, classes.ids, groups, features, settled)
-            predictions = Predictions(ids, classes.ids, out.probabilities, out.folds)
-        predictions = predictions.take(ids)
-        quality = dict(zip(ids, scoring.label_quality(predictions.probabilities, columns).tolist(), strict=True))
-        found = issue_finding.all_issues(
-            rows, given, predictions, classes, features, properties, settings=self.settings.detection, pairs=pairs
-        )
-        weak: list[Slice] = []
-        if find_slices:
-            wrong = predictions.probabilities.argmax(axis=1) != columns
-            weak = slices.find_slices(
-                self.slice_table(rows, properties, looks), wrong, ids,
-                settings=self.settings.slices, classes=classes, labels=given,
-            )  # fmt: skip
-        return Scored(predictions, quality, tuple(found), tuple(weak))
-
-    def _out_of_sample(
-        self,
-        rows: Sequence[Sample],
-        columns: npt.NDArray[np.int64],
-        class_ids: tuple[str, ...],
-        groups: npt.NDArray[np.int64],
-        features: npt.NDArray[np.float32],
-        settled: npt.NDArray[np.bool_],
-    ) -> OutOfSample:
-        """Predictions of ours that have not seen the labels they judge, by the scorer that the settings name."""
-        from curation import crossval, streaming
-
-        seed, folds, progress = self.settings.seed, self.settings.detection.folds, self.parts.progress
-        engine = self.parts.engine
-        if self.settings.detection.scorer == "training":
-            made_of = hashlib.sha256(repr((self.settings.training, self.settings.backbone)).encode()).hexdigest()[:12]
-            return crossval.cross_validate(
-                self.parts.trainer, rows, columns, class_ids, groups=groups, folds=folds, seed=seed,
-                folder=self.paths.cache / "folds" / made_of, progress=progress, engine=engine,
-            )  # fmt: skip
-        judged = self.parts.judge.features(rows, progress) if self.parts.judge else features
-        if len(rows) > streaming.FROM:
-            return streaming.score_streaming(
-                judged, columns, len(class_ids), groups=groups, seed=seed, settled=settled, progress=progress,
-                engine=engine,
-            )  # fmt: skip
-        told = {"groups": groups, "seed": seed, "folds": folds, "settled": settled}
-        return next(engine.map(_score_labels, (judged, told), [(columns, len(class_ids))]))
-
-    def _settled(self, sample_ids: Sequence[str], labels: Sequence[str]) -> npt.NDArray[np.bool_]:
-        """Which labels a reviewer gave, or more people have named than anything else, shape (samples,)."""
-        merged, verdicts = self.ledger.merged_classes(), self.ledger.verdicts()
-        named: dict[str, Counter[str]] = {}
-        for verdict in by_labelers(self._judged(verdicts)):
-            named.setdefault(verdict.sample_id, Counter())[merged.get(verdict.answer, verdict.answer)] += 1
-        for sample_id, verdict in standing(verdicts).items():  # a reviewer outranks everybody
-            named[sample_id] = Counter([merged.get(verdict.answer, verdict.answer)])
-        said = [(named.get(s, Counter()), label) for s, label in zip(sample_ids, labels, strict=True)]
-        return np.array([2 * by[label] > by.total() for by, label in said], dtype=bool)
-
-    def leaks(self, train: Sequence[Sample], holdout: Sequence[Sample]) -> list[Issue]:
-        """Holdout images that are all but in train, where duplicates are looked for at all."""
-        from curation.issues import find_leaks
-
-        if not holdout or not self.settings.detection.duplicates:
-            return []
-        both = [*train, *holdout]
-        return find_leaks(both, self.parts.encoder.features(both, self.parts.progress))
-
     def _asked(self) -> dict[str, int]:
         """How many people have judged each sample, without those whom its label, as it was given, comes from."""
         verdicts = self.ledger.verdicts()
         people: dict[str, set[str]] = {v.sample_id: set() for v in verdicts}
-        for verdict in self._judged(verdicts):
+        for verdict in self.judging.judged(verdicts):
             people[verdict.sample_id].add(verdict.person)
         return {sample: len(who) for sample, who in people.items()}
-
-    def _judged(self, verdicts: Sequence[Verdict]) -> list[Verdict]:
-        """Those of these verdicts that say something of a label, without what gave it."""
-        adopted = {v.id for v in verdicts if v.key.startswith("adopted:")}
-        given = self.ledger.labels(as_of=0) if adopted else {}  # all labels there are: read only where they matter
-        gave = {v.id for v in verdicts if v.id in adopted and v.sample_id in given
-                and v.answer == given[v.sample_id].class_id}  # fmt: skip
-        return [v for v in verdicts if v.answer not in (SKIPPED, WITHDRAWN) and v.id not in gave]
 
     def _contested(self, number: int, labels: Mapping[str, CurrentLabel]) -> list[str]:
         verdicts = self.ledger.verdicts()
@@ -355,9 +261,9 @@ class Loop:
         from curation.tracking import track
 
         rows = [self.by_id[s] for s in scored.predictions.sample_ids]
-        given = [_class_of(labels, s) for s in rows]
+        given = [class_of(labels, s) for s in rows]
         wrong = np.array([p != g for p, g in zip(scored.predictions.predicted(), given, strict=True)], dtype=np.bool_)
-        table = self.slice_table(rows, properties, self.looks(number))
+        table = self.judging.slice_table(rows, properties, self.looks(number))
         before = self.slices(number - 1) if number > 1 else []
         return track(scored.slices, before, table, wrong, [s.id for s in rows], given, number)
 
@@ -375,7 +281,7 @@ class Loop:
             features = self.parts.encoder.features(rows, self.parts.progress)
             of_pool = self.parts.encoder.features(pool, self.parts.progress)
             looks = self.looks(number)
-            table = self.slice_table(pool, self.parts.measure(pool, self.parts.progress), looks)
+            table = self.judging.slice_table(pool, self.parts.measure(pool, self.parts.progress), looks)
             for found in asked:
                 own = set(found.sample_ids)
                 rule = replace(found, conditions=tuple(c for c in found.conditions if c.field in table.columns))
@@ -526,12 +432,12 @@ class Loop:
         labels = self.ledger.labels(as_of=number)  # reviewers may have gone on since, for the next iteration
         rows = trainable(self.samples, labels)
         classes = self.ledger.classes()
-        if len({_class_of(labels, s) for s in rows}) < 2:
+        if len({class_of(labels, s) for s in rows}) < 2:
             raise TrainingError("fewer than two classes are left to train on; undo exclusions or add labeled images")
         augmentations = self._augmentations(folder, number, labels)
         model = self.parts.trainer.train(
             rows,
-            np.array([classes.index(_class_of(labels, s)) for s in rows], dtype=np.int64),
+            np.array([classes.index(class_of(labels, s)) for s in rows], dtype=np.int64),
             classes.ids,
             seed=self.settings.seed,
             augmentations=augmentations,
@@ -564,8 +470,8 @@ class Loop:
         if not held or not was:
             return ()
         classes = self.ledger.classes()
-        before = np.array([classes.index(_class_of(earlier, s)) if s.id in was else -1 for s in rows], dtype=np.int64)
-        after = np.array([classes.index(_class_of(labels, s)) if s.id in now else -1 for s in rows], dtype=np.int64)
+        before = np.array([classes.index(class_of(earlier, s)) if s.id in was else -1 for s in rows], dtype=np.int64)
+        after = np.array([classes.index(class_of(labels, s)) if s.id in now else -1 for s in rows], dtype=np.int64)
         features = self.parts.encoder.features([*rows, *held], self.parts.progress)
         copies: npt.NDArray[np.float32] | None = None
         copied: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
@@ -575,7 +481,7 @@ class Loop:
         base, actions = action_sets(together[: len(rows)], before, after, together[len(features) :], copied)
         measured = TrainingSet(
             together[len(rows) : len(features)],
-            np.array([classes.index(_class_of(labels, s)) for s in held], dtype=np.int64),
+            np.array([classes.index(class_of(labels, s)) for s in held], dtype=np.int64),
         )
         return credit_actions(base, actions, measured, len(classes), minutes=self._minutes(number, actions))
 
@@ -598,8 +504,8 @@ class Loop:
         slices = self.slices(number)
         rows = trainable(self.samples, labels)
         measured = self.parts.measure(rows, self.parts.progress)
-        properties = self.slice_table(rows, measured, self.looks(number))
-        ids, classes = [s.id for s in rows], [_class_of(labels, s) for s in rows]
+        properties = self.judging.slice_table(rows, measured, self.looks(number))
+        ids, classes = [s.id for s in rows], [class_of(labels, s) for s in rows]
         here = set(ids)
         found: list[Augmentation] = []
         tried = ("open", "collecting") if self.settings.slices.trial else ("open",)
@@ -615,13 +521,6 @@ class Loop:
                 break
         write_frame(folder / "slices.parquet", slices_to_frame(slices))
         return found
-
-    def slice_table(
-        self, samples: Sequence[Sample], properties: pd.DataFrame, looks: pd.DataFrame | None = None
-    ) -> pd.DataFrame:
-        """What slices of these samples can speak of, one row a sample: metadata, properties, and who looks alike."""
-        known = properties if looks is None else properties.join(looks)
-        return slice_table(samples, known, self.settings.slices.ignore)
 
     # --- reporting
 
@@ -716,74 +615,7 @@ class Loop:
         return read_frame(file)
 
 
-def trainable(samples: Sequence[Sample], labels: Mapping[str, CurrentLabel]) -> list[Sample]:
-    """Samples to train on and to judge: labeled, not excluded, not holdout, in their order."""
-    return [
-        s
-        for s in samples
-        if s.split != "holdout" and (now := labels.get(s.id)) is not None and now.class_id and not now.excluded
-    ]
-
-
-def labeled_holdout(samples: Sequence[Sample], labels: Mapping[str, CurrentLabel]) -> list[Sample]:
-    """Holdout samples with a label, in their order."""
-    return [s for s in samples if s.split == "holdout" and (now := labels.get(s.id)) is not None and now.class_id]
-
-
-def _score_labels(
-    judged: tuple[npt.NDArray[np.float32], Mapping[str, Any]],
-    labels: tuple[npt.NDArray[np.int64], int],
-    _: Progress | None = None,
-) -> OutOfSample:
-    """Judge labels, and the number of classes, by features and the rest of what ``score_out_of_sample`` takes."""
-    from curation.scoring import score_out_of_sample
-
-    return score_out_of_sample(judged[0], *labels, **judged[1])
-
-
-def joint_groups(samples: Sequence[Sample], duplicates: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Group numbers, shape (samples,), that put together what shares a user's group or is a near-duplicate.
-
-    >>> from pathlib import Path
-    >>> a, b, c = (Sample(i, i, Path(i), "train", group=g) for i, g in (("a", "x"), ("b", None), ("c", "x")))
-    >>> joint_groups([a, b, c], np.array([0, 1, 2])).tolist()
-    [0, 1, 0]
-    """
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    names = {name: number for number, name in enumerate(sorted({s.group for s in samples if s.group}))}
-    _, duplicate_numbers = np.unique(duplicates, return_inverse=True)
-    count = len(samples)
-    edges = [(row, count + int(number)) for row, number in enumerate(duplicate_numbers)]
-    edges += [(row, 2 * count + names[s.group]) for row, s in enumerate(samples) if s.group]
-    size = 2 * count + len(names)
-    left, right = np.array(edges, dtype=np.int64).reshape(-1, 2).T
-    graph = coo_matrix((np.ones(len(edges)), (left, right)), shape=(size, size))
-    component = connected_components(graph, directed=False)[1][:count]
-    _, first = np.unique(component, return_index=True)
-    order = {component[row]: number for number, row in enumerate(sorted(first))}
-    return np.array([order[c] for c in component], dtype=np.int64)
-
-
-def slice_table(samples: Sequence[Sample], properties: pd.DataFrame, ignore: Sequence[str] = ()) -> pd.DataFrame:
-    """Metadata and measured properties, one row a sample in order; columns that name single samples are left out."""
-    import pandas as pd
-
-    rows = [{k: v for k, v in s.metadata.items() if k not in ignore} for s in samples]
-    metadata = pd.DataFrame(rows, index=[s.id for s in samples])
-    few = [c for c in metadata.columns if metadata[c].dtype.kind in "fiu" or metadata[c].nunique() <= 50]
-    return pd.concat([metadata[few], properties.loc[[s.id for s in samples]]], axis=1)
-
-
 def _quality_frame(quality: Mapping[str, float]) -> pd.DataFrame:
     import pandas as pd
 
     return pd.DataFrame({"sample_id": list(quality), "quality": list(quality.values())})
-
-
-def _class_of(labels: Mapping[str, CurrentLabel], sample: Sample) -> str:
-    class_id = labels[sample.id].class_id
-    if class_id is None:
-        raise ProjectError(f"{sample.path} has no label, but a stage that needs labels was given it")
-    return class_id

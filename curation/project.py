@@ -32,8 +32,9 @@ from curation.importing import (
     sample_of,
     size_for,
 )
+from curation.judging import labeled_holdout, trainable
 from curation.ledger import Ledger
-from curation.loop import Loop, labeled_holdout, trainable
+from curation.loop import Loop
 from curation.parts import Annotator, Parts
 from curation.records import (
     SPECIAL_ANSWERS,
@@ -841,7 +842,7 @@ class Project:
 
     def _repairer(self, settings: Settings, store: Any, pixels: Any) -> Repairer:
         from augment.recipes import read_recipes
-        from curation.loop import joint_groups
+        from curation.judging import joint_groups
         from curation.neighbours import group_near_duplicates
 
         return Repairer(
@@ -906,15 +907,15 @@ class Project:
         if predictions is not None:
             return self._flag_by(loop, Path(predictions), [*train, *holdout], labels)
         properties = loop.parts.measure([*train, *holdout], self.progress)
-        scored = loop.score(train, labels, properties, find_slices=False)
+        scored = loop.judging.score(train, labels, properties, find_slices=False)
         quality, issues = dict(scored.quality), list(scored.issues)
         if holdout:
             # Holdout rows are judged with the train rows' help; nothing of it flows back to the queue.
-            both = loop.score([*train, *holdout], labels, properties, find_slices=False)
+            both = loop.judging.score([*train, *holdout], labels, properties, find_slices=False)
             held = {s.id for s in holdout}
             quality |= {s: q for s, q in both.quality.items() if s in held}
             issues += [i for i in both.issues if i.sample_id in held]
-            issues += loop.leaks(train, holdout)
+            issues += loop.judging.leaks(train, holdout)
         return flag_table(self.ledger.samples(), labels, quality, issues, self.classes)
 
     def _flag_by(
@@ -932,7 +933,7 @@ class Project:
                 f"{len(rows) - len(judged):,} of {len(rows):,} labeled images have no row in {file} and are left out."
             )
         properties = loop.parts.measure(judged, self.progress)
-        scored = loop.score(judged, labels, properties, find_slices=False, predictions=theirs)
+        scored = loop.judging.score(judged, labels, properties, find_slices=False, predictions=theirs)
         return flag_table(self.ledger.samples(), labels, scored.quality, scored.issues, self.classes)
 
     # --- reports

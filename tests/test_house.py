@@ -33,8 +33,9 @@ ORDER = [
         "curation.reviews", "curation.releases", "curation.plane", "curation.holdout",
     ],
     ["labeling", "augment", "reports"],
-    ["curation.parts", "curation.loop", "curation.repairing", "curation.account", "curation.reporting",
-     "curation.project", "curation.desk", "curation.checking", "curation.doctor", "curation.demo"],
+    ["curation.parts", "curation.judging", "curation.loop", "curation.repairing", "curation.account",
+     "curation.reporting", "curation.project", "curation.desk", "curation.checking", "curation.doctor",
+     "curation.demo"],
     ["curation.cli", "reports.fiftyone_plugin"],
 ]  # fmt: skip
 

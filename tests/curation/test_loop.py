@@ -17,8 +17,9 @@ from curation import streaming
 from curation.account import audit_of, credits_of
 from curation.config import ReviewSettings, Settings
 from curation.heads import HeadTrainer, encode_copies
+from curation.judging import joint_groups, trainable
 from curation.ledger import Ledger, NewPath, NewSample
-from curation.loop import Loop, joint_groups, trainable
+from curation.loop import Loop
 from curation.parts import Account, Parts
 from curation.properties import measure_properties
 from curation.records import SKIPPED, WITHDRAWN, Decision, Sample, Verdict
@@ -263,9 +264,9 @@ def test_many_labels_are_judged_a_block_at_a_time_and_as_well(done: House, monke
     rows = trainable(done.loop.samples, labels)
     properties = done.loop.parts.measure(rows, None)
     wrong = {s.id for s in rows if labels[s.id].class_id != done.truth[s.id]}
-    in_memory = done.loop.score(rows, labels, properties, find_slices=False)
+    in_memory = done.loop.judging.score(rows, labels, properties, find_slices=False)
     monkeypatch.setattr(streaming, "FROM", 10)
-    in_blocks = done.loop.score(rows, labels, properties, find_slices=False)
+    in_blocks = done.loop.judging.score(rows, labels, properties, find_slices=False)
     assert not np.array_equal(in_blocks.predictions.probabilities, in_memory.predictions.probabilities)
     for scored in (in_memory, in_blocks):
         worst = sorted(scored.quality, key=scored.quality.__getitem__)[: len(wrong)]
@@ -274,8 +275,8 @@ def test_many_labels_are_judged_a_block_at_a_time_and_as_well(done: House, monke
 
 def test_a_holdout_image_that_is_in_train_too_is_among_the_issues(done: House) -> None:
     train, held = ([s for s in done.samples if s.split == split] for split in ("train", "holdout"))
-    assert done.loop.leaks(train, held) == []
-    (leak,) = done.loop.leaks(train, [*held, replace(train[3], id="twin", split="holdout")])
+    assert done.loop.judging.leaks(train, held) == []
+    (leak,) = done.loop.judging.leaks(train, [*held, replace(train[3], id="twin", split="holdout")])
     assert (leak.kind, leak.sample_id, leak.related) == ("leak", "twin", (train[3].id,))
 
 
@@ -315,7 +316,7 @@ def test_labels_may_be_judged_by_models_trained_without_each_fold(tmp_path: Path
     house.loop.settings = replace(house.loop.settings, detection=detection)
     labels = house.ledger.labels()
     rows = [s for s in house.samples if s.split == "train"]
-    scored = house.loop.score(rows, labels, house.loop.parts.measure(rows, None), find_slices=False)
+    scored = house.loop.judging.score(rows, labels, house.loop.parts.measure(rows, None), find_slices=False)
     wrong = {s.id for s in rows if labels[s.id].class_id != house.truth[s.id]}
     worst = sorted(scored.quality, key=lambda s: scored.quality[s])[: len(wrong)]
     assert len(wrong & set(worst)) >= len(wrong) - 2
@@ -334,7 +335,7 @@ def test_an_adopted_answer_that_gave_the_label_is_no_review_of_it(tmp_path: Path
     )
     assert house.loop._asked() == {first: 0, second: 1}
     rows = [first, second]
-    assert house.loop._settled(rows, [answers[first], answers[second]]).tolist() == [False, True]
+    assert house.loop.judging.settled(rows, [answers[first], answers[second]]).tolist() == [False, True]
 
 
 def test_a_label_is_settled_where_more_people_name_it_than_anything_else(tmp_path: Path) -> None:
@@ -349,10 +350,10 @@ def test_a_label_is_settled_where_more_people_name_it_than_anything_else(tmp_pat
             for n, a in enumerate(answers)
         ]
     )
-    assert house.loop._settled(rows, ["c1"] * 4).tolist() == [True, False, True, True]
-    assert not house.loop._settled(rows, ["c2"] * 4).any()
+    assert house.loop.judging.settled(rows, ["c1"] * 4).tolist() == [True, False, True, True]
+    assert not house.loop.judging.settled(rows, ["c2"] * 4).any()
     for person, answer in (("rev", "c2"), ("rev", WITHDRAWN)):  # outranks two of three, until it is taken back
         at += timedelta(seconds=1)
         house.ledger.add_verdicts([Verdict(rows[2], answer, person, at, "review:1", "review:1", "review", 0)])
-        named = house.loop._settled(rows, ["c1", "c1", "c2", "c1"]).tolist()
+        named = house.loop.judging.settled(rows, ["c1", "c1", "c2", "c1"]).tolist()
         assert named == [True, False, answer == "c2", True]

@@ -1,0 +1,217 @@
+"""The labels of a project judged by predictions that have not seen them: quality, issues, weak slices, leaks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from curation.config import Settings
+from curation.errors import ProjectError
+from curation.ledger import Ledger
+from curation.parts import Parts, Scored
+from curation.records import (
+    SKIPPED,
+    WITHDRAWN,
+    CurrentLabel,
+    Issue,
+    Predictions,
+    Progress,
+    Sample,
+    Slice,
+    Verdict,
+)
+from curation.reviews import by_labelers, standing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from curation.scoring import OutOfSample
+
+
+@dataclass(frozen=True, eq=False)
+class Judging:
+    """Judges labels with the loop's parts; ``cache`` keeps models that were trained without a fold."""
+
+    parts: Parts
+    settings: Settings
+    ledger: Ledger
+    cache: Path
+
+    def score(
+        self,
+        rows: Sequence[Sample],
+        labels: Mapping[str, CurrentLabel],
+        properties: pd.DataFrame,
+        *,
+        find_slices: bool,
+        predictions: Predictions | None = None,
+        looks: pd.DataFrame | None = None,
+    ) -> Scored:
+        """Judge the labels of ``rows`` by predictions that have not seen them: ours, or those given."""
+        from curation import issues as issue_finding
+        from curation import scoring, slices
+        from curation.neighbours import join_groups, near_duplicate_pairs
+
+        classes = self.ledger.classes()
+        given = [class_of(labels, s) for s in rows]
+        columns = np.array([classes.index(c) for c in given], dtype=np.int64)
+        features = self.parts.encoder.features(rows, self.parts.progress)
+        ids = tuple(s.id for s in rows)
+        pairs = near_duplicate_pairs(features)
+        if predictions is None:
+            groups = joint_groups(rows, join_groups(len(rows), [pair[:2] for pair in pairs]))
+            settled = self.settled(ids, given)
+            out = self._out_of_sample(rows, columns, classes.ids, groups, features, settled)
+            predictions = Predictions(ids, classes.ids, out.probabilities, out.folds)
+        predictions = predictions.take(ids)
+        quality = dict(zip(ids, scoring.label_quality(predictions.probabilities, columns).tolist(), strict=True))
+        found = issue_finding.all_issues(
+            rows, given, predictions, classes, features, properties, settings=self.settings.detection, pairs=pairs
+        )
+        weak: list[Slice] = []
+        if find_slices:
+            wrong = predictions.probabilities.argmax(axis=1) != columns
+            weak = slices.find_slices(
+                self.slice_table(rows, properties, looks), wrong, ids,
+                settings=self.settings.slices, classes=classes, labels=given,
+            )  # fmt: skip
+        return Scored(predictions, quality, tuple(found), tuple(weak))
+
+    def leaks(self, train: Sequence[Sample], holdout: Sequence[Sample]) -> list[Issue]:
+        """Holdout images that are all but in train, where duplicates are looked for at all."""
+        from curation.issues import find_leaks
+
+        if not holdout or not self.settings.detection.duplicates:
+            return []
+        both = [*train, *holdout]
+        return find_leaks(both, self.parts.encoder.features(both, self.parts.progress))
+
+    def settled(self, sample_ids: Sequence[str], labels: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Which labels a reviewer gave, or more people have named than anything else, shape (samples,)."""
+        merged, verdicts = self.ledger.merged_classes(), self.ledger.verdicts()
+        named: dict[str, Counter[str]] = {}
+        for verdict in by_labelers(self.judged(verdicts)):
+            named.setdefault(verdict.sample_id, Counter())[merged.get(verdict.answer, verdict.answer)] += 1
+        for sample_id, verdict in standing(verdicts).items():  # a reviewer outranks everybody
+            named[sample_id] = Counter([merged.get(verdict.answer, verdict.answer)])
+        said = [(named.get(s, Counter()), label) for s, label in zip(sample_ids, labels, strict=True)]
+        return np.array([2 * by[label] > by.total() for by, label in said], dtype=bool)
+
+    def judged(self, verdicts: Sequence[Verdict]) -> list[Verdict]:
+        """Those of these verdicts that say something of a label, without what gave it."""
+        adopted = {v.id for v in verdicts if v.key.startswith("adopted:")}
+        given = self.ledger.labels(as_of=0) if adopted else {}  # all labels there are: read only where they matter
+        gave = {v.id for v in verdicts if v.id in adopted and v.sample_id in given
+                and v.answer == given[v.sample_id].class_id}  # fmt: skip
+        return [v for v in verdicts if v.answer not in (SKIPPED, WITHDRAWN) and v.id not in gave]
+
+    def slice_table(
+        self, samples: Sequence[Sample], properties: pd.DataFrame, looks: pd.DataFrame | None = None
+    ) -> pd.DataFrame:
+        """What slices of these samples can speak of, one row a sample: metadata, properties, and who looks alike."""
+        known = properties if looks is None else properties.join(looks)
+        return slice_table(samples, known, self.settings.slices.ignore)
+
+    def _out_of_sample(
+        self,
+        rows: Sequence[Sample],
+        columns: npt.NDArray[np.int64],
+        class_ids: tuple[str, ...],
+        groups: npt.NDArray[np.int64],
+        features: npt.NDArray[np.float32],
+        settled: npt.NDArray[np.bool_],
+    ) -> OutOfSample:
+        """Predictions of ours that have not seen the labels they judge, by the scorer that the settings name."""
+        from curation import crossval, streaming
+
+        seed, folds, progress = self.settings.seed, self.settings.detection.folds, self.parts.progress
+        engine = self.parts.engine
+        if self.settings.detection.scorer == "training":
+            made_of = hashlib.sha256(repr((self.settings.training, self.settings.backbone)).encode()).hexdigest()[:12]
+            return crossval.cross_validate(
+                self.parts.trainer, rows, columns, class_ids, groups=groups, folds=folds, seed=seed,
+                folder=self.cache / "folds" / made_of, progress=progress, engine=engine,
+            )  # fmt: skip
+        judged = self.parts.judge.features(rows, progress) if self.parts.judge else features
+        if len(rows) > streaming.FROM:
+            return streaming.score_streaming(
+                judged, columns, len(class_ids), groups=groups, seed=seed, settled=settled, progress=progress,
+                engine=engine,
+            )  # fmt: skip
+        told = {"groups": groups, "seed": seed, "folds": folds, "settled": settled}
+        return next(engine.map(_score_labels, (judged, told), [(columns, len(class_ids))]))
+
+
+def trainable(samples: Sequence[Sample], labels: Mapping[str, CurrentLabel]) -> list[Sample]:
+    """Samples to train on and to judge: labeled, not excluded, not holdout, in their order."""
+    return [
+        s
+        for s in samples
+        if s.split != "holdout" and (now := labels.get(s.id)) is not None and now.class_id and not now.excluded
+    ]
+
+
+def labeled_holdout(samples: Sequence[Sample], labels: Mapping[str, CurrentLabel]) -> list[Sample]:
+    """Holdout samples with a label, in their order."""
+    return [s for s in samples if s.split == "holdout" and (now := labels.get(s.id)) is not None and now.class_id]
+
+
+def joint_groups(samples: Sequence[Sample], duplicates: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Group numbers, shape (samples,), that put together what shares a user's group or is a near-duplicate.
+
+    >>> from pathlib import Path
+    >>> a, b, c = (Sample(i, i, Path(i), "train", group=g) for i, g in (("a", "x"), ("b", None), ("c", "x")))
+    >>> joint_groups([a, b, c], np.array([0, 1, 2])).tolist()
+    [0, 1, 0]
+    """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    names = {name: number for number, name in enumerate(sorted({s.group for s in samples if s.group}))}
+    _, duplicate_numbers = np.unique(duplicates, return_inverse=True)
+    count = len(samples)
+    edges = [(row, count + int(number)) for row, number in enumerate(duplicate_numbers)]
+    edges += [(row, 2 * count + names[s.group]) for row, s in enumerate(samples) if s.group]
+    size = 2 * count + len(names)
+    left, right = np.array(edges, dtype=np.int64).reshape(-1, 2).T
+    graph = coo_matrix((np.ones(len(edges)), (left, right)), shape=(size, size))
+    component = connected_components(graph, directed=False)[1][:count]
+    _, first = np.unique(component, return_index=True)
+    order = {component[row]: number for number, row in enumerate(sorted(first))}
+    return np.array([order[c] for c in component], dtype=np.int64)
+
+
+def slice_table(samples: Sequence[Sample], properties: pd.DataFrame, ignore: Sequence[str] = ()) -> pd.DataFrame:
+    """Metadata and measured properties, one row a sample in order; columns that name single samples are left out."""
+    import pandas as pd
+
+    rows = [{k: v for k, v in s.metadata.items() if k not in ignore} for s in samples]
+    metadata = pd.DataFrame(rows, index=[s.id for s in samples])
+    few = [c for c in metadata.columns if metadata[c].dtype.kind in "fiu" or metadata[c].nunique() <= 50]
+    return pd.concat([metadata[few], properties.loc[[s.id for s in samples]]], axis=1)
+
+
+def class_of(labels: Mapping[str, CurrentLabel], sample: Sample) -> str:
+    """The class id of a sample that has a label; ProjectError where it has none."""
+    class_id = labels[sample.id].class_id
+    if class_id is None:
+        raise ProjectError(f"{sample.path} has no label, but a stage that needs labels was given it")
+    return class_id
+
+
+def _score_labels(
+    judged: tuple[npt.NDArray[np.float32], Mapping[str, Any]],
+    labels: tuple[npt.NDArray[np.int64], int],
+    _: Progress | None = None,
+) -> OutOfSample:
+    """Judge labels, and the number of classes, by features and the rest of what ``score_out_of_sample`` takes."""
+    from curation.scoring import score_out_of_sample
+
+    return score_out_of_sample(judged[0], *labels, **judged[1])
