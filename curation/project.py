@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from curation import dataset, files, releases, reviews
+from curation.assembly import feature_store, make_parts
 from curation.config import Settings, read_settings, settings_to_toml
 from curation.errors import ConfigError, DataError, ProjectError, ProjectLocked
 from curation.flags import flag_table
@@ -35,10 +36,9 @@ from curation.importing import (
 from curation.judging import labeled_holdout, trainable
 from curation.ledger import Ledger
 from curation.loop import Loop
-from curation.parts import Annotator, Parts
+from curation.parts import Annotator
 from curation.records import (
     SPECIAL_ANSWERS,
-    Augmentation,
     Classes,
     CurrentLabel,
     LabelEvent,
@@ -50,7 +50,6 @@ from curation.records import (
     Slice,
     SliceStatus,
 )
-from curation.repairing import Repairer
 from curation.reporting import Recording, Reporting, Say, overview_of
 from curation.runs import (
     ProjectPaths,
@@ -65,13 +64,8 @@ from curation.runs import (
 from curation.tables import read_frame, slices_from_frame, slices_to_frame, write_frame
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import pandas as pd
 
-    from curation.backbone import Backbone
-    from curation.engine import Engine
-    from curation.features import FeatureStore
     from labeling.screen import Texts
     from labeling.server import LabelStudioServer
     from reports.app import ReviewApp
@@ -797,63 +791,13 @@ class Project:
         usable = self._usable()
         if self.aside and not usable:
             raise ProjectError(f"not one of {len(self.aside):,} images is as it was at import: {self.aside[0].reason}")
+        store = feature_store(self.paths, settings, self.say)
+        reporting = self._reporting(settings, store.backbone.describe(), fiftyone=settings.report.fiftyone)
         return Loop(
-            self.paths, settings, self.ledger, usable, self._parts(settings),
+            self.paths, settings, self.ledger, usable,
+            make_parts(store, self.paths, settings, self.samples(), reporting, self.progress),
             secret=self.paths.secret.read_text(encoding="utf-8").strip(),
         )  # fmt: skip
-
-    def _store(self, settings: Settings) -> FeatureStore:
-        from curation.backbone import deterministic, load_backbone
-        from curation.features import FeatureStore
-        from curation.images import PixelCache
-
-        size = settings.backbone.size or 224
-        weights = Path(settings.backbone.weights) if settings.backbone.weights else None
-        chosen = settings.backbone
-        with deterministic(settings.training.deterministic):
-            backbone = load_backbone(chosen.name, weights=weights, size=size, device=chosen.device)
-        self.say(backbone.describe())
-        views = self.paths.cache / "views" if settings.detection.views == "many" else None
-        engine = _engine(settings, backbone)
-        pixels = PixelCache(self.paths.cache / "pixels", size)
-        return FeatureStore(backbone, pixels, self.paths.cache / "features", views=views, engine=engine)
-
-    def _parts(self, settings: Settings) -> Parts:
-        from curation.features import ViewFeatures
-        from curation.heads import HeadTrainer, encode_copies
-        from curation.properties import measure_properties
-
-        store = self._store(settings)
-        backbone, pixels = store.backbone, store.pixels
-        engine, views = _engine(settings, backbone), self.paths.cache / "views"
-        return Parts(
-            engine=engine,
-            encoder=store,
-            judge=ViewFeatures(backbone, views, engine=engine) if settings.detection.views == "many" else None,
-            trainer=HeadTrainer(store, pixels) if settings.training.method == "head" else _FineTuner(store, settings),
-            measure=lambda samples, progress: measure_properties(
-                samples, self.paths.cache / "properties.parquet", progress
-            ),
-            plan_recipe=self._repairer(settings, store, pixels),
-            reporters=[self._reporting(settings, backbone.describe(), fiftyone=settings.report.fiftyone)],
-            progress=self.progress,
-            copies=lambda samples, augmentations, seed: encode_copies(store, pixels, samples, augmentations, seed),
-        )
-
-    def _repairer(self, settings: Settings, store: Any, pixels: Any) -> Repairer:
-        from augment.recipes import read_recipes
-        from curation.judging import joint_groups
-        from curation.neighbours import group_near_duplicates
-
-        return Repairer(
-            store=store,
-            pixels=pixels.pixels,
-            group=lambda samples, features: joint_groups(samples, group_near_duplicates(features)),
-            samples={s.id: s for s in self.samples()},
-            settings=settings.slices,
-            recipes=read_recipes(self.root / settings.slices.recipes) if settings.slices.recipes else (),
-            seed=settings.seed,
-        )
 
     def slices(self, number: int | None = None) -> list[Slice]:
         """The weak slices of an iteration (the last one that has any by default), weakest first, fixed ones last."""
@@ -956,7 +900,8 @@ class Project:
             raise ProjectError(f"iteration {chosen} has no model; there are {trained}")
         if self.settings.training.method == "head":
             raise ConfigError("a head alone can't be exported; set training.method = 'fine-tune' and run again")
-        model = load_fine_tuned(self.paths.iteration(chosen) / "model.safetensors", self._store(self.settings))
+        store = feature_store(self.paths, self.settings, self.say)
+        model = load_fine_tuned(self.paths.iteration(chosen) / "model.safetensors", store)
         names = [self.classes.name(class_id) for class_id in model.class_ids]
         difference = export_model(model, names, Path(file), file_format, self.samples()[:CHECKED])
         return {"file": str(file), "iteration": chosen, "difference": difference}
@@ -1088,48 +1033,3 @@ class Project:
             for path, label in zip(table["path"], table["label"], strict=True)
             if path in of_path
         }
-
-
-def _engine(settings: Settings, backbone: Backbone) -> Engine:
-    """Where the settings want heavy work computed."""
-    from curation.engine import make_engine
-
-    return make_engine(settings.engine, settings.engine_address, gpu=backbone.device.type == "cuda")
-
-
-class _FineTuner:
-    """Trains by fine-tuning the backbone on the cached activations of its trunk."""
-
-    def __init__(self, store: Any, settings: Settings) -> None:
-        self._store = store
-        self._settings = settings
-
-    def train(
-        self,
-        samples: Sequence[Sample],
-        labels: npt.NDArray[np.int64],
-        class_ids: tuple[str, ...],
-        *,
-        seed: int,
-        augmentations: Sequence[Augmentation],
-        checkpoint: Path,
-        progress: Progress | None,
-    ) -> Any:
-        from curation.parallel import fine_tune_together, processes_for
-        from curation.training import fine_tune
-
-        settings = self._settings
-        number = checkpoint.parent.name  # that of the iteration
-        before = checkpoint.parent.with_name(f"{int(number) - 1:03d}") if number.isdigit() else checkpoint.parent
-        warm = before / "model.safetensors" if settings.training.warm_start else None
-        processes = processes_for(str(self._store.backbone.device), settings.training.processes)
-        if processes > 1:
-            return fine_tune_together(
-                self._store, samples, labels, class_ids, settings=settings.training, seed=seed, processes=processes,
-                weights=Path(settings.backbone.weights) if settings.backbone.weights else None,
-                augmentations=augmentations, checkpoint=checkpoint, progress=progress, warm=warm,
-            )  # fmt: skip
-        return fine_tune(
-            self._store, samples, labels, class_ids, settings=settings.training, seed=seed,
-            augmentations=augmentations, checkpoint=checkpoint, progress=progress, warm=warm,
-        )  # fmt: skip
