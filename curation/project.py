@@ -5,20 +5,18 @@ Every command of ``curate`` is a thin call of a method here; they take and retur
 
 from __future__ import annotations
 
-import itertools
 import secrets
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from curation import dataset, files, releases, reviews
+from curation.asking import Asking
 from curation.assembly import feature_store, make_parts
 from curation.config import Settings, read_settings, settings_to_toml
 from curation.errors import ConfigError, DataError, ProjectError, ProjectLocked
@@ -43,7 +41,6 @@ from curation.records import (
     CurrentLabel,
     LabelEvent,
     Progress,
-    QueueEntry,
     Release,
     Remark,
     Sample,
@@ -105,6 +102,10 @@ class Project:
         self._answer_key: dict[str, str] | None = None
         #: Images whose files are gone or changed, as of the last time that files were looked at.
         self.aside: tuple[dataset.SetAside, ...] = ()
+
+    @property
+    def _asking(self) -> Asking:
+        return Asking(self.paths, self.settings, self.ledger, self.say)
 
     # --- making and adding
 
@@ -320,39 +321,11 @@ class Project:
         """
         number = self.deciding_iteration()
         with decision_lock(self.paths):
-            entries, left = self._asked_by_hand(sample_ids, number)
+            entries, left = self._asking.by_hand(sample_ids, number)
             now = datetime.now(UTC)
             self.ledger.add_remarks([Remark(e.sample_id, "sent", "", "", person, now, number) for e in entries])
             self.ledger.add_queue(entries)
         return {"queued": len(entries), "left_alone": left, "sent": bool(entries) and self.send_open(number)}
-
-    def _asked_by_hand(self, sample_ids: Sequence[str], number: int) -> tuple[list[QueueEntry], dict[str, str]]:
-        from curation.queue import opaque_key
-
-        splits = {s.id: s.split for s in self.ledger.samples()}
-        queue, labels, verdicts = self.ledger.queue(number), self.ledger.labels(), self.ledger.verdicts()
-        answered = {v.key for v in verdicts}
-        open_now = {e.sample_id for e in queue if e.key not in answered}
-        waves = Counter(e.sample_id for e in self.ledger.queue())
-        about, secret = self.ledger.about()["id"], self.paths.secret.read_text(encoding="utf-8").strip()
-        position = max((e.position for e in queue), default=-1) + 1
-        left: dict[str, str] = {}
-        entries: list[QueueEntry] = []
-        for sample_id in dict.fromkeys(sample_ids):
-            if sample_id not in splits:
-                raise DataError(f"no sample has the id '{sample_id}'; record anew with `curate review --rebuild`")
-            if splits[sample_id] == "holdout":
-                left[sample_id] = "is in the holdout, which labelers are not asked about by hand"
-            elif sample_id in open_now:
-                left[sample_id] = "is being asked about already"
-            else:
-                now = labels.get(sample_id)
-                key = opaque_key(secret, about, number, sample_id, "blind", 1000 + waves[sample_id])
-                entries.append(
-                    QueueEntry(key, sample_id, number, position + len(entries), "blind",
-                               now.class_id if now else None, None, "")
-                )  # fmt: skip
-        return entries, left
 
     def send_open(self, number: int) -> bool:
         """Send what is open to a Label Studio that runs; false where none does, or where a run will send it."""
@@ -365,16 +338,12 @@ class Project:
                 return False
         try:
             with project_lock(self.paths):
-                loop_entries = self._open_entries(number)
+                loop_entries = self._asking.open_entries(number)
                 files = {s.id: s.file for s in self.samples()}
-                self._annotator("label-studio", server)().send(loop_entries, files, self.progress)
+                self._asking.annotator("label-studio", server)().send(loop_entries, files, self.progress)
         except ProjectLocked:  # a run holds the project; it sends the queue whenever it looks for answers
             return False
         return True
-
-    def _open_entries(self, number: int) -> list[QueueEntry]:
-        settled = reviews.standing(self.ledger.verdicts())
-        return [e for e in self.ledger.queue(number, holdout=True) if e.sample_id not in settled]
 
     def deciding_iteration(self) -> int:
         """The iteration that what people decide now belongs to: the one under way until its labels are trained on."""
@@ -460,8 +429,8 @@ class Project:
         with project_lock(self.paths), self._tidy():
             sweep(self.paths)
             goal = self._goal(iterations, annotator, budget, seed, trial)
-            server = self._begin_server(goal["annotator"])
-            who = self._annotator(goal["annotator"], server)
+            server = self._asking.begin_server(goal["annotator"])
+            who = self._asking.annotator(goal["annotator"], server)
             if self._without_bad_files(lambda: self._advance(goal, who, wait, close_batch, poll)):
                 (self.paths.home / "run.json").unlink(missing_ok=True)
         return self.status()
@@ -481,7 +450,7 @@ class Project:
                 time.sleep(poll)
                 outcome = loop.advance(number, who)
             if outcome == "waiting":
-                self._say_waiting(number, who())
+                self._asking.say_waiting(number, who())
                 return False
             self.say(f"Iteration {number} is done.")
             close_batch = False
@@ -544,12 +513,12 @@ class Project:
                 nothing: dict[str, Any] = {"answered": 0, "missing": 0, "people": []}
                 return {"iteration": number, "state": state, "queued": len(entries), **nothing}
             goal = self._goal(None, None, None, None)
-            who = self._annotator(goal["annotator"], self._begin_server(goal["annotator"]))()
+            who = self._asking.annotator(goal["annotator"], self._asking.begin_server(goal["annotator"]))()
             missing = self._loop(goal).collect(number, who)
             answered = len({v.sample_id for v in self.ledger.verdicts(iteration=number)})
             return {
                 "iteration": number, "state": state, "queued": len(entries), "answered": answered, "missing": missing,
-                "people": self._note_queues(number, who),
+                "people": self._asking.note_queues(number, who),
             }  # fmt: skip
 
     def _current(self) -> int:
@@ -587,25 +556,9 @@ class Project:
         write_json(file, goal)
         return goal
 
-    def _begin_server(self, annotator: str) -> LabelStudioServer | None:
-        """Begin to start a Label Studio where one is needed; it gets ready while the first training runs."""
-        if annotator != "label-studio":
-            return None
-        from labeling.server import connection_from_environment
-
-        if connection_from_environment() is not None:
-            return None
-        server = self.label_studio()
-        if server.running() is None:
-            self.say("Starting Label Studio in the background.")
-        server.start(wait=False)
-        return server
-
     def label_studio(self) -> LabelStudioServer:
         """The project's own Label Studio, running or not."""
-        from labeling.server import LabelStudioServer
-
-        return LabelStudioServer(self.paths.label_studio)
+        return self._asking.server()
 
     def labeling_access(self) -> dict[str, Any]:
         """Where labelers go and how they sign in, with the project's own server started where it is needed.
@@ -613,31 +566,11 @@ class Project:
         ``url``, ``streams`` (name to address, empty where nothing waits, and where people have queues of their own),
         ``people`` (rows of ``queues``); for an own server also ``email`` and ``password_file``.
         """
-        from labeling.server import connection_from_environment
-
-        foreign = connection_from_environment()
-        server = None if foreign is not None else self.label_studio()
-        connection = foreign or (server.start() if server else None)
-        if connection is None:
-            raise ProjectError("no Label Studio is known; set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
-        waiting = {i.number: i.state for i in self.ledger.iterations()}.get(self._current()) == "waiting"
-        streams: Mapping[str, str] = {}
-        people: list[dict[str, Any]] = []
-        if waiting:
-            annotator = self._annotator("label-studio", server)()
-            entries = self._open_entries(self._current())
-            annotator.send(entries, {s.id: s.file for s in self.samples()}, self.progress)
-            streams = getattr(annotator, "addresses", dict)()
-            people = self._note_queues(self._current(), annotator)
-        access: dict[str, Any] = {"url": connection.url, "streams": dict(streams), "people": people}
-        if server is not None:
-            access |= {"email": server.email, "password_file": str(server.secrets_file)}
-        return access
+        return self._asking.access(self._current(), self.progress)
 
     def labelers(self) -> dict[str, str]:
         """Who was given an account by ``curate people --add``: email to the name that stands in the ledger."""
-        file = self.paths.home / "people.json"
-        return dict(read_json(file)) if file.exists() else {}
+        return self._asking.labelers()
 
     def queues(self) -> list[dict[str, Any]]:
         """How far everybody is who has a queue of their own, and where it is; empty where all share, or nothing waits.
@@ -645,141 +578,19 @@ class Project:
         Rows ``person, answered, asked, addresses`` (by stream), those of ``review.people`` first, then who else has
         answered; as it was when answers were looked for the last time.
         """
-        file = self.paths.home / "queues.json"
-        noted: dict[str, Any] = read_json(file) if file.exists() else {}
-        waits = {i.number for i in self.ledger.iterations() if i.state == "waiting"}
-        return list(noted["people"]) if self._people_with_queues() and noted.get("iteration") in waits else []
-
-    def _people_with_queues(self) -> tuple[str, ...]:
-        """As the settings are by now, so that a run that waits for people heeds who is away."""
-        return read_settings(self.paths.settings).review.people
-
-    def _note_queues(self, number: int, annotator: Annotator) -> list[dict[str, Any]]:
-        """Look how far everybody is, and keep it for those who ask when no Label Studio is running."""
-        look = getattr(annotator, "queues", None)
-        rows = [asdict(row) for row in look(self._open_entries(number))] if look else []
-        write_json(self.paths.home / "queues.json", {"iteration": number, "people": rows}, private=True)
-        return rows
+        return self._asking.queues()
 
     def classes_asked(self) -> Classes:
         """The classes that people can choose: those that were not merged into others."""
-        merged = self.ledger.merged_classes()
-        kept = [(class_id, name) for class_id, name in self.classes if class_id not in merged]
-        return Classes(tuple(c for c, _ in kept), tuple(n for _, n in kept))
+        return self._asking.classes()
 
     def guide_texts(self) -> dict[str, str]:
         """What the class guide says of each class id: the newest versions of what it means and what tells it apart."""
-        newest = {ruling.class_ids: ruling.text for ruling in self.ledger.guide()}
-        texts: dict[str, list[str]] = {}
-        for class_ids, text in sorted(newest.items(), key=lambda entry: len(entry[0])):
-            for class_id in class_ids:
-                texts.setdefault(class_id, []).append(text)
-        return {class_id: " ".join(parts) for class_id, parts in texts.items()}
-
-    def _examples(self) -> dict[str, tuple[Path, ...]]:
-        """Two images of each class id on which label and last predictions agree the most: sure, and typical."""
-        from curation.tables import predictions_from_frame, read_frame
-
-        numbers = [i.number for i in reversed(self.ledger.iterations())]
-        tables = (self.paths.iteration(number) / "predictions.parquet" for number in numbers)
-        file = next((table for table in tables if table.exists()), None)
-        if file is None:
-            return {}
-        predictions, labels = predictions_from_frame(read_frame(file)), self.ledger.labels()
-        files = {s.id: s.file for s in self.samples()}
-        found: dict[str, tuple[Path, ...]] = {}
-        for column, class_id in enumerate(predictions.class_ids):
-            order = (-predictions.probabilities[:, column]).argsort(kind="stable")
-            ids = (predictions.sample_ids[row] for row in order.tolist())
-            mine = (s for s in ids if (now := labels.get(s)) and now.class_id == class_id and not now.excluded)
-            found[class_id] = tuple(files[s] for s in itertools.islice(mine, 2))
-        return found
+        return self._asking.guide()
 
     def texts(self) -> Texts:
         """The words on the labeling screen: the project's own where it has some, else as shipped."""
-        from labeling.screen import read_texts
-
-        own = self.settings.review.texts
-        return read_texts(self.root / own if own else None)
-
-    def _addresses_of_images(self) -> dict[Path, str]:
-        """Where a storage has the images, by file; empty where the settings name none."""
-        from labeling.storages import image_address
-
-        template, folder = self.settings.review.images_url, Path(self.settings.images)
-        if not template:
-            return {}
-        found = {}
-        for sample in self.samples():
-            inside = sample.file.is_relative_to(folder)
-            path = sample.file.relative_to(folder).as_posix() if inside else sample.path
-            found[sample.file] = image_address(template, path, sample.id)
-        return found
-
-    def _annotator(self, annotator: str, server: LabelStudioServer | None) -> Callable[[], Annotator]:
-        if annotator == "files":
-            from labeling.exchange import FileAnnotator
-
-            by_files = FileAnnotator(self.ledger.verdicts)
-            return lambda: by_files
-        if annotator.startswith("replay:"):
-            from labeling.replay import ReplayAnnotator
-
-            paths = {s.id: tuple(p.path for p in s.paths) for s in self.ledger.samples()}
-            replayed = ReplayAnnotator(Path(annotator.removeprefix("replay:")), classes=self.classes, paths=paths)
-            return lambda: replayed
-        made: list[Annotator] = []
-
-        def people() -> Annotator:
-            if not made:
-                from labeling.client import LabelStudioAnnotator
-                from labeling.server import connection_from_environment
-
-                everybody = {
-                    *self.labelers().values(),
-                    *(v.person for v in self.ledger.verdicts() if v.mode != "review"),
-                }
-                connection = server.wait_ready() if server else connection_from_environment()
-                if connection is None:
-                    raise ProjectError("no Label Studio is known; start one with `curate label`")
-                made.append(
-                    LabelStudioAnnotator(
-                        connection,
-                        project_name=self.settings.name,
-                        project_id=self.ledger.about()["id"],
-                        classes=self.classes,
-                        opinions=self.settings.review.opinions,
-                        guide=self.guide_texts(),
-                        examples=self._examples(),
-                        labels={s: now.class_id for s, now in self.ledger.labels().items()},
-                        person_names=self.labelers(),
-                        retired=tuple(self.ledger.merged_classes()),
-                        labelers=everybody,
-                        own_queues=self._people_with_queues,
-                        earlier=self.ledger.queue,
-                        recorded=partial(self.ledger.verdicts, holdout=True),
-                        addresses=self._addresses_of_images(),
-                        texts=self.texts(),
-                    )
-                )
-            return made[0]
-
-        return people
-
-    def _say_waiting(self, number: int, annotator: Annotator) -> None:
-        entries = self._open_entries(number)
-        missing = annotator.waiting(entries)
-        self.say(
-            f"Iteration {number} waits for people: {missing} of {sum(e.opinions for e in entries)} answers to come."
-        )
-        addresses: Mapping[str, str] = getattr(annotator, "addresses", dict)()
-        for stream, address in addresses.items():
-            self.say(f"  {stream}: {address}")
-        for row in self._note_queues(number, annotator):
-            self.say(f"  {row['person']}: {row['answered']} of {row['asked']} answered")
-            for stream, address in row["addresses"].items():
-                self.say(f"    {stream}: {address}")
-        self.say("`curate label` shows how to sign in; `curate run` goes on when the answers are there.")
+        return self._asking.texts()
 
     def _loop(self, goal: Mapping[str, Any] | None = None) -> Loop:
         """The loop with the settings of a run's goal, by default with the project's own."""

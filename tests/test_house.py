@@ -34,8 +34,8 @@ ORDER = [
     ],
     ["labeling", "augment", "reports"],
     ["curation.parts", "curation.judging", "curation.loop", "curation.repairing", "curation.account",
-     "curation.reporting", "curation.assembly", "curation.project", "curation.desk", "curation.checking",
-     "curation.doctor", "curation.demo"],
+     "curation.reporting", "curation.assembly", "curation.asking", "curation.project", "curation.desk",
+     "curation.checking", "curation.doctor", "curation.demo"],
     ["curation.cli", "reports.fiftyone_plugin"],
 ]  # fmt: skip
 

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from tests_stand_ins import draw
 
 from curation import desk
+from curation.asking import Asking
 from curation.cli import curate
 from curation.config import Settings
 from curation.errors import DataError
@@ -138,11 +139,14 @@ def test_the_commands_take_a_batch_out_and_its_answers_in(project: Project, tmp_
 
 
 def test_addresses_of_images_come_by_the_path_within_their_folder(project: Project) -> None:
-    assert project._addresses_of_images() == {}
+    def addresses() -> dict[Path, str]:
+        return Asking(project.paths, project.settings, project.ledger, print).addresses_of_images()
+
+    assert addresses() == {}
     review = replace(project.settings.review, images_url="https://host/in/{path}?v={id}")
     project.settings = replace(project.settings, review=review)
     first = project.samples()[0]
-    assert project._addresses_of_images()[first.file] == f"https://host/in/{first.path}?v={first.id}"
+    assert addresses()[first.file] == f"https://host/in/{first.path}?v={first.id}"
 
 
 def test_an_adopted_project_of_another_label_studio_is_told_and_left_alone(
