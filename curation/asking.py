@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from curation import reviews
 from curation.config import Settings, read_settings
-from curation.errors import DataError, ProjectError
+from curation.errors import DataError, ProjectError, ProjectLocked
 from curation.importing import sample_of
 from curation.ledger import Ledger
 from curation.parts import Annotator
 from curation.records import Classes, Progress, QueueEntry, Sample
 from curation.reporting import Say
-from curation.runs import ProjectPaths, read_json, write_json
+from curation.runs import ProjectPaths, project_lock, read_json, write_json
 from curation.tables import predictions_from_frame, read_frame
 
 if TYPE_CHECKING:
@@ -145,9 +145,7 @@ class Asking:
     def access(self, number: int, progress: Progress | None = None) -> dict[str, Any]:
         """Where labelers go and how they sign in, with the project's own server started where it is needed.
 
-        ``number`` is that of the iteration under way. Keys:
-        ``url``, ``streams`` (name to address, empty where nothing waits, and where people have queues of their own),
-        ``people`` (rows of ``queues``); for an own server also ``email`` and ``password_file``.
+        ``number`` is that of the iteration under way; what is in it: ``Project.labeling_access``.
         """
         from labeling.server import connection_from_environment
 
@@ -170,17 +168,31 @@ class Asking:
             access |= {"email": server.email, "password_file": str(server.secrets_file)}
         return access
 
+    def send_open(self, number: int, progress: Progress | None = None) -> bool:
+        """Send what is open to a Label Studio that runs; false where none does, or where a run will send it."""
+        from labeling.server import connection_from_environment
+
+        server = None
+        if connection_from_environment() is None:
+            server = self.server()
+            if server.running() is None:
+                return False
+        try:
+            with project_lock(self.paths):
+                loop_entries = self.open_entries(number)
+                files = {s.id: s.file for s in self._samples()}
+                self.annotator("label-studio", server)().send(loop_entries, files, progress)
+        except ProjectLocked:  # a run holds the project; it sends the queue whenever it looks for answers
+            return False
+        return True
+
     def labelers(self) -> dict[str, str]:
         """Who was given an account by ``curate people --add``: email to the name that stands in the ledger."""
         file = self.paths.home / "people.json"
         return dict(read_json(file)) if file.exists() else {}
 
     def queues(self) -> list[dict[str, Any]]:
-        """How far everybody is who has a queue of their own, and where it is; empty where all share, or nothing waits.
-
-        Rows ``person, answered, asked, addresses`` (by stream), those of ``review.people`` first, then who else has
-        answered; as it was when answers were looked for the last time.
-        """
+        """How far who has an own queue was when it was last looked for; see ``Project.queues``."""
         file = self.paths.home / "queues.json"
         noted: dict[str, Any] = read_json(file) if file.exists() else {}
         waits = {i.number for i in self.ledger.iterations() if i.state == "waiting"}

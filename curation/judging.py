@@ -84,6 +84,23 @@ class Judging:
             )  # fmt: skip
         return Scored(predictions, quality, tuple(found), tuple(weak))
 
+    def score_all(
+        self, samples: Sequence[Sample], labels: Mapping[str, CurrentLabel]
+    ) -> tuple[dict[str, float], list[Issue]]:
+        """Quality by sample id, and issues, of all labels; those of train rows come from train rows alone."""
+        train, holdout = trainable(samples, labels), labeled_holdout(samples, labels)
+        properties = self.parts.measure([*train, *holdout], self.parts.progress)
+        scored = self.score(train, labels, properties, find_slices=False)
+        quality, issues = dict(scored.quality), list(scored.issues)
+        if holdout:
+            # Holdout rows are judged with the train rows' help; nothing of it flows back to the queue.
+            both = self.score([*train, *holdout], labels, properties, find_slices=False)
+            held = {s.id for s in holdout}
+            quality |= {s: q for s, q in both.quality.items() if s in held}
+            issues += [i for i in both.issues if i.sample_id in held]
+            issues += self.leaks(train, holdout)
+        return quality, issues
+
     def leaks(self, train: Sequence[Sample], holdout: Sequence[Sample]) -> list[Issue]:
         """Holdout images that are all but in train, where duplicates are looked for at all."""
         from curation.issues import find_leaks

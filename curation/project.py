@@ -19,8 +19,10 @@ from curation import dataset, files, releases, reviews
 from curation.asking import Asking
 from curation.assembly import feature_store, make_parts
 from curation.config import Settings, read_settings, settings_to_toml
-from curation.errors import ConfigError, DataError, ProjectError, ProjectLocked
+from curation.errors import ConfigError, DataError, ProjectError
 from curation.flags import flag_table
+from curation.goal import forget_goal, goal_of, settings_for
+from curation.history import HISTORY, history_rows
 from curation.importing import (
     Imported,
     names_of,
@@ -47,7 +49,7 @@ from curation.records import (
     Slice,
     SliceStatus,
 )
-from curation.reporting import Recording, Reporting, Say, overview_of
+from curation.reporting import AnswerKey, Recording, Reporting, Say, overview_of, status_of
 from curation.runs import (
     ProjectPaths,
     decision_lock,
@@ -99,7 +101,8 @@ class Project:
         self.progress = progress
         self.say = say
         self.recording = Recording(say)
-        self._answer_key: dict[str, str] | None = None
+        key = self.settings.answer_key
+        self._answer_key = AnswerKey(self.root / key, self.ledger) if key else None
         #: Images whose files are gone or changed, as of the last time that files were looked at.
         self.aside: tuple[dataset.SetAside, ...] = ()
 
@@ -212,29 +215,8 @@ class Project:
         """Label events and verdicts in the order they happened, of one image or of all."""
         import pandas as pd
 
-        classes = self.classes
-        one = self.find(path) if path is not None else None
-        only = one.id if one else None
-        paths = {one.id: one.path} if one else {s.id: s.paths[0].path for s in self.ledger.samples() if s.paths}
-        rows: list[tuple[Any, ...]] = [
-            (e.at, paths.get(e.sample_id, ""), e.kind, classes.name(e.old),
-             "left out" if e.excluded else classes.name(e.new), e.who, e.why, e.iteration,
-             ", ".join(map(str, e.cites)), f"event {e.id}")
-            for e in self.ledger.label_events(only)
-        ]  # fmt: skip
-        rows += [
-            (v.at, paths.get(v.sample_id, ""), "verdict", "", classes.name(v.answer), v.person, v.note or v.mode,
-             v.iteration, "", f"verdict {v.id}")
-            for v in (self.ledger.verdicts_of(only) if only else self.ledger.verdicts(every=True))
-        ]  # fmt: skip
-        rows += [
-            (r.at, paths.get(r.sample_id, ""), "remark" if r.kind == "error" else "sent", "", r.cause or "to labelers",
-             r.who, r.note, r.iteration, "", f"remark {r.id}")
-            for r in self.ledger.remarks(only)
-        ]  # fmt: skip
-        columns = ["at", "path", "what", "old", "new", "who", "why", "iteration", "cites", "id"]
-        rows.sort(key=lambda row: row[0])
-        return pd.DataFrame(rows, columns=columns)
+        rows = history_rows(self.ledger, self.find(path) if path is not None else None)
+        return pd.DataFrame(rows, columns=list(HISTORY))
 
     def undo(self, path: str, *, who: str = "user", why: str = "undone") -> LabelEvent | None:
         """Take back what was last decided of an image; a new event, so nothing is lost.
@@ -329,21 +311,7 @@ class Project:
 
     def send_open(self, number: int) -> bool:
         """Send what is open to a Label Studio that runs; false where none does, or where a run will send it."""
-        from labeling.server import connection_from_environment
-
-        server = None
-        if connection_from_environment() is None:
-            server = self.label_studio()
-            if server.running() is None:
-                return False
-        try:
-            with project_lock(self.paths):
-                loop_entries = self._asking.open_entries(number)
-                files = {s.id: s.file for s in self.samples()}
-                self._asking.annotator("label-studio", server)().send(loop_entries, files, self.progress)
-        except ProjectLocked:  # a run holds the project; it sends the queue whenever it looks for answers
-            return False
-        return True
+        return self._asking.send_open(number, self.progress)
 
     def deciding_iteration(self) -> int:
         """The iteration that what people decide now belongs to: the one under way until its labels are trained on."""
@@ -367,41 +335,7 @@ class Project:
 
     def status(self) -> dict[str, Any]:
         """Where the project stands; the JSON of ``curate status --json``."""
-        counts = self.ledger.counts()
-        iterations = []
-        for iteration in self.ledger.iterations():
-            iterations.append(self._iteration_status(iteration.number, iteration.state, iteration.message))
-        baseline = self.paths.iteration(0) / "metrics.json"
-        return {
-            "project": self.settings.name,
-            "classes": list(self.classes.names),
-            "samples": sum(counts["splits"].values()),
-            **counts,
-            "baseline": read_json(baseline) if baseline.exists() else None,
-            "iterations": iterations,
-        }
-
-    def _iteration_status(self, number: int, state: str, message: str) -> dict[str, Any]:
-        file = self.paths.iteration(number) / "metrics.json"
-        if file.exists():
-            return {**read_json(file), "state": state}
-        review = finished(self.paths.iteration(number), "review") or {}
-        nothing = {"accuracy": None, "accuracy_ci": None, "balanced_accuracy": None, "log_loss": None}
-        unknown = {"labels_wrong": None, "labels_wrong_ci": None, "flagger_precision": None, "flagger_recall": None}
-        entries = self.ledger.queue(number)
-        return {
-            "number": number,
-            "state": state,
-            "message": message,
-            "labels_reviewed": review.get("reviewed"),
-            "labels_changed": review.get("changed"),
-            "queued": len(entries),
-            "answered": len({v.sample_id for v in self.ledger.verdicts(iteration=number)}),
-            "people": [{k: row[k] for k in ("person", "answered", "asked")} for row in self.queues()],
-            "holdout": nothing,
-            "slices": [],
-            "audit": unknown,
-        }
+        return status_of(self.paths, self.settings.name, self.ledger, self.queues)
 
     # --- the loop
 
@@ -428,11 +362,14 @@ class Project:
             raise ConfigError(f"--iterations must be 1 or more, got {iterations}")
         with project_lock(self.paths), self._tidy():
             sweep(self.paths)
-            goal = self._goal(iterations, annotator, budget, seed, trial)
+            goal = goal_of(
+                self.paths, self.settings, self._current(),
+                iterations=iterations, annotator=annotator, budget=budget, seed=seed, trial=trial,
+            )  # fmt: skip
             server = self._asking.begin_server(goal["annotator"])
             who = self._asking.annotator(goal["annotator"], server)
             if self._without_bad_files(lambda: self._advance(goal, who, wait, close_batch, poll)):
-                (self.paths.home / "run.json").unlink(missing_ok=True)
+                forget_goal(self.paths)
         return self.status()
 
     def _advance(
@@ -512,7 +449,7 @@ class Project:
             if state != "waiting":
                 nothing: dict[str, Any] = {"answered": 0, "missing": 0, "people": []}
                 return {"iteration": number, "state": state, "queued": len(entries), **nothing}
-            goal = self._goal(None, None, None, None)
+            goal = goal_of(self.paths, self.settings, self._current())
             who = self._asking.annotator(goal["annotator"], self._asking.begin_server(goal["annotator"]))()
             missing = self._loop(goal).collect(number, who)
             answered = len({v.sample_id for v in self.ledger.verdicts(iteration=number)})
@@ -527,34 +464,6 @@ class Project:
         if not known:
             return 1
         return known[-1].number + (1 if known[-1].state == "done" else 0)
-
-    def _goal(
-        self,
-        iterations: int | None,
-        annotator: str | None,
-        budget: int | None,
-        seed: int | None,
-        trial: bool | None = None,
-    ) -> dict[str, Any]:
-        """What the run is to reach; kept on disk until it has, so that a stopped run goes on as it was begun."""
-        file = self.paths.home / "run.json"
-        kept: dict[str, Any] = read_json(file) if file.exists() else {}
-        current = self._current()
-        if kept.get("until", 0) < current:
-            kept = {"until": current + (iterations or 1) - 1}
-        review = self.settings.review
-        goal = {
-            "until": kept["until"],
-            "annotator": annotator or kept.get("annotator") or review.annotator,
-            "budget": budget if budget is not None else kept.get("budget", review.budget),
-            "seed": seed if seed is not None else kept.get("seed", self.settings.seed),
-            "trial": trial if trial is not None else kept.get("trial", self.settings.slices.trial),
-        }
-        replace(self.settings, seed=goal["seed"], review=replace(review, budget=goal["budget"]))  # checks their ranges
-        if not (goal["annotator"] in ("label-studio", "files") or goal["annotator"].startswith("replay:")):
-            raise ConfigError(f"annotator must be 'label-studio', 'files' or 'replay:FILE', got '{goal['annotator']}'")
-        write_json(file, goal)
-        return goal
 
     def label_studio(self) -> LabelStudioServer:
         """The project's own Label Studio, running or not."""
@@ -594,11 +503,7 @@ class Project:
 
     def _loop(self, goal: Mapping[str, Any] | None = None) -> Loop:
         """The loop with the settings of a run's goal, by default with the project's own."""
-        settings = self.settings
-        if goal:
-            review = replace(settings.review, budget=goal["budget"])
-            slices = replace(settings.slices, trial=goal.get("trial", settings.slices.trial))
-            settings = replace(settings, seed=goal["seed"], review=review, slices=slices)
+        settings = settings_for(self.settings, goal) if goal else self.settings
         usable = self._usable()
         if self.aside and not usable:
             raise ProjectError(f"not one of {len(self.aside):,} images is as it was at import: {self.aside[0].reason}")
@@ -658,19 +563,10 @@ class Project:
     def _flag(self, predictions: str | Path | None) -> pd.DataFrame:
         loop = self._loop()
         labels = self.ledger.labels()
-        train, holdout = trainable(loop.samples, labels), labeled_holdout(loop.samples, labels)
         if predictions is not None:
+            train, holdout = trainable(loop.samples, labels), labeled_holdout(loop.samples, labels)
             return self._flag_by(loop, Path(predictions), [*train, *holdout], labels)
-        properties = loop.parts.measure([*train, *holdout], self.progress)
-        scored = loop.judging.score(train, labels, properties, find_slices=False)
-        quality, issues = dict(scored.quality), list(scored.issues)
-        if holdout:
-            # Holdout rows are judged with the train rows' help; nothing of it flows back to the queue.
-            both = loop.judging.score([*train, *holdout], labels, properties, find_slices=False)
-            held = {s.id for s in holdout}
-            quality |= {s: q for s, q in both.quality.items() if s in held}
-            issues += [i for i in both.issues if i.sample_id in held]
-            issues += loop.judging.leaks(train, holdout)
+        quality, issues = loop.judging.score_all(loop.samples, labels)
         return flag_table(self.ledger.samples(), labels, quality, issues, self.classes)
 
     def _flag_by(
@@ -823,24 +719,4 @@ class Project:
 
     def still_wrong(self, labels: Mapping[str, CurrentLabel]) -> int | None:
         """How many train labels differ from the answer key; ``None`` where the project has none."""
-        if not self.settings.answer_key:
-            return None
-        if self._answer_key is None:
-            self._answer_key = self._read_answer_key(self.root / self.settings.answer_key)
-        key = self._answer_key
-        return len([
-            s for s, now in labels.items()
-            if s in key and not now.excluded and now.class_id is not None and now.class_id != key[s]
-        ])  # fmt: skip
-
-    def _read_answer_key(self, file: Path) -> dict[str, str]:
-        import pandas as pd
-
-        table = pd.read_csv(file, dtype=str)
-        of_path = {p.path: s.id for s in self.ledger.samples() if s.split == "train" for p in s.paths}
-        classes = self.classes
-        return {
-            of_path[path]: classes.id(label)
-            for path, label in zip(table["path"], table["label"], strict=True)
-            if path in of_path
-        }
+        return self._answer_key.still_wrong(labels) if self._answer_key else None

@@ -1,10 +1,12 @@
-"""What an iteration leaves for people: its figures, its HTML report, and its place in the FiftyOne dataset."""
+"""What people are told: figures, HTML report and FiftyOne recording of an iteration, and where a project stands."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation.account import metrics_json, row_from_json, sample_table, summarize
@@ -13,9 +15,9 @@ from curation.errors import DatabaseError
 from curation.ledger import Ledger
 from curation.parts import Account
 from curation.plane import neighbour_plane, principal_plane
-from curation.records import CurrentLabel
+from curation.records import CurrentLabel, Iteration
 from curation.reviews import count_causes, live_rows, standing
-from curation.runs import ProjectPaths, read_json, write_json
+from curation.runs import ProjectPaths, finished, read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +29,35 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 #: The App's plot of all images as points shows no more than so many in bearable time.
 MOST_POINTS = 200_000
+
+
+class AnswerKey:
+    """True labels of train images, from a table with ``path,label``; in demos and benchmarks only."""
+
+    def __init__(self, file: Path, ledger: Ledger) -> None:
+        self._file = file
+        self._ledger = ledger
+
+    def still_wrong(self, labels: Mapping[str, CurrentLabel]) -> int:
+        """How many train labels differ from the key."""
+        key = self._key
+        return len([
+            s for s, now in labels.items()
+            if s in key and not now.excluded and now.class_id is not None and now.class_id != key[s]
+        ])  # fmt: skip
+
+    @cached_property
+    def _key(self) -> dict[str, str]:
+        import pandas as pd
+
+        table = pd.read_csv(self._file, dtype=str)
+        of_path = {p.path: s.id for s in self._ledger.samples() if s.split == "train" for p in s.paths}
+        classes = self._ledger.classes()
+        return {
+            of_path[path]: classes.id(label)
+            for path, label in zip(table["path"], table["label"], strict=True)
+            if path in of_path
+        }
 
 
 class Recording:
@@ -146,3 +177,48 @@ def overview_of(paths: ProjectPaths, project: str, ledger: Ledger, links: Mappin
     }
     releases = [release.__dict__ for release in ledger.releases()]
     return Overview(project, iterations, pages, count_causes(ledger.remarks()), releases, links)
+
+
+def status_of(
+    paths: ProjectPaths, project: str, ledger: Ledger, queues: Callable[[], list[dict[str, Any]]]
+) -> dict[str, Any]:
+    """Where a project stands; the JSON of ``curate status --json``. ``queues``: how far people are."""
+    counts = ledger.counts()
+    iterations = []
+    for iteration in ledger.iterations():
+        iterations.append(_iteration_status(paths, ledger, queues, iteration))
+    baseline = paths.iteration(0) / "metrics.json"
+    return {
+        "project": project,
+        "classes": list(ledger.classes().names),
+        "samples": sum(counts["splits"].values()),
+        **counts,
+        "baseline": read_json(baseline) if baseline.exists() else None,
+        "iterations": iterations,
+    }
+
+
+def _iteration_status(
+    paths: ProjectPaths, ledger: Ledger, queues: Callable[[], list[dict[str, Any]]], iteration: Iteration
+) -> dict[str, Any]:
+    number, state = iteration.number, iteration.state
+    file = paths.iteration(number) / "metrics.json"
+    if file.exists():
+        return {**read_json(file), "state": state}
+    review = finished(paths.iteration(number), "review") or {}
+    nothing = {"accuracy": None, "accuracy_ci": None, "balanced_accuracy": None, "log_loss": None}
+    unknown = {"labels_wrong": None, "labels_wrong_ci": None, "flagger_precision": None, "flagger_recall": None}
+    entries = ledger.queue(number)
+    return {
+        "number": number,
+        "state": state,
+        "message": iteration.message,
+        "labels_reviewed": review.get("reviewed"),
+        "labels_changed": review.get("changed"),
+        "queued": len(entries),
+        "answered": len({v.sample_id for v in ledger.verdicts(iteration=number)}),
+        "people": [{k: row[k] for k in ("person", "answered", "asked")} for row in queues()],
+        "holdout": nothing,
+        "slices": [],
+        "audit": unknown,
+    }

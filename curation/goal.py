@@ -1,0 +1,57 @@
+"""What a run is to reach: kept on disk until it has, so that a stopped run goes on as it was begun."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from curation.config import Settings
+from curation.errors import ConfigError
+from curation.runs import ProjectPaths, read_json, write_json
+
+
+def goal_of(
+    paths: ProjectPaths,
+    settings: Settings,
+    current: int,
+    *,
+    iterations: int | None = None,
+    annotator: str | None = None,
+    budget: int | None = None,
+    seed: int | None = None,
+    trial: bool | None = None,
+) -> dict[str, Any]:
+    """What the run is to reach, whose iteration ``current`` is under way; what is ``None`` stays as it was begun.
+
+    Raises ConfigError for a value out of range.
+    """
+    file = paths.home / "run.json"
+    kept: dict[str, Any] = read_json(file) if file.exists() else {}
+    if kept.get("until", 0) < current:
+        kept = {"until": current + (iterations or 1) - 1}
+    review = settings.review
+    goal = {
+        "until": kept["until"],
+        "annotator": annotator or kept.get("annotator") or review.annotator,
+        "budget": budget if budget is not None else kept.get("budget", review.budget),
+        "seed": seed if seed is not None else kept.get("seed", settings.seed),
+        "trial": trial if trial is not None else kept.get("trial", settings.slices.trial),
+    }
+    replace(settings, seed=goal["seed"], review=replace(review, budget=goal["budget"]))  # checks their ranges
+    if not (goal["annotator"] in ("label-studio", "files") or goal["annotator"].startswith("replay:")):
+        raise ConfigError(f"annotator must be 'label-studio', 'files' or 'replay:FILE', got '{goal['annotator']}'")
+    write_json(file, goal)
+    return goal
+
+
+def settings_for(settings: Settings, goal: Mapping[str, Any]) -> Settings:
+    """A project's settings, with those of a run's goal in place of its own."""
+    review = replace(settings.review, budget=goal["budget"])
+    slices = replace(settings.slices, trial=goal.get("trial", settings.slices.trial))
+    return replace(settings, seed=goal["seed"], review=review, slices=slices)
+
+
+def forget_goal(paths: ProjectPaths) -> None:
+    """Keep it no longer: the run has reached it."""
+    (paths.home / "run.json").unlink(missing_ok=True)

@@ -1,0 +1,34 @@
+"""What the ledger has of images, in the order it happened: label events, verdicts, remarks; as rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from curation.ledger import Ledger
+from curation.records import Sample
+
+HISTORY = ("at", "path", "what", "old", "new", "who", "why", "iteration", "cites", "id")
+
+
+def history_rows(ledger: Ledger, one: Sample | None = None) -> list[tuple[Any, ...]]:
+    """Rows with the columns ``HISTORY``, of one image or of all, oldest first."""
+    classes = ledger.classes()
+    only = one.id if one else None
+    paths = {one.id: one.path} if one else {s.id: s.paths[0].path for s in ledger.samples() if s.paths}
+    rows: list[tuple[Any, ...]] = [
+        (e.at, paths.get(e.sample_id, ""), e.kind, classes.name(e.old),
+         "left out" if e.excluded else classes.name(e.new), e.who, e.why, e.iteration,
+         ", ".join(map(str, e.cites)), f"event {e.id}")
+        for e in ledger.label_events(only)
+    ]  # fmt: skip
+    rows += [
+        (v.at, paths.get(v.sample_id, ""), "verdict", "", classes.name(v.answer), v.person, v.note or v.mode,
+         v.iteration, "", f"verdict {v.id}")
+        for v in (ledger.verdicts_of(only) if only else ledger.verdicts(every=True))
+    ]  # fmt: skip
+    rows += [
+        (r.at, paths.get(r.sample_id, ""), "remark" if r.kind == "error" else "sent", "", r.cause or "to labelers",
+         r.who, r.note, r.iteration, "", f"remark {r.id}")
+        for r in ledger.remarks(only)
+    ]  # fmt: skip
+    return sorted(rows, key=lambda row: row[0])
