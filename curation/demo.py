@@ -188,7 +188,7 @@ def answer(project: Project, cells: Sequence[Cell], *, seed: int, say: Callable[
 
     They say what the answer key says; the second is wrong in 5 % of the cases, by the seed. Returns the answers given.
     """
-    from labeling.client import LabelStudioPerson
+    from labeling.person import LabelStudioPerson
     from labeling.server import add_person, person_token
 
     connection = project.label_studio().start()

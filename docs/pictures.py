@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from curation import Project
 from curation.config import ReviewSettings, Settings
-from labeling.client import LabelStudioPerson
+from labeling.person import LabelStudioPerson
 from labeling.server import add_person, person_token
 
 if TYPE_CHECKING:

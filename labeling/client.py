@@ -8,7 +8,6 @@ given label, one where they do not. Where people have queues of their own, each 
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import re
@@ -27,6 +26,7 @@ from label_studio_sdk.core.api_error import ApiError
 
 from curation.errors import ConfigError, DataError, LabelStudioError
 from curation.records import WITHDRAWN, Classes, Progress, QueueEntry, Verdict
+from labeling.listing import CHUNK, chunks_of, task_condition, task_filter, tasks_of_keys
 from labeling.queues import PersonQueue, Plan, plan_apart, plan_together, progress_of
 from labeling.screen import Texts, evidence, labeling_config, read_texts
 from labeling.served import SHOWN_BY_BROWSERS, as_shown, place
@@ -38,7 +38,6 @@ from labeling.tasks import (
     Queue,
     Rejected,
     Stream,
-    choice_result,
     image_name,
     is_passed_over,
     judged_before,
@@ -57,18 +56,13 @@ from labeling.web import faults_as_ours, token_client
 
 _T = TypeVar("_T")
 _ONCE: Any = {"max_retries": 0}
-_CHUNK = 500
-#: Tasks in one request of tasks alone, and of tasks with their answers.
-_IMPORTED, _PAGE = 1000, 1000
+#: Tasks in one request to import.
+_IMPORTED = 1000
 _UPLOADS = 50
 _TRIES = 3
 #: After a lost connection Label Studio may still be storing what it was sent; it needs less than this for a chunk.
 _SETTLE_SECONDS = 5.0
 _LONGEST_TITLE, _LONGEST_NAME = 50, 30
-_ANSWER_FIELDS = (
-    "id,data,annotations,result,completed_by,was_cancelled,lead_time,created_at,updated_at,updated_by,"
-    "total_annotations,overlap"
-)
 log = logging.getLogger(__name__)
 
 
@@ -155,7 +149,7 @@ class LabelStudioAnnotator:
             plan = plan.without(stuck)
             total, done = sum(map(len, plan.wanted.values())), 0
             for queue, wanted in ((q, plan.wanted[q]) for q in projects if plan.wanted.get(q)):
-                for chunk in _chunks(wanted, _IMPORTED):
+                for chunk in chunks_of(wanted, _IMPORTED):
                     self._send_chunk(projects[queue], queue, chunk, files, look=bool(projects[queue].task_number))
                     if chunk[0] is wanted[0]:
                         self._check_resolved(projects[queue], queue, chunk[0], files)
@@ -290,7 +284,7 @@ class LabelStudioAnnotator:
         """Ask a person all the same whose task somebody else has answered, where their opinion is still to come."""
         keys = [e.key for e in wanted if queue.owner and e.key in plan.kept.get(queue, ())]
         with token_client(self.connection.url, self.connection.token) as client:
-            for task in list(_tasks_of_keys(client, project, keys)):
+            for task in list(tasks_of_keys(client, project, keys)):
                 room = 1 + sum(not a.get("was_cancelled") for a in task.get("annotations") or [])
                 if (task.get("overlap") or 0) < room:
                     change = {"overlap": room, "is_labeled": False}
@@ -405,7 +399,7 @@ class LabelStudioAnnotator:
     def _present(self, project: Any, keys: Sequence[str]) -> set[str]:
         """Which keys have a task; a second task of one key is deleted where nobody has answered it."""
         tasks: dict[str, list[Any]] = defaultdict(list)
-        for chunk in _chunks(keys, _CHUNK):
+        for chunk in chunks_of(keys, CHUNK):
             for task in self._tasks(project, chunk, fields="task_only", include="id,data,total_annotations"):
                 tasks[task.data["key"]].append(task)
         for copies in tasks.values():
@@ -453,7 +447,7 @@ class LabelStudioAnnotator:
         here = self.labelers & set(people.values())
         unwanted = {key: names for key, names in unwanted.items() if here - names}
         with token_client(self.connection.url, self.connection.token) as client:
-            for task in list(_tasks_of_keys(client, project, list(unwanted))):
+            for task in list(tasks_of_keys(client, project, list(unwanted))):
                 there = {user_of(a) for a in task.get("annotations") or []}
                 for user in (
                     u for u, name in people.items() if name in unwanted[task["data"]["key"]] and u not in there
@@ -480,7 +474,7 @@ class LabelStudioAnnotator:
         addresses: dict[str, str] = {}
         path = f"/api/projects/{project.id}"
         with token_client(self.connection.url, self.connection.token) as client:
-            for chunk in _chunks(list(images.items()), _UPLOADS):
+            for chunk in chunks_of(list(images.items()), _UPLOADS):
                 parts = [(name, as_shown(file, name)) for name, file in chunk]
                 sent = client.post(
                     f"{path}/import", params={"commit_to_project": "false"}, files=parts, timeout=300
@@ -533,7 +527,7 @@ class LabelStudioAnnotator:
         return {str((t.data or {}).get("key")) for t in left if t.id not in gone}
 
     def _unanswered(self, project: Any) -> list[Any]:
-        unanswered = _filter("total_annotations", "equal", "Number", 0)
+        unanswered = task_filter("total_annotations", "equal", "Number", 0)
         return list(
             self._sdk.tasks.list(
                 project=project.id, query=unanswered, page_size=1000, fields="task_only", include="id,data"
@@ -575,9 +569,9 @@ class LabelStudioAnnotator:
         """
         if not tasks:
             return set()
-        untouched = [_condition("total_annotations", "equal", "Number", 0)]
+        untouched = [task_condition("total_annotations", "equal", "Number", 0)]
         if not begun:
-            untouched.append(_condition("draft_exists", "equal", "Boolean", False))
+            untouched.append(task_condition("draft_exists", "equal", "Boolean", False))
         with token_client(self.connection.url, self.connection.token) as client:
             client.post(
                 "/api/dm/actions",
@@ -629,7 +623,7 @@ class LabelStudioAnnotator:
                 keys = [e.key for e in entries if stream_of(e) == queue.stream]
                 # Ids begin again in a new database, so a source must tell apart projects of the same number.
                 origin = f"{project.created_at:%Y%m%dT%H%M%S.%f}-{project.id}"
-                for task in _tasks_of_keys(client, project, keys):
+                for task in tasks_of_keys(client, project, keys):
                     given = (a for a in task.get("annotations") or [] if not is_passed_over(a))
                     annotations = sorted(given, key=lambda a: int(a["id"]))
                     about = {"id": task["id"], "key": task["data"]["key"], "updated_at": task.get("updated_at")}
@@ -637,7 +631,7 @@ class LabelStudioAnnotator:
         return found
 
     def _tasks(self, project: Any, keys: Sequence[str], **wanted: str) -> Iterator[Any]:
-        query = _filter("data.key", "in_list", "List", list(keys))
+        query = task_filter("data.key", "in_list", "List", list(keys))
         yield from self._sdk.tasks.list(project=project.id, query=query, page_size=1000, **wanted)
 
     def _people(self) -> dict[int, str]:
@@ -654,75 +648,6 @@ class LabelStudioAnnotator:
 
     def _faults(self, doing: str) -> AbstractContextManager[None]:
         return faults_as_ours(self.connection.url, doing, ApiError)
-
-
-class LabelStudioPerson:
-    """A simulated or scripted person, who answers by the same requests as a labeler's browser.
-
-    ``url`` is the Label Studio's address, ``token`` the person's own (``labeling.server.person_token``).
-    """
-
-    def __init__(self, url: str, token: str) -> None:
-        self.url = url
-        self._token = token
-
-    def answer(
-        self,
-        project_id: str,
-        choose: Callable[[str], str | None],
-        seconds: Callable[[str], float] = lambda key: 2.0,
-        *,
-        limit: int | None = None,
-        queue_of: str = "",
-    ) -> int:
-        """Answer the tasks of a curation project's two streams that this person has not answered, in served order.
-
-        They are those that all share, or those of the person who is named by ``queue_of``.
-
-        ``choose(key)`` gives a class id or special answer, or ``None`` to leave the task; ``seconds(key)`` the time
-        taken, as it is recorded (nothing waits). ``limit`` ends after so many answers. Returns the number given.
-        """
-        given = 0
-        with faults_as_ours(self.url, "answering"), token_client(self.url, self._token) as client:
-            me = client.get("/api/current-user/whoami").raise_for_status().json()["id"]
-            for project in self._projects(client, project_id, queue_of):
-                for task in self._open_tasks(client, project, me):
-                    key = task["data"]["key"]
-                    if limit is not None and given >= limit:
-                        return given
-                    if (answer := choose(key)) is None:
-                        continue
-                    client.post(
-                        f"/api/tasks/{task['id']}/annotations/",
-                        json={"result": choice_result(answer), "lead_time": seconds(key)},
-                    ).raise_for_status()
-                    given += 1
-        return given
-
-    def _projects(self, client: httpx.Client, project_id: str, person: str) -> list[int]:
-        projects = client.get("/api/projects/", params={"page_size": 1000}).raise_for_status().json()["results"]
-        queues = [Queue(stream, owner_of(person) if person else "") for stream in STREAMS]
-        marks = [f"[{project_id}/{queue.name}]" for queue in queues]
-        return [p["id"] for mark in marks for p in projects if mark in (p["description"] or "")]
-
-    def _open_tasks(self, client: httpx.Client, project: int, me: int) -> list[dict[str, Any]]:
-        """Tasks that still want an opinion and have none of mine, in the order of their ids, as they are served."""
-        query = _filter("is_labeled", "equal", "Boolean", False)
-        found: list[dict[str, Any]] = []
-        for page in range(1, 10_000):
-            answer = client.get(
-                "/api/tasks/",
-                params={"project": project, "query": query, "page": page, "page_size": _CHUNK, "fields": "all",
-                        "include": "id,data,is_labeled,annotations,completed_by"},
-            )  # fmt: skip
-            if answer.status_code == 404:  # past the last page
-                break
-            tasks = answer.raise_for_status().json()["tasks"]
-            found += tasks
-            if len(tasks) < _CHUNK:
-                break
-        mine = [t for t in found if all(a.get("completed_by") != me for a in t.get("annotations") or [])]
-        return sorted(mine, key=lambda t: int(t["id"]))
 
 
 def _all_tasks(answers: Mapping[str, Sequence[AnsweredTask]]) -> list[AnsweredTask]:
@@ -766,39 +691,3 @@ def _patiently(work: Callable[[], _T]) -> _T:
 def _may_pass(fault: Exception) -> bool:
     """Whether a fault may be over in a moment: lost connections and the server's own errors, not refusals."""
     return not isinstance(fault, ApiError) or fault.status_code is None or fault.status_code >= 500
-
-
-def _tasks_of_keys(client: httpx.Client, project: Any, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The tasks with these keys, with their annotations; the whole project is read where most of it is wanted.
-
-    Read as plain JSON: the library takes longer to check its shape than the server to make it.
-    """
-    wanted = set(keys)
-    asked: dict[str, Any] = {"project": project.id, "page_size": _PAGE, "fields": "all", "include": _ANSWER_FIELDS}
-    if 2 * len(wanted) > (project.task_number or 0):
-        queries: list[str] = [json.dumps({"ordering": ["tasks:id"]})] if wanted else []
-    else:
-        queries = [_filter("data.key", "in_list", "List", list(chunk)) for chunk in _chunks(keys, _CHUNK)]
-    for query in queries:
-        for page in itertools.count(1):
-            answer = client.get("/api/tasks/", params={**asked, "query": query, "page": page}, timeout=300)
-            if answer.status_code == 404 and page > 1:  # past the last page
-                break
-            tasks = answer.raise_for_status().json()["tasks"]
-            yield from (task for task in tasks if (task.get("data") or {}).get("key") in wanted)
-            if len(tasks) < _PAGE:
-                break
-
-
-def _filter(column: str, operator: str, kind: str, value: object) -> str:
-    items = [_condition(column, operator, kind, value)]
-    return json.dumps({"filters": {"conjunction": "and", "items": items}, "ordering": ["tasks:id"]})
-
-
-def _condition(column: str, operator: str, kind: str, value: object) -> dict[str, object]:
-    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
-
-
-def _chunks(everything: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
-    for start in range(0, len(everything), size):
-        yield everything[start : start + size]

@@ -24,7 +24,8 @@ from curation.cli import curate
 from curation.errors import DataError, LabelStudioError
 from curation.project import Project
 from curation.records import AMBIGUOUS, BAD_IMAGE, WITHDRAWN, Classes, QueueEntry, Verdict
-from labeling.client import LabelStudioAnnotator, LabelStudioPerson
+from labeling.client import LabelStudioAnnotator
+from labeling.person import LabelStudioPerson
 from labeling.server import (
     DATABASE,
     Connection,

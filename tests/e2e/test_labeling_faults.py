@@ -25,7 +25,8 @@ import pytest
 import labeling.client
 from curation.ledger import Ledger
 from curation.records import Mode, QueueEntry
-from labeling.client import LabelStudioAnnotator, LabelStudioPerson
+from labeling.client import LabelStudioAnnotator
+from labeling.person import LabelStudioPerson
 from labeling.server import Connection, LabelStudioServer
 from labeling.web import token_client
 from tests.contracts.test_annotators import CLASSES, draw

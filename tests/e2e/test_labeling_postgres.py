@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from labeling.client import LabelStudioAnnotator, LabelStudioPerson
+from labeling.client import LabelStudioAnnotator
+from labeling.person import LabelStudioPerson
 from labeling.server import DATABASE, LabelStudioServer, add_person, person_token
 from tests.contracts.test_annotators import CLASSES, draw, entry
 from tests.tests_postgres import Postgres

@@ -18,7 +18,8 @@ from curation.config import Settings
 from curation.errors import ConfigError
 from curation.project import Project
 from curation.records import BAD_IMAGE, Mode, QueueEntry, Verdict
-from labeling.client import LabelStudioAnnotator, LabelStudioPerson
+from labeling.client import LabelStudioAnnotator
+from labeling.person import LabelStudioPerson
 from labeling.server import Connection, LabelStudioServer
 from labeling.tasks import choice_result, image_name, owner_of
 from labeling.web import token_client
