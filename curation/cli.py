@@ -12,67 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from curation import cli_labeling
 from curation.errors import CurationError, InputError, printable
 from curation.runs import ended_by_signal
+from curation.terminal import (
+    AS_JSON,
+    DEVICE,
+    DIRECTORY,
+    ProgressLine,
+    how_far,
+    open_project,
+    print_json,
+    say,
+    table_of,
+    with_interval,
+)
 
 if TYPE_CHECKING:
-    from curation.project import Project
     from curation.records import SliceStatus
-
-DIRECTORY = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
-DEVICE = click.option("--device", help="auto, cpu, cuda or cuda:N, this time; the project's setting by default.")
-
-
-class ProgressLine:
-    """Progress of long work on standard error, with the time left; one line that is rewritten on a terminal."""
-
-    def __init__(self) -> None:
-        self._tty = sys.stderr.isatty()
-        self._what = ""
-        self._began = 0.0
-        self._from = 0
-        self._said = 0.0
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Show ``done`` of ``total``; called as often as the work likes."""
-        now = time.monotonic()
-        if what != self._what:
-            self._what, self._began, self._from = what, now, done
-            self._said = 0.0 if self._tty else now
-        finished = done >= total
-        if not finished and now - self._said < (0.2 if self._tty else 10.0):
-            return
-        if not self._tty and finished and self._said == self._began:  # over before there was anything to say
-            return
-        self._said = now
-        left = ""
-        if not finished and done > self._from:
-            left = f", {_duration((now - self._began) / (done - self._from) * (total - done))} left"
-        line = f"{what}: {done:,} of {total:,}{left}"
-        if self._tty:
-            sys.stderr.write("\r\x1b[2K" + line + ("\n" if finished else ""))
-        else:
-            sys.stderr.write(line + "\n")
-        sys.stderr.flush()
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-
-
-def _say(sentence: str) -> None:
-    click.echo(printable(sentence), err=True)
-
-
-def _open(directory: Path, device: str | None = None) -> Project:
-    from curation.project import Project
-
-    return Project(directory, progress=ProgressLine(), say=_say, device=device)
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
 class _Commands(click.Group):
@@ -153,7 +110,7 @@ def init(
 @click.option("--label-column", default="label", show_default=True, help="Column of the table that holds the label.")
 def add(directory: Path, images: Path, labels: Path | None, label_column: str) -> None:
     """Bring more images into the project; the holdout stays as it is."""
-    _tell_import(_open(directory).add(images, labels, label_column=label_column))
+    _tell_import(open_project(directory).add(images, labels, label_column=label_column))
 
 
 def _tell_import(imported: Any) -> None:
@@ -197,7 +154,7 @@ def run(
     close_batch: bool,
 ) -> None:
     """Run iterations: flag, ask people, train, report. Goes on where it stopped."""
-    project = _open(directory, device)
+    project = open_project(directory, device)
     status = project.run(
         iterations, annotator=annotator, budget=budget, seed=seed, trial=trial, wait=wait, close_batch=close_batch
     )
@@ -222,7 +179,7 @@ def flag(directory: Path, device: str | None, out: Path, predictions: Path | Non
     from curation.runs import write_whole
     from curation.tables import csv_text
 
-    table = _open(directory, device).flag(predictions)
+    table = open_project(directory, device).flag(predictions)
     write_whole(out, csv_text(table))
     click.echo(f"{len(table):,} labeled files, {int((table['issue'] == 'true').sum()):,} to look at: {out}")
 
@@ -232,247 +189,27 @@ def flag(directory: Path, device: str | None, out: Path, predictions: Path | Non
 @AS_JSON
 def status(directory: Path, as_json: bool) -> None:
     """Where the project stands, iteration by iteration."""
-    project = _open(directory)
+    project = open_project(directory)
     found = project.status()
     if project.paths.holdout_flags.exists():
         from curation.checking import holdout_report
 
         found["holdout_check"] = holdout_report(project)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         splits = ", ".join(f"{count:,} {split}" for split, count in sorted(found["splits"].items()))
         click.echo(f"{found['project']}: {found['samples']:,} images ({splits}), classes {', '.join(found['classes'])}")
         click.echo(table_of(found))
         for iteration in found["iterations"]:
-            for words in _how_far(iteration.get("people") or []):
+            for words in how_far(iteration.get("people") or []):
                 click.echo(words)
         if "holdout_check" in found:
             click.echo(found["holdout_check"]["check"]["words"])
 
 
-def table_of(status: dict[str, Any]) -> str:
-    """The iterations as a table of text, one line each, the baseline first."""
-    rows: list[tuple[str, ...]] = [
-        (
-            "iteration",
-            "state",
-            "reviewed",
-            "changed",
-            "still wrong",
-            "accuracy (95 %)",
-            "balanced (95 %)",
-            "weakest slice",
-        )
-    ]
-    before = [{**status["baseline"], "state": "as given"}] if status.get("baseline") else []
-    for iteration in [*before, *status["iterations"]]:
-        holdout = iteration["holdout"]
-        rows.append(
-            (
-                str(iteration["number"]), iteration["state"], _count(iteration["labels_reviewed"]),
-                _count(iteration["labels_changed"]), _count(iteration.get("still_wrong")),
-                _with_interval(holdout, "accuracy"), _with_interval(holdout, "balanced_accuracy"),
-                iteration.get("weakest_slice") or "-",
-            )
-        )  # fmt: skip
-    if all(row[4] == "-" for row in rows[1:]):
-        rows = [row[:4] + row[5:] for row in rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-
-
-def _how_far(people: list[dict[str, Any]]) -> list[str]:
-    """How far each person with a queue is, and where it is, a line each."""
-    lines = []
-    for row in people:
-        lines.append(f"{row['person']}: {row['answered']:,} of {row['asked']:,} answered")
-        lines += [f"  {stream}: {address}" for stream, address in row.get("addresses", {}).items()]
-    return lines
-
-
-def _count(value: int | None) -> str:
-    return "-" if value is None else f"{value:,}"
-
-
-def _with_interval(values: dict[str, Any], key: str) -> str:
-    if values.get(key) is None:
-        return "-"
-    low_high = values.get(f"{key}_ci")
-    return f"{values[key]:.1%}" + (f" ({low_high[0]:.1%} to {low_high[1]:.1%})" if low_high else "")
-
-
-@curate.command()
-@DIRECTORY
-@click.option(
-    "--from",
-    "file",
-    type=click.Path(path_type=Path),
-    help="Answers in a file instead: Label Studio's JSON export, of ours or any project, or a CSV with key and label.",
-)
-@AS_JSON
-def sync(directory: Path, file: Path | None, as_json: bool) -> None:
-    """Take the answers that have come from Label Studio, or in a file, into the ledger."""
-    if file is not None:
-        _sync_file(directory, file, as_json)
-        return
-    from curation.desk import sync_adopted
-
-    project = _open(directory)
-    adopted = sync_adopted(project)
-    counts = project.sync() | ({"adopted": adopted} if adopted["tasks"] or adopted["set_aside"] else {})
-    if as_json:
-        _print_json(counts)
-    else:
-        if adopted["tasks"]:
-            click.echo(f"Adopted projects: {adopted['answers']:,} answers, {adopted['new']:,} of them new.")
-        _tell_set_aside(adopted["set_aside"])
-        click.echo(
-            f"Iteration {counts['iteration']} ({counts['state']}): {counts['answered']:,} of {counts['queued']:,} "
-            f"images answered, {counts['missing']:,} answers to come."
-        )
-        for row in counts["people"]:
-            click.echo(f"  {row['person']}: {row['answered']:,} of {row['asked']:,} answered")
-
-
-def _sync_file(directory: Path, file: Path, as_json: bool) -> None:
-    from curation.desk import sync_file
-
-    found = sync_file(_open(directory), file)
-    if as_json:
-        _print_json(found)
-        return
-    click.echo(f"{file}: {found['answers']:,} answers, {found['new']:,} of them new.")
-    _tell_set_aside(found["set_aside"])
-
-
-@curate.command()
-@DIRECTORY
-@click.argument("which", metavar="PROJECT")
-@AS_JSON
-def adopt(directory: Path, which: str, as_json: bool) -> None:
-    """Take over a Label Studio PROJECT (number or title): images, answers, people; makes DIR where it is no project."""
-    from curation import desk
-
-    found = desk.adopt(directory, which, progress=ProgressLine(), say=lambda words: click.echo(words, err=True))
-    if as_json:
-        _print_json(found)
-        return
-    click.echo(f"'{found['project']}': {found['tasks']:,} tasks, {found['answers']:,} answers, {found['new']:,} new; "
-               f"`curate sync {directory}` takes what comes from now on.")  # fmt: skip
-    _tell_set_aside(found["set_aside"])
-
-
-def _tell_set_aside(reasons: list[str]) -> None:
-    for reason in reasons[:10]:
-        click.echo(f"Set aside: {reason}", err=True)
-    if len(reasons) > 10:
-        click.echo(f"Set aside: and {len(reasons) - 10:,} more", err=True)
-
-
-WHO = click.option("--who", default=lambda: os.environ.get("USER", "user"), help="Who decides it.")
-
-
-@curate.command()
-@DIRECTORY
-@click.option("--add", metavar="NAME", help="Add a class.")
-@click.option("--rename", nargs=2, metavar="NAME NEW", help="Give a class another name; labels and answers keep it.")
-@click.option("--merge", nargs=2, metavar="NAME INTO", help="Let a class be part of another; its labels move.")
-@WHO
-@AS_JSON
-def classes(
-    directory: Path, add: str | None, rename: tuple[str, str] | None, merge: tuple[str, str] | None, who: str,
-    as_json: bool,
-) -> None:  # fmt: skip
-    """The classes; add, rename or merge one, also while tasks are open (`curate label` renews the screens)."""
-    from curation import desk
-
-    project = _open(directory)
-    if add is not None:
-        desk.add_class(project, add, who=who)
-    if rename is not None:
-        desk.rename_class(project, *rename, who=who)
-    if merge is not None:
-        moved = desk.merge_class(project, *merge, who=who)
-        click.echo(f"'{merge[0]}' is part of '{merge[1]}' now; {moved:,} labels moved.", err=True)
-    names = list(project.classes_asked().names)
-    if as_json:
-        _print_json(names)
-    else:
-        click.echo("\n".join(names))
-
-
-@curate.command()
-@DIRECTORY
-@click.option("--rule", "text", metavar="TEXT", help="Write this into the guide, for --class.")
-@click.option("--class", "names", multiple=True, metavar="NAME", help="The class it is about; twice for a pair.")
-@WHO
-@AS_JSON
-def guide(directory: Path, text: str | None, names: tuple[str, ...], who: str, as_json: bool) -> None:
-    """The class guide: what people disagree on, and rulings, which stand beside the next batch's tasks."""
-    from curation import desk
-
-    project = _open(directory)
-    if text is not None:
-        ruling = desk.rule(project, names, text, who=who)
-        about = " and ".join(f"'{project.classes.name(c)}'" for c in ruling.class_ids)
-        click.echo(f"The guide says of {about}: {ruling.text}")
-        return
-    table, questions = desk.disputes(project), desk.open_questions(project)
-    texts = {project.classes.name(c): words for c, words in project.guide_texts().items()}
-    if as_json:
-        parts = {"disputes": table, "questions": questions}
-        found = {name: json.loads(part.to_json(orient="records")) for name, part in parts.items()}
-        _print_json({"guide": texts, **found})
-        return
-    for name, words in texts.items():
-        click.echo(f"{name}: {words}")
-    for row in table.to_dict(orient="records"):
-        click.echo(f"'{row['first']}' or '{row['second']}': people disagree on {row['images']:,} images; "
-                   f"agreement {_share(row['agreement_before'])} of {row['pairs_before']:,} pairs of answers"
-                   + (f", since the ruling {_share(row['agreement_after'])} of {row['pairs_after']:,}"
-                      if row["ruling"] else "; no ruling yet"))  # fmt: skip
-        for path in row["paths"]:
-            click.echo(f"  {path}")
-    for row in questions.to_dict(orient="records"):
-        click.echo(f"{row['answer']}: {row['path']} ({row['person']}) {row['words']}".rstrip())
-    if not len(table) and not len(questions):
-        click.echo(
-            "Nobody disagrees about a class yet; `curate guide DIR --class NAME --rule TEXT` says what one means."
-        )
-
-
-def _share(value: float) -> str:
-    return "unknown" if value != value else f"{value:.0%}"
-
-
-@curate.command()
-@DIRECTORY
-@click.option("--stop", is_flag=True, help="Stop the project's Label Studio.")
-@AS_JSON
-def label(directory: Path, stop: bool, as_json: bool) -> None:
-    """Start the project's Label Studio and say where and how to sign in."""
-    project = _open(directory)
-    server = project.label_studio()
-    if stop:
-        server.stop()
-        click.echo("Label Studio is stopped.")
-        return
-    access = project.labeling_access()
-    if as_json:
-        _print_json(access)
-        return
-    click.echo(f"Label Studio: {access['url']}")
-    if access.get("email"):
-        click.echo(f"Sign in as {access['email']}; the password is in {access['password_file']}")
-    for stream, address in access["streams"].items():
-        click.echo(f"  {stream}: {address}")
-    for words in _how_far(access["people"]):
-        click.echo(words)
-    if not access["streams"] and not access["people"]:
-        click.echo("Nothing is waiting to be labeled; `curate run` sends the next batch.")
+for _command in (cli_labeling.sync, cli_labeling.adopt, cli_labeling.classes, cli_labeling.guide, cli_labeling.label):
+    curate.add_command(_command)
 
 
 @curate.command()
@@ -483,7 +220,7 @@ def label(directory: Path, stop: bool, as_json: bool) -> None:
 @click.option("--rebuild", is_flag=True, help="Record every iteration again, from the ledger and the tables.")
 def review(directory: Path, names: tuple[str, ...], port: int | None, address: str, rebuild: bool) -> None:
     """Open the FiftyOne App on the project, one for each reviewer; Ctrl-C ends all of them."""
-    project = _open(directory)
+    project = open_project(directory)
     reviewers = list(dict.fromkeys(names)) or [os.environ.get("USER", "reviewer")]
     apps: list[Any] = []
     try:
@@ -518,12 +255,12 @@ def review(directory: Path, names: tuple[str, ...], port: int | None, address: s
 @AS_JSON
 def report(directory: Path, iteration: int | None, as_json: bool) -> None:
     """Write an iteration's HTML report again, and the one over all iterations; say where they are."""
-    project = _open(directory)
+    project = open_project(directory)
     page = project.report(iteration)
     overview = project.overview()
     if as_json:
         number = int(page.parent.parent.name)
-        _print_json({"report": str(page), "overview": str(overview), **project.report_in_full(number)})
+        print_json({"report": str(page), "overview": str(overview), **project.report_in_full(number)})
         return
     click.echo(str(page))
     click.echo(f"All iterations: {overview}", err=True)
@@ -535,9 +272,9 @@ def report(directory: Path, iteration: int | None, as_json: bool) -> None:
 @AS_JSON
 def history(directory: Path, path: str | None, as_json: bool) -> None:
     """Every label event, verdict and remark, of one image (PATH) or of all."""
-    table = _open(directory).history(path)
+    table = open_project(directory).history(path)
     if as_json:
-        _print_json(json.loads(table.to_json(orient="records", date_format="iso")))
+        print_json(json.loads(table.to_json(orient="records", date_format="iso")))
         return
     for row in table.to_dict(orient="records"):
         change = row["new"]
@@ -556,7 +293,7 @@ def history(directory: Path, path: str | None, as_json: bool) -> None:
 @click.option("--who", default=lambda: os.environ.get("USER", "user"), help="Who takes it back.")
 def undo(directory: Path, path: str, who: str) -> None:
     """Take back the last change of an image's label; the history keeps both."""
-    project = _open(directory)
+    project = open_project(directory)
     event = project.undo(path, who=who)
     if event is None:
         click.echo(f"{path}: the verdict is withdrawn; it had changed nothing.")
@@ -576,7 +313,7 @@ def slices(
     directory: Path, opened: str | None, accept: str | None, collect: str | None, fixed: str | None, as_json: bool
 ) -> None:
     """The weak slices with their status; set the status of one by its name."""
-    project = _open(directory)
+    project = open_project(directory)
     marks: list[tuple[SliceStatus, str | None]] = [
         ("open", opened), ("accepted", accept), ("collecting", collect), ("fixed", fixed)
     ]  # fmt: skip
@@ -586,7 +323,7 @@ def slices(
     found = project.slices()
     if as_json:
         columns = ("name", "status", "size", "errors", "error_rate", "rest_error_rate", "removable", "recipe", "repair")
-        _print_json([{column: getattr(s, column) for column in columns} for s in found])
+        print_json([{column: getattr(s, column) for column in columns} for s in found])
         return
     for s in found:
         click.echo(f"{s.status:10}  {s.error_rate:4.0%} of {s.size} wrong, elsewhere {s.rest_error_rate:.0%}: {s.name}")
@@ -625,13 +362,13 @@ def export(
     if chosen == "label-studio":
         from curation.desk import export_batch
 
-        for file in export_batch(_open(directory), out):
+        for file in export_batch(open_project(directory), out):
             click.echo(str(file))
         return
     if chosen in ("onnx", "safetensors"):
         if as_of is not None or release is not None:
             raise InputError("--as-of and --release name labels; name the model with --iteration")
-        made = _open(directory, device).export_model(out, chosen, iteration)
+        made = open_project(directory, device).export_model(out, chosen, iteration)
         click.echo(
             f"Model of iteration {made['iteration']}: {out} (probabilities as the model's to {made['difference']:.0e})"
         )
@@ -640,7 +377,7 @@ def export(
         raise InputError("--as-of and --release name two different states of the labels; give one of them")
     if iteration is not None:
         raise InputError("--iteration names a model; name labels with --as-of")
-    table = _open(directory).labels(as_of=as_of, release=release)
+    table = open_project(directory).labels(as_of=as_of, release=release)
     if chosen == "parquet":
         write_frame(out, table)
     elif chosen == "csv":
@@ -658,17 +395,17 @@ def holdout(directory: Path, count: int | None, as_json: bool) -> None:
     """How far the holdout's own labels can be trusted, and what each model is worth by the labels as checked."""
     from curation.checking import check_holdout, holdout_report
 
-    project = _open(directory)
+    project = open_project(directory)
     if count is not None:
         asked = check_holdout(project, count)
         where = "They are in Label Studio." if asked["sent"] else "They go out with the next batch (`curate run`)."
-        _say(
+        say(
             f"{asked['queued']:,} labels of the holdout are to be checked by two people each, {asked['flagged']:,} of "
             f"them flagged; {asked['open']:,} asked before are not answered yet. {where}"
         )
     told = holdout_report(project)
     if as_json:
-        _print_json(told)
+        print_json(told)
         return
     click.echo(told["check"]["words"])
     needed = told["rows_needed"]
@@ -678,9 +415,9 @@ def holdout(directory: Path, count: int | None, as_json: bool) -> None:
             "needed."
         )
     for row in told["iterations"]:
-        line = f"iteration {row['number']}: accuracy {_with_interval(row, 'accuracy')} by the labels as given"
+        line = f"iteration {row['number']}: accuracy {with_interval(row, 'accuracy')} by the labels as given"
         if row["accuracy_checked"] is not None and row["accuracy_checked_ci"] != row["accuracy_ci"]:
-            line += f", {_with_interval(row, 'accuracy_checked')} as checked"
+            line += f", {with_interval(row, 'accuracy_checked')} as checked"
         if row["gain"] is not None:
             line += f"; gain {_points(row, 'gain')}"
             if row["gain_checked"] is not None:
@@ -701,13 +438,13 @@ def _points(values: dict[str, Any], key: str) -> str:
 @AS_JSON
 def release(directory: Path, name: str | None, who: str, note: str, as_json: bool) -> None:
     """Freeze the labels under NAME, for `curate export --release NAME`; without NAME list the releases."""
-    project = _open(directory)
+    project = open_project(directory)
     if name is not None:
         project.release(name, who=who, note=note)
     table = project.releases()
     chosen = table if name is None else table[table["name"] == name]
     if as_json:
-        _print_json(json.loads(chosen.to_json(orient="records", date_format="iso")))
+        print_json(json.loads(chosen.to_json(orient="records", date_format="iso")))
         return
     for row in chosen.to_dict(orient="records"):
         click.echo(
@@ -725,7 +462,7 @@ def backup(directory: Path, out: Path) -> None:
     """Write the ledger, the settings and every iteration into one file, also while a run goes on."""
     from curation.backup import back_up
 
-    project = _open(directory)
+    project = open_project(directory)
     rows = back_up(project.paths, project.ledger, out)
     click.echo(f"{rows:,} rows of the ledger, settings and iterations: {out}. Images are not in it.")
 
@@ -742,61 +479,7 @@ def restore(file: Path, directory: Path, ledger: str) -> None:
     click.echo(f"Project restored in {directory}; `curate doctor {directory} --ledger` checks it.")
 
 
-@curate.command()
-@DIRECTORY
-@click.option("--add", metavar="NAME", help="Make this person (or pseudonym) an account in Label Studio.")
-@click.option("--email", help="Email of --add, to sign in with; made from the name by default.")
-@click.option("--quality", is_flag=True, help="How many answers, how quick, how reliable, and what stands out.")
-@click.option("--queues", is_flag=True, help="Who has a queue of their own, how far they are, and where it is.")
-@click.option("--erase", metavar="NAME", help="Erase this name; what the person said stays, under 'erased person N'.")
-@AS_JSON
-def people(
-    directory: Path, add: str | None, email: str | None, quality: bool, queues: bool, erase: str | None, as_json: bool
-) -> None:
-    """Names of everybody who is in the ledger; add somebody, see how they label, or erase a name."""
-    from curation import desk
-
-    project = _open(directory)
-    ledger = project.ledger
-    if add is not None:
-        made = desk.add_labeler(project, add, email=email)
-        if as_json:
-            _print_json(made)
-            return
-        click.echo(f"Send this to {made['name']}; the password is shown once and kept nowhere:")
-        for word, value in (("address", made["url"]), ("email", made["email"]), ("password", made["password"])):
-            click.echo(f"  {word:9} {value}")
-        for stream, address in made["streams"].items():
-            click.echo(f"  {stream:9} {address}")
-        return
-    if quality:
-        table = desk.labelers(project)
-        if as_json:
-            _print_json(json.loads(table.to_json(orient="records")))
-        else:
-            click.echo(table.to_string(index=False, float_format=lambda x: f"{x:.2f}", na_rep="-"))
-        return
-    if queues:
-        rows = project.queues()
-        if as_json:
-            _print_json(rows)
-        else:
-            click.echo(
-                "\n".join(_how_far(rows)) or "No batch waits in queues of their own; review.people names who gets one."
-            )
-        return
-    if erase is not None:
-        now = ledger.erase_person(erase)
-        (project.paths.home / "queues.json").unlink(missing_ok=True)
-        named = ", curation.toml (review.people)" if erase in project.settings.review.people else ""
-        click.echo(f"'{erase}' is now '{now}' in the ledger. Reports, FiftyOne, Label Studio{named} and backups made "
-                   "before still hold the name; make them anew or delete them.", err=True)  # fmt: skip
-    if as_json:
-        _print_json(ledger.people())
-    else:
-        click.echo("\n".join(ledger.people()) or "Nobody is in the ledger yet.")
-        for words in _how_far(project.queues()):
-            click.echo(words)
+curate.add_command(cli_labeling.people)
 
 
 @curate.command()
@@ -810,7 +493,7 @@ def doctor(directory: Path | None, device: str | None, ledger: bool, as_json: bo
 
     findings = examine(directory, ledger=ledger, device=device)
     if as_json:
-        _print_json([f.__dict__ for f in findings])
+        print_json([f.__dict__ for f in findings])
     else:
         for finding in findings:
             click.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what}: {finding.words}")
@@ -834,7 +517,7 @@ def demo(
 
     run_demo(
         directory, keep=keep, iterations=iterations, budget=budget, limit=limit, size=size, seed=seed,
-        progress=ProgressLine(), say=_say, show=click.echo, table_of=table_of,
+        progress=ProgressLine(), say=say, show=click.echo, table_of=table_of,
     )  # fmt: skip
 
 

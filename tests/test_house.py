@@ -36,7 +36,7 @@ ORDER = [
     ["curation.parts", "curation.judging", "curation.loop", "curation.repairing", "curation.account",
      "curation.reporting", "curation.assembly", "curation.asking", "curation.project", "curation.desk",
      "curation.checking", "curation.doctor", "curation.demo"],
-    ["curation.cli", "reports.fiftyone_plugin"],
+    ["curation.terminal", "curation.cli_labeling", "curation.cli", "reports.fiftyone_plugin"],
 ]  # fmt: skip
 
 #: Heavy or single-door libraries and the files that may import them.
@@ -51,7 +51,7 @@ DOORS = {
     "fiftyone": {"reports/fiftyone_store.py", "reports/app_server.py", "reports/fiftyone_plugin/curation/__init__.py"},
     "sqlalchemy": {"curation/ledger.py", "curation/schema.py"},
     "jinja2": {"reports/page.py"},
-    "click": {"curation/cli.py"},
+    "click": {"curation/cli.py", "curation/cli_labeling.py", "curation/terminal.py"},
 }
 
 
