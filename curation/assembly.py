@@ -118,15 +118,15 @@ class _FineTuner:
         settings = self._settings
         number = checkpoint.parent.name  # that of the iteration
         before = checkpoint.parent.with_name(f"{int(number) - 1:03d}") if number.isdigit() else checkpoint.parent
-        warm = before / "model.safetensors" if settings.training.warm_start else None
+        before = before / "model.safetensors"
         processes = processes_for(str(self._store.backbone.device), settings.training.processes)
         if processes > 1:
             return fine_tune_together(
                 self._store, samples, labels, class_ids, settings=settings.training, seed=seed, processes=processes,
                 weights=Path(settings.backbone.weights) if settings.backbone.weights else None,
-                augmentations=augmentations, checkpoint=checkpoint, progress=progress, warm=warm,
+                augmentations=augmentations, checkpoint=checkpoint, progress=progress, before=before,
             )  # fmt: skip
         return fine_tune(
             self._store, samples, labels, class_ids, settings=settings.training, seed=seed,
-            augmentations=augmentations, checkpoint=checkpoint, progress=progress, warm=warm,
+            augmentations=augmentations, checkpoint=checkpoint, progress=progress, before=before,
         )  # fmt: skip

@@ -162,7 +162,7 @@ class Fit:
         judged = len(held) >= FEW  # fewer rows do not end the training early
         history: list[dict[str, float]] = []
         best = self._keep(average)
-        best_loss = self._validation_loss(rows, labels, held)
+        best_loss = math.inf
         saved = self._resume(optimizer)
         if saved is not None:
             average, best, best_loss, history = saved

@@ -47,7 +47,7 @@ class Job:
     augmentations: tuple[Augmentation, ...]
     checkpoint: Path | None
     whole: bool | None
-    warm: Path | None
+    before: Path | None
 
 
 def processes_for(device: str, wanted: int) -> int:
@@ -69,7 +69,7 @@ def fine_tune_together(
     store: FeatureStore, samples: Sequence[Sample], labels: Labels, class_ids: tuple[str, ...], *,
     settings: TrainingSettings, seed: int, processes: int, weights: Path | None = None,
     augmentations: Sequence[Augmentation] = (), checkpoint: Path | None = None, progress: Progress | None = None,
-    whole: bool | None = None, warm: Path | None = None,
+    whole: bool | None = None, before: Path | None = None,
 ) -> FineTuned:  # fmt: skip
     """``fine_tune`` by so many processes; ``weights`` is the file that the store's backbone was loaded from, if any.
 
@@ -81,7 +81,8 @@ def fine_tune_together(
     backbone = store.backbone
     job = Job(
         backbone.name, backbone.identity, weights, backbone.size, backbone.device.type, store.pixels.folder,
-        store.folder, tuple(samples), labels, class_ids, settings, seed, tuple(augmentations), checkpoint, whole, warm,
+        store.folder, tuple(samples), labels, class_ids, settings, seed, tuple(augmentations), checkpoint, whole,
+        before,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         _run(job, processes, Path(folder), progress)
@@ -166,6 +167,6 @@ def _trained(job: Job, crew: Crew, progress: Progress | None) -> FineTuned:
     store = FeatureStore(backbone, PixelCache(job.pixels, job.size), job.features)
     return fine_tune(
         store, job.samples, job.labels, job.class_ids, settings=job.settings, seed=job.seed,
-        augmentations=job.augmentations, checkpoint=job.checkpoint, progress=progress, whole=job.whole, warm=job.warm,
-        crew=crew,
+        augmentations=job.augmentations, checkpoint=job.checkpoint, progress=progress, whole=job.whole,
+        before=job.before, crew=crew,
     )  # fmt: skip

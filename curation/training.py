@@ -3,9 +3,10 @@
 Head first and then deeper (LP-FT: Kumar et al., ICLR 2022) keeps the pretrained features from being distorted; weights
 are averaged over the steps. A seeded part of the train rows, on which nothing is trained, chooses the head's strength,
 the epoch, how far to go from the pretrained weights to the trained ones (WiSE-FT: Wortsman et al., CVPR 2022), and
-whether to go at all: where fine-tuning is not shown to do better, the head alone is kept. So that wrong labels are not
-memorised, targets are mixed with what a head says that has not seen them, the more, the more often it errs (soft
-bootstrapping: Reed et al., 2015). Normalisation layers keep their pretrained statistics. No holdout row is seen.
+whether to go at all or keep the head alone. A later iteration goes the way that the one before went, fine-tuned or a
+head, unless the other is shown to be better: what changes from one to the next should be the data. So that wrong labels
+are not memorised, targets are mixed with what a head says that has not seen them, the more, the more often it errs
+(soft bootstrapping: Reed et al., 2015). Normalisation layers keep their pretrained statistics. No holdout row is seen.
 
 On CUDA the whole network is trained, in bf16 and on images that live on the device, flipped and cropped there, with a
 lower rate for each earlier layer. On a CPU, a network that can't be divided gets a head only.
@@ -54,6 +55,8 @@ VALIDATION_SHARE = 0.12
 STRENGTHS = (0.01, 0.03, 0.1, 0.3)
 #: How far from the weights before training to those after it the model may lie.
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+#: Standard errors by which another way than the last iteration's must do better to be taken.
+SURE = 2.0
 #: Parts of the train rows, each judged by a head that learnt from the others.
 FOLDS = 3
 
@@ -149,17 +152,19 @@ def fine_tune(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
     whole: bool | None = None,
-    warm: Path | None = None,
+    before: Path | None = None,
     crew: Crew | None = None,
 ) -> FineTuned:
     """Fine-tune the store's backbone on ``samples``; ``labels`` has shape (samples,), columns of ``class_ids``.
 
     ``whole`` says whether the whole network is trained, on images, or only its last blocks, on cached activations;
     ``None`` means whole on CUDA only. The same seed gives the same weights on a CPU. With ``checkpoint``, a file
-    without suffix, a run that was stopped goes on at the last epoch that was kept, to the same end. ``warm`` is a
-    model's file whose weights training begins with, where it is of the same backbone and classes. Raises TrainingError
-    for fewer than two classes, where the loss is no number any more, or where ``settings.deterministic`` asks for what
-    the network's operations can't give. ``crew`` is given where several processes train together (``parallel.py``).
+    without suffix, a run that was stopped goes on at the last epoch that was kept, to the same end. ``before`` is the
+    file of the last iteration's model: the way that it went is kept (fine-tuned, or a head alone) unless the other is
+    shown to be better, and ``settings.warm_start`` begins with its weights, where it is of the same backbone and
+    classes. Raises TrainingError for fewer than two classes, where the loss is no number any more, or where
+    ``settings.deterministic`` asks for what the network's operations can't give. ``crew`` is given where several
+    processes train together (``parallel.py``).
     """
     try:
         with deterministic(settings.deterministic):
@@ -174,7 +179,7 @@ def fine_tune(
                 checkpoint,
                 progress,
                 whole,
-                warm,
+                before,
                 crew,
             )
     except RuntimeError as error:
@@ -190,7 +195,7 @@ def fine_tune(
 def _fine_tuned(
     store: FeatureStore, samples: Sequence[Sample], labels: Labels, class_ids: tuple[str, ...],
     settings: TrainingSettings, seed: int, augmentations: Sequence[Augmentation], checkpoint: Path | None,
-    progress: Progress | None, whole: bool | None, warm: Path | None, crew: Crew | None,
+    progress: Progress | None, whole: bool | None, before: Path | None, crew: Crew | None,
 ) -> FineTuned:  # fmt: skip
     began = time.perf_counter()
     if len(samples) != len(labels):
@@ -207,13 +212,18 @@ def _fine_tuned(
     of = np.concatenate([np.arange(len(samples)), copied])
     kept = np.flatnonzero(~held[of])  # validation rows and their augmented copies stay out of the training of this run
     targets = _targets(features, labels, held, len(class_ids), strength, settings, seed)[of]
-    run = _run_of(network, samples, labels, augmentations, settings, seed, warm)
+    earlier = _earlier(network, before) if before else None
+    warm = before if settings.warm_start and earlier else None
+    gone = earlier[0].get("share", 1.0) if earlier else None
+    run = _run_of(network, samples, labels, augmentations, settings, seed, warm, gone)
     fit = Fit(network, settings, seed, checkpoint, run, progress, crew)
-    warmed = warm is not None and _warm(network, warm, class_ids)
+    warmed = earlier is not None and settings.warm_start and list(class_ids) == earlier[0].get("class_ids")
+    if earlier and warmed:
+        network.restore(earlier[1])
     rows = Placed([inputs, extra] if len(extra) else [inputs], store.backbone.device)
     epochs = settings.epochs or _epochs(len(samples), network.whole)
     history = fit.run(rows, targets, labels[of], kept, np.flatnonzero(held), epochs)
-    share, temperature = _how_far(fit, inputs[held], labels[held])
+    share, temperature = _how_far(fit, inputs[held], labels[held], gone)
     if share == 0:
         everything = np.concatenate([features, network.features(extra)]) if len(extra) else features
         set_head(network.head, head_weights(everything, labels[of], len(class_ids), strength))
@@ -263,10 +273,12 @@ def _targets(
     return np.asarray(targets, dtype=np.float32)
 
 
-def _how_far(fit: Fit, inputs: Rows, labels: Labels) -> tuple[float, float]:
+def _how_far(fit: Fit, inputs: Rows, labels: Labels, gone: float | None = None) -> tuple[float, float]:
     """Put into the network the weights that the held rows like best; returns how far they went, and the temperature.
 
-    0 is the head alone on the pretrained network, taken where nothing does better by more than one standard error.
+    0 is the head alone on the pretrained network. ``gone`` is how far the last iteration's model went: the way from
+    there to the other side of 0 is taken only where that does better by more than two standard errors, so that two
+    iterations do not differ by the chance of a few held rows.
     """
     after = fit.weights()
     if len(labels) < FEW:
@@ -277,24 +289,27 @@ def _how_far(fit: Fit, inputs: Rows, labels: Labels) -> tuple[float, float]:
         logits = fit.network.read(inputs)
         temperature = temperature_of(logits, labels)
         tried[share] = temperature, losses_of(logits / temperature, labels)
-    best = min(tried, key=lambda share: float(tried[share][1].mean()))
-    gained = tried[0.0][1] - tried[best][1]
-    if best and gained.mean() <= gained.std(ddof=1) / math.sqrt(len(gained)):
-        best = 0.0
+
+    def best_of(shares: Sequence[float]) -> float:
+        return min(shares, key=lambda share: float(tried[share][1].mean()))
+
+    best = best_of(SHARES)
+    if gone is not None:
+        same = best_of([share for share in SHARES if (share > 0) == (gone > 0)])
+        gained = tried[same][1] - tried[best][1]
+        best = best if gained.mean() > SURE * gained.std(ddof=1) / math.sqrt(len(gained)) else same
     fit.between(best, after)
     return best, tried[best][0]
 
 
-def _warm(network: Network, file: Path, class_ids: tuple[str, ...]) -> bool:
-    """Take up the weights of an earlier model; says whether there was one of the same kind."""
+def _earlier(network: Network, file: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """What a model's file says of itself, and its tensors, where it is of the same backbone, trained alike."""
     found = _read_model(file)
     backbone = network.store.backbone
-    about, tensors = found if found else ({}, {})
-    same = (backbone.identity, backbone.size, network.whole, list(class_ids))
-    if (about.get("identity"), about.get("size"), about.get("whole"), about.get("class_ids")) != same:
-        return False
-    network.restore(tensors)
-    return True
+    same = (backbone.identity, backbone.size, network.whole)
+    if found is None or tuple(found[0].get(key) for key in ("identity", "size", "whole")) != same:
+        return None
+    return found
 
 
 def _words(network: Network, rows: int, fit: Fit, history: list[dict[str, float]], share: float, warmed: bool) -> str:
@@ -317,13 +332,13 @@ def _words(network: Network, rows: int, fit: Fit, history: list[dict[str, float]
 
 def _run_of(
     network: Network, samples: Sequence[Sample], labels: Labels, augmentations: Sequence[Augmentation],
-    settings: TrainingSettings, seed: int, warm: Path | None,
+    settings: TrainingSettings, seed: int, warm: Path | None, gone: float | None,
 ) -> str:  # fmt: skip
     """What a run is made of, as one hash: a checkpoint of another run is of no use."""
     backbone = network.store.backbone
     made_of = [backbone.identity, backbone.size, network.whole, seed, repr(settings), [s.id for s in samples]]
     made_of += [labels.tolist(), [(a.name, a.sample_ids, a.copies) for a in augmentations]]
-    made_of.append(hashlib.sha256(warm.read_bytes()).hexdigest() if warm and warm.exists() else None)
+    made_of += [hashlib.sha256(warm.read_bytes()).hexdigest() if warm else None, gone]
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
 
 

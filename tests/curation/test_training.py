@@ -276,10 +276,26 @@ def test_fine_tuning_is_taken_as_far_as_it_is_shown_to_do_better() -> None:
     assert temperature == pytest.approx(training.temperature_of(by_skill[4], labels))
     worse = Believed({share: by_skill[1] if share else by_skill[4] for share in training.SHARES})
     assert training._how_far(worse, np.zeros((40, 1)), labels)[0] == worse.at == 0.0  # type: ignore[arg-type]
-    lucky = by_skill[1].copy()
-    lucky[0] *= 1.01
-    level = Believed({share: lucky if share else by_skill[1] for share in training.SHARES})
-    assert training._how_far(level, np.zeros((40, 1)), labels)[0] == level.at == 0.0, "chance shows nothing"  # type: ignore[arg-type]
+
+
+def test_the_way_of_the_last_iteration_is_kept_unless_the_other_is_shown_to_be_better() -> None:
+    labels = np.arange(40) % 2
+    sure = np.random.default_rng(0).normal(1.0, 1.0, size=40) * (2 * labels - 1)
+    plain, inputs = np.stack([-sure, sure], axis=1), np.zeros((40, 1))
+    lucky, skilled = plain.copy(), plain + 2 * np.stack([1 - labels, labels], axis=1)
+    lucky[0] *= 1.01 if plain[0].argmax() == labels[0] else 0.99
+
+    def chosen(head: np.ndarray, tuned: np.ndarray, gone: float | None) -> float:  # type: ignore[type-arg]
+        fit = Believed({share: tuned if share else head for share in training.SHARES})
+        share = training._how_far(fit, inputs, labels, gone)[0]  # type: ignore[arg-type]
+        assert fit.at == share, "what was chosen is in the network"
+        return share
+
+    assert chosen(plain, lucky, None) > 0, "at first the lower loss decides"
+    assert chosen(plain, lucky, 0.0) == 0.0, "chance shows nothing"
+    assert chosen(lucky, plain, 0.5) > 0
+    assert chosen(plain, skilled, 0.0) > 0
+    assert chosen(skilled, plain, 1.0) == 0.0
 
 
 def test_where_fine_tuning_is_not_shown_to_help_the_head_alone_learns_from_every_row(
@@ -311,14 +327,14 @@ def test_a_warm_start_begins_with_the_weights_of_an_earlier_model(
     samples, labels = pictures
     earlier = fine_tune(store, samples, labels, CLASSES, settings=SETTINGS, seed=1)
     earlier.save(tmp_path / "earlier.safetensors")
-    still = TrainingSettings(epochs=1, head_rate=1e-12, tail_rate=1e-12, weight_decay=0.0)
-    warm = fine_tune(store, samples, labels, CLASSES, settings=still, seed=0, warm=tmp_path / "earlier.safetensors")
+    still = TrainingSettings(epochs=1, head_rate=1e-12, tail_rate=1e-12, weight_decay=0.0, warm_start=True)
+    warm = fine_tune(store, samples, labels, CLASSES, settings=still, seed=0, before=tmp_path / "earlier.safetensors")
     assert "from the last iteration's weights" in warm.words
     assert torch.allclose(warm.network.model.conv_head.weight, earlier.network.model.conv_head.weight, atol=1e-6)
     for other in ("none.safetensors", "other.safetensors"):
         if other.startswith("other"):
             fine_tune(store, samples, labels, ("c1", "c3"), settings=SETTINGS, seed=1).save(tmp_path / other)
-        cold = fine_tune(store, samples, labels, CLASSES, settings=still, seed=0, warm=tmp_path / other)
+        cold = fine_tune(store, samples, labels, CLASSES, settings=still, seed=0, before=tmp_path / other)
         assert "from the last" not in cold.words
         assert torch.allclose(cold.network.model.conv_head.weight, store.backbone.model.conv_head.weight, atol=1e-6)
 
@@ -344,7 +360,7 @@ def test_training_ends_when_the_validation_loss_gets_no_better(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     samples, labels = pictures
-    losses = iter([9.0, 3.0, 2.0, 2.5, 2.5, 2.5, 1.0])
+    losses = iter([3.0, 2.0, 2.5, 2.5, 2.5, 1.0])
     monkeypatch.setattr(fitting, "FEW", 1)
     monkeypatch.setattr(fitting.Fit, "_validation_loss", lambda *_: next(losses))
     model = fine_tune(store, samples, labels, CLASSES, settings=TrainingSettings(epochs=9), seed=0)
