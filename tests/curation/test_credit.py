@@ -8,6 +8,7 @@ import pytest
 from curation.credit import (
     Credit,
     TrainingSet,
+    _shown,
     action_sets,
     causes,
     credit_actions,
@@ -59,6 +60,27 @@ def test_more_actions_need_a_clearer_gain() -> None:
         if alone:
             crowd = credit_actions(before, dict.fromkeys("abcde", after), measured, 2)[0].shown
             assert not crowd
+            return
+    pytest.fail("no gain was ever shown")
+
+
+def test_a_small_gain_beside_a_clear_one_needs_no_more_than_its_own_interval() -> None:
+    """Holm's step-down procedure on rows gained and lost; beside what has no effect the same gain is not shown."""
+    small, clear, none, harm = (30, 15), (200, 20), (11, 10), (20, 200)
+    assert _shown({"small": small}, 1000) == {"small"}
+    assert _shown({"small": small, "none": none}, 1000) == set()
+    assert _shown({"small": small, "clear": clear}, 1000) == {"small", "clear"}
+    assert _shown({"small": small, "clear": clear, "none": none}, 1000) == {"clear"}
+    assert _shown({"small": small, "clear": clear, "harm": harm}, 1000) == {"small", "clear", "harm"}
+
+
+def test_the_whole_iteration_counts_for_itself() -> None:
+    measured, before = drawn(1, rows=1000), drawn(0, wrong=0.42)
+    for share in np.linspace(0.41, 0.2, 40):
+        after = drawn(0, wrong=float(share))
+        if credit_actions(before, {"a": after}, measured, 2)[0].shown:
+            three = credit_actions(before, {"a": before, "b": before, "all": after}, measured, 2)
+            assert [c.shown for c in three] == [False, False, True]
             return
     pytest.fail("no gain was ever shown")
 
