@@ -7,6 +7,7 @@ temperature are inside; in safetensors the temperature is folded into the classi
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import logging
 import tempfile
@@ -161,9 +162,18 @@ def _onnx(model: FineTuned, about: dict[str, str]) -> bytes:
         )  # fmt: skip
     assert program is not None
     graph = program.model_proto
+    _forget_where(graph)
     onnx.helper.set_model_props(graph, about)
     onnx.checker.check_model(graph)
     return bytes(graph.SerializeToString())
+
+
+def _forget_where(graph: Any) -> None:
+    """Take out the source lines that torch notes at every node: they name folders of the machine that exported."""
+    parts = (graph.graph.node, graph.graph.value_info, graph.graph.input, graph.graph.output, graph.graph.initializer)
+    for part in itertools.chain(*parts, *(function.node for function in graph.functions)):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
 
 
 def _run_onnx(content: bytes, pixels: npt.NDArray[np.uint8]) -> Floats:

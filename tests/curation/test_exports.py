@@ -42,6 +42,8 @@ def test_onnx_takes_pixels_and_gives_the_models_probabilities(trained: Trained, 
     model, samples = trained
     file = tmp_path / "model.onnx"
     assert export_model(model, ["left", "größer"], file, "onnx", samples[:4]) < 1e-3
+    assert str(Path(exports.__file__).parent.parent).encode() not in file.read_bytes(), "no folder of this machine"
+    assert b"site-packages" not in file.read_bytes()
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map
     assert json.loads(about["class_names"]) == ["left", "größer"]
