@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from curation import reviews
 from curation.config import Settings, read_settings
 from curation.errors import DataError, ProjectError, ProjectLocked
-from curation.importing import sample_of
+from curation.importing import samples_of
 from curation.ledger import Ledger
 from curation.parts import Annotator
-from curation.records import Classes, Progress, QueueEntry, Sample
+from curation.records import Classes, Progress, QueueEntry
 from curation.reporting import Say
 from curation.runs import ProjectPaths, project_lock, read_json, write_json
 from curation.tables import predictions_from_frame, read_frame
@@ -34,11 +34,6 @@ class Asking:
     settings: Settings
     ledger: Ledger
     say: Say
-
-    def open_entries(self, number: int) -> list[QueueEntry]:
-        """What is still to be asked in an iteration: its queue without what a reviewer settled."""
-        settled = reviews.standing(self.ledger.verdicts())
-        return [e for e in self.ledger.queue(number, holdout=True) if e.sample_id not in settled]
 
     def by_hand(self, sample_ids: Sequence[str], number: int) -> tuple[list[QueueEntry], dict[str, str]]:
         """Questions, blind, on samples that somebody picked; and why others are left alone, by id. DataError."""
@@ -159,8 +154,7 @@ class Asking:
         people: list[dict[str, Any]] = []
         if waiting:
             annotator = self.annotator("label-studio", server)()
-            entries = self.open_entries(number)
-            annotator.send(entries, {s.id: s.file for s in self._samples()}, progress)
+            self._send(annotator, number, progress)
             streams = getattr(annotator, "addresses", dict)()
             people = self.note_queues(number, annotator)
         access: dict[str, Any] = {"url": connection.url, "streams": dict(streams), "people": people}
@@ -179,12 +173,14 @@ class Asking:
                 return False
         try:
             with project_lock(self.paths):
-                loop_entries = self.open_entries(number)
-                files = {s.id: s.file for s in self._samples()}
-                self.annotator("label-studio", server)().send(loop_entries, files, progress)
+                self._send(self.annotator("label-studio", server)(), number, progress)
         except ProjectLocked:  # a run holds the project; it sends the queue whenever it looks for answers
             return False
         return True
+
+    def _send(self, annotator: Annotator, number: int, progress: Progress | None) -> None:
+        files = {s.id: s.file for s in samples_of(self.ledger)}
+        annotator.send(reviews.open_entries(self.ledger, number), files, progress)
 
     def labelers(self) -> dict[str, str]:
         """Who was given an account by ``curate people --add``: email to the name that stands in the ledger."""
@@ -205,13 +201,13 @@ class Asking:
     def note_queues(self, number: int, annotator: Annotator) -> list[dict[str, Any]]:
         """Look how far everybody is, and keep it for those who ask when no Label Studio is running."""
         look = getattr(annotator, "queues", None)
-        rows = [asdict(row) for row in look(self.open_entries(number))] if look else []
+        rows = [asdict(row) for row in look(reviews.open_entries(self.ledger, number))] if look else []
         write_json(self.paths.home / "queues.json", {"iteration": number, "people": rows}, private=True)
         return rows
 
     def say_waiting(self, number: int, annotator: Annotator) -> None:
         """Tell how many answers are to come, where they are given, and how far everybody is."""
-        entries = self.open_entries(number)
+        entries = reviews.open_entries(self.ledger, number)
         missing = annotator.waiting(entries)
         self.say(
             f"Iteration {number} waits for people: {missing} of {sum(e.opinions for e in entries)} answers to come."
@@ -248,7 +244,7 @@ class Asking:
         if file is None:
             return {}
         predictions, labels = predictions_from_frame(read_frame(file)), self.ledger.labels()
-        files = {s.id: s.file for s in self._samples()}
+        files = {s.id: s.file for s in samples_of(self.ledger)}
         found: dict[str, tuple[Path, ...]] = {}
         for column, class_id in enumerate(predictions.class_ids):
             order = (-predictions.probabilities[:, column]).argsort(kind="stable")
@@ -272,11 +268,8 @@ class Asking:
         if not template:
             return {}
         found = {}
-        for sample in self._samples():
+        for sample in samples_of(self.ledger):
             inside = sample.file.is_relative_to(folder)
             path = sample.file.relative_to(folder).as_posix() if inside else sample.path
             found[sample.file] = image_address(template, path, sample.id)
         return found
-
-    def _samples(self) -> list[Sample]:
-        return [sample_of(s) for s in self.ledger.samples()]

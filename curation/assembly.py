@@ -116,9 +116,10 @@ class _FineTuner:
         from curation.training import fine_tune
 
         settings = self._settings
-        number = checkpoint.parent.name  # that of the iteration
-        before = checkpoint.parent.with_name(f"{int(number) - 1:03d}") if number.isdigit() else checkpoint.parent
-        before = before / "model.safetensors"
+        number = checkpoint.parent.name  # that of the iteration; a fold's has no model before it
+        before = (
+            checkpoint.parent.with_name(f"{int(number) - 1:03d}") / "model.safetensors" if number.isdigit() else None
+        )
         processes = processes_for(str(self._store.backbone.device), settings.training.processes)
         if processes > 1:
             return fine_tune_together(

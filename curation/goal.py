@@ -38,7 +38,7 @@ def goal_of(
         "seed": seed if seed is not None else kept.get("seed", settings.seed),
         "trial": trial if trial is not None else kept.get("trial", settings.slices.trial),
     }
-    replace(settings, seed=goal["seed"], review=replace(review, budget=goal["budget"]))  # checks their ranges
+    settings_for(settings, goal)  # checks their ranges
     if not (goal["annotator"] in ("label-studio", "files") or goal["annotator"].startswith("replay:")):
         raise ConfigError(f"annotator must be 'label-studio', 'files' or 'replay:FILE', got '{goal['annotator']}'")
     write_json(file, goal)

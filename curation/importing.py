@@ -103,6 +103,11 @@ def sample_of(stored: StoredSample) -> Sample:
     return Sample(stored.id, first.path, file, stored.split, stored.group, metadata, stored.width, stored.height)
 
 
+def samples_of(ledger: Ledger) -> list[Sample]:
+    """All samples of a ledger in the order they came."""
+    return [sample_of(stored) for stored in ledger.samples()]
+
+
 def names_of(stored: StoredSample) -> set[str]:
     """All that a sample can be called by: its paths, as given and absolute."""
     return {name for p in stored.paths for name in (p.path, str(Path(p.root) / p.path))}

@@ -42,7 +42,7 @@ from curation.records import (
     State,
     Verdict,
 )
-from curation.reviews import by_labelers, decision_of, standing
+from curation.reviews import by_labelers, decision_of, open_entries, standing
 from curation.runs import ProjectPaths, decision_lock, finished, read_json, stage
 from curation.tables import (
     issues_from_frame,
@@ -319,9 +319,7 @@ class Loop:
 
     def open_entries(self, number: int) -> list[QueueEntry]:
         """What is still to be asked: the iteration's queue without what a reviewer settled, and without files gone."""
-        settled = standing(self.ledger.verdicts())
-        entries = self.ledger.queue(number, holdout=True)
-        return [e for e in entries if e.sample_id not in settled and e.sample_id in self.by_id]
+        return [entry for entry in open_entries(self.ledger, number) if entry.sample_id in self.by_id]
 
     def _decide(self, number: int) -> Mapping[str, Any]:
         entries = self.ledger.queue(number)

@@ -31,6 +31,7 @@ from curation.importing import (
     read_rows,
     record_import,
     sample_of,
+    samples_of,
     size_for,
 )
 from curation.judging import labeled_holdout, trainable
@@ -188,7 +189,7 @@ class Project:
 
     def samples(self) -> list[Sample]:
         """All samples in the order they came."""
-        return [sample_of(s) for s in self.ledger.samples()]
+        return samples_of(self.ledger)
 
     def labels(self, as_of: int | None = None, *, release: str | None = None) -> pd.DataFrame:
         """Labels now, as of the end of an iteration, or as a release froze them, one row a path.
@@ -449,7 +450,7 @@ class Project:
             if state != "waiting":
                 nothing: dict[str, Any] = {"answered": 0, "missing": 0, "people": []}
                 return {"iteration": number, "state": state, "queued": len(entries), **nothing}
-            goal = goal_of(self.paths, self.settings, self._current())
+            goal = goal_of(self.paths, self.settings, number)
             who = self._asking.annotator(goal["annotator"], self._asking.begin_server(goal["annotator"]))()
             missing = self._loop(goal).collect(number, who)
             answered = len({v.sample_id for v in self.ledger.verdicts(iteration=number)})

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from curation.errors import DataError
 from curation.ledger import Ledger
-from curation.records import AMBIGUOUS, BAD_IMAGE, WITHDRAWN, CurrentLabel, Decision, Remark, Verdict
+from curation.records import AMBIGUOUS, BAD_IMAGE, WITHDRAWN, CurrentLabel, Decision, QueueEntry, Remark, Verdict
 
 #: Causes that are offered before anybody has named one; every cause that was used is offered too.
 CAUSES = (
@@ -62,6 +62,12 @@ def standing(verdicts: Sequence[Verdict]) -> dict[str, Verdict]:
         if verdict.answer != WITHDRAWN:
             found[verdict.sample_id] = verdict
     return found
+
+
+def open_entries(ledger: Ledger, iteration: int) -> list[QueueEntry]:
+    """What is still to be asked in an iteration, of the holdout too: its queue without what a reviewer settled."""
+    settled = standing(ledger.verdicts())
+    return [entry for entry in ledger.queue(iteration, holdout=True) if entry.sample_id not in settled]
 
 
 def last_given(verdicts: Sequence[Verdict], person: str) -> list[str]:

@@ -32,14 +32,21 @@ def tasks_of_keys(client: httpx.Client, project: Any, keys: Sequence[str]) -> It
     else:
         queries = [task_filter("data.key", "in_list", "List", list(chunk)) for chunk in chunks_of(keys, CHUNK)]
     for query in queries:
-        for page in itertools.count(1):
-            answer = client.get("/api/tasks/", params={**asked, "query": query, "page": page}, timeout=300)
-            if answer.status_code == 404 and page > 1:  # past the last page
-                break
-            tasks = answer.raise_for_status().json()["tasks"]
-            yield from (task for task in tasks if (task.get("data") or {}).get("key") in wanted)
-            if len(tasks) < _PAGE:
-                break
+        for task in listed(client, {**asked, "query": query}):
+            if (task.get("data") or {}).get("key") in wanted:
+                yield task
+
+
+def listed(client: httpx.Client, asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The tasks that a list with these parameters has, ``page_size`` at a time."""
+    for page in itertools.count(1):
+        answer = client.get("/api/tasks/", params={**asked, "page": page}, timeout=300)
+        if answer.status_code == 404 and page > 1:  # past the last page
+            return
+        tasks = answer.raise_for_status().json()["tasks"]
+        yield from tasks
+        if len(tasks) < asked["page_size"]:
+            return
 
 
 def task_filter(column: str, operator: str, kind: str, value: object) -> str:

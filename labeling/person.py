@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from labeling.listing import CHUNK, task_filter
+from labeling.listing import CHUNK, listed, task_filter
 from labeling.tasks import STREAMS, Queue, choice_result, owner_of
 from labeling.web import faults_as_ours, token_client
 
@@ -63,19 +63,10 @@ class LabelStudioPerson:
 
     def _open_tasks(self, client: httpx.Client, project: int, me: int) -> list[dict[str, Any]]:
         """Tasks that still want an opinion and have none of mine, in the order of their ids, as they are served."""
-        query = task_filter("is_labeled", "equal", "Boolean", False)
-        found: list[dict[str, Any]] = []
-        for page in range(1, 10_000):
-            answer = client.get(
-                "/api/tasks/",
-                params={"project": project, "query": query, "page": page, "page_size": CHUNK, "fields": "all",
-                        "include": "id,data,is_labeled,annotations,completed_by"},
-            )  # fmt: skip
-            if answer.status_code == 404:  # past the last page
-                break
-            tasks = answer.raise_for_status().json()["tasks"]
-            found += tasks
-            if len(tasks) < CHUNK:
-                break
+        asked = {
+            "project": project, "query": task_filter("is_labeled", "equal", "Boolean", False), "page_size": CHUNK,
+            "fields": "all", "include": "id,data,is_labeled,annotations,completed_by",
+        }  # fmt: skip
+        found = listed(client, asked)
         mine = [t for t in found if all(a.get("completed_by") != me for a in t.get("annotations") or [])]
         return sorted(mine, key=lambda t: int(t["id"]))

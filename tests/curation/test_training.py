@@ -339,6 +339,27 @@ def test_a_warm_start_begins_with_the_weights_of_an_earlier_model(
         assert torch.allclose(cold.network.model.conv_head.weight, store.backbone.model.conv_head.weight, atol=1e-6)
 
 
+def test_training_asks_which_way_the_model_before_went(
+    store: FeatureStore,
+    pictures: tuple[list[Sample], np.ndarray],  # type: ignore[type-arg]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    samples, labels = pictures
+    told: list[float | None] = []
+
+    def quarter(fit: fitting.Fit, inputs: object, labels: object, gone: float | None) -> tuple[float, float]:
+        told.append(gone)
+        return 0.25, 1.0
+
+    monkeypatch.setattr(training, "_how_far", quarter)
+    for before in (None, tmp_path / "model.safetensors", tmp_path / "model.safetensors"):
+        model = fine_tune(store, samples, labels, CLASSES, settings=SETTINGS, seed=0, before=before)
+        model.save(tmp_path / "model.safetensors")
+    fine_tune(store, samples, labels, CLASSES, settings=SETTINGS, seed=0, before=tmp_path / "gone.safetensors")
+    assert told == [None, 0.25, 0.25, None]
+
+
 def test_mixup_and_cutmix_mix_rows_and_targets_alike() -> None:
     inputs = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 1, 10, 10).contiguous()
     targets = torch.eye(8)
