@@ -23,7 +23,7 @@ test-all: $(VENV)/.test-installed machine lint
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/.test-installed
-	failed=0; for name in benchmarks/*.py; do echo "== $$name"; $(BIN)/python $$name --quick || failed=1; done; exit $$failed
+	failed=0; for name in $$(grep -l '__main__' benchmarks/*.py); do echo "== $$name"; $(BIN)/python $$name --quick || failed=1; done; exit $$failed
 
 lint: $(VENV)/.test-installed
 	$(BIN)/ruff format --check --quiet .

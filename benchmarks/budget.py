@@ -35,8 +35,7 @@ import numpy.typing as npt
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a checkout that is not installed
 
 from benchmarks.detection import TUNED
-from benchmarks.proof import PENALTY, Pool, Project, digits_pools, left_out, pools_from_cifar
-from curation.credit import TrainingSet, fit_head, predict_head
+from benchmarks.projects import Pool, Project, clean_accuracy, digits_pools, pools_from_cifar
 from curation.scoring import label_quality
 
 Columns = npt.NDArray[np.int64]
@@ -143,7 +142,7 @@ def active_lab(project: Project) -> Review:
     from cleanlab.multiannotator import get_active_learning_scores, get_label_quality_multiannotator
 
     def review(project: Project, budget: int) -> None:
-        probabilities = np.clip(left_out(project.features, project.labels, project.pool.n_classes), 1e-6, 1)
+        probabilities = np.clip(project.judge.left_out(project.labels), 1e-6, 1)
         probabilities /= probabilities.sum(axis=1, keepdims=True)
         scores, _ = get_active_learning_scores(answers_so_far(project), probabilities)
         most = project.people.shape[1] if project.human else 1
@@ -213,13 +212,6 @@ def run_contender(pool: Pool, answers: str, contender: str, seed: int) -> Curve:
     return Curve(
         pool.name, answers, contender, seed, tuple(fixed), tuple(accuracy), clean_accuracy(project, project.truth)
     )
-
-
-def clean_accuracy(project: Project, labels: Columns) -> float:
-    """Accuracy of a head trained on these labels, on all images outside of the training set, truly labeled."""
-    head = fit_head(TrainingSet(project.features, labels), project.pool.n_classes, PENALTY)
-    rest = np.concatenate([project.held, project.hidden])
-    return float((predict_head(head, project.pool.features[rest]) == project.pool.truth[rest]).mean())
 
 
 def summary_of(curves: Sequence[Curve]) -> list[dict[str, Any]]:

@@ -27,57 +27,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from scipy.linalg import solve_triangular
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a checkout that is not installed
 
-from benchmarks.detection import Case, cifar_cases, digits_case, elpv_cases
-from curation.audit import LEAST_YIELD, still_wrong, wilson_interval
-from curation.credit import TrainingSet, causes, credit_actions, fit_head, predict_head
-from curation.evidence import DRAWS, SURE, Answers, Beliefs, doubt_of, learn
-from curation.gain import paired_interval
-from curation.issues import doubtful_labels
-from curation.scoring import (
-    FIRST_ROUND,
-    apply_temperature,
-    corrected_labels,
-    label_quality,
-    leave_out_ridge,
-    principal_components,
-    scale,
-    temperature,
+from benchmarks.detection import elpv_cases
+from benchmarks.projects import (
+    COMPONENTS,
+    Columns,
+    Features,
+    Pool,
+    Project,
+    cifar_table,
+    clean_accuracy,
+    digits_pools,
+    pools_from_cifar,
+    reduced,
+    right_rows,
 )
-
-Features = npt.NDArray[np.float32]
-Columns = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
+from curation.audit import LEAST_YIELD, wilson_interval
+from curation.credit import TrainingSet, causes, credit_actions
+from curation.evidence import DRAWS, doubt_of
+from curation.gain import paired_interval
+from curation.scoring import principal_components, scale
 
 PROJECTS, QUICK = 1_000, 60
-TRAIN, HOLDOUT = 2_000, 500
-COMPONENTS = 256
-PENALTY = 100.0
-#: Reviews a round, and how many of them are controls.
-BATCH, CONTROLS = 150, 0.1
+#: Reviews a round.
+BATCH = 150
 ROUNDS = 2
 #: The stop rule is watched after rounds of these shares of the labels.
 STOP_ROUNDS = (*[0.05] * 8, 0.1, 0.1, 0.2, 0.2)
 RULES = ("ours", "cleanlab's count", "100", "200", "400", "800")
-
-
-@dataclass(frozen=True, eq=False)
-class Pool:
-    """Images to draw projects from: ``given``, ``truth`` (images,), ``people`` (images, persons) are columns."""
-
-    name: str
-    features: Features
-    given: Columns
-    truth: Columns
-    people: Columns
-    n_classes: int
-    train: int = TRAIN
-    holdout: int = HOLDOUT
 
 
 @dataclass(frozen=True)
@@ -109,123 +88,6 @@ class Outcome:
 # --- one project
 
 
-class Project:
-    """A project under way: what is known to the toolkit, and the truth to compare with."""
-
-    def __init__(self, pool: Pool, answers: str, seed: int) -> None:
-        rng = np.random.default_rng(seed)
-        order = rng.permutation(len(pool.truth))
-        rows = order[: pool.train]
-        self.pool, self.rng, self.seed, self.human = pool, rng, seed, answers == "human"
-        self.held, self.hidden = order[pool.train : pool.train + pool.holdout], order[pool.train + pool.holdout :]
-        self.features = pool.features[rows]
-        self.given, self.truth = pool.given[rows], pool.truth[rows]
-        self.people = rng.permuted(pool.people[rows], axis=1) if answers == "human" else pool.truth[rows][:, None]
-        if self.people.shape[1] == 1:
-            self.people = np.repeat(self.people, 2, axis=1)
-        count = len(rows)
-        self.labels = self.given.copy()
-        self.said = np.zeros(count, dtype=np.int64)
-        self.doubt, self.flagged = np.zeros(count), np.zeros(count, dtype=bool)
-        self.shares = np.zeros((count, pool.n_classes))
-        self.contested = np.zeros(count, dtype=bool)
-        self.quality, self.flags = np.ones(count), np.zeros(count, dtype=bool)
-        self.beliefs: Beliefs | None = None
-
-    @property
-    def reviews(self) -> int:
-        """Opinions that were given."""
-        return int(self.said.sum())
-
-    def score(self) -> None:
-        """Judge the labels as they are now."""
-        settled = (self.said > 0) & ~self.contested
-        probabilities = left_out(self.features, self.labels, self.pool.n_classes, settled=settled)
-        self.quality = label_quality(probabilities, self.labels)
-        self.flags = doubtful_labels(probabilities, self.labels)
-        others = probabilities.copy()
-        others[np.arange(len(others)), self.labels] = 0
-        self.others = others / np.maximum(others.sum(axis=1, keepdims=True), 1e-12)
-
-    def review(self, budget: int, controls: float = CONTROLS, beyond: bool = False) -> None:
-        """Ask people as the queue does: contested images again, random controls, the worst flagged ones.
-
-        With ``beyond`` the worst of what is not flagged follows when nothing that is flagged is left.
-        """
-        fresh = self.said == 0
-        again = np.flatnonzero(self.contested & (self.said == 1))[:budget]
-        room = budget - len(again)
-        sound = np.flatnonzero(fresh & ~self.flags)
-        drawn = self.rng.choice(sound, min(round(controls * budget), room, len(sound)), replace=False)
-        open_rows = np.setdiff1d(np.flatnonzero(fresh & (self.flags | beyond)), drawn)
-        worst = open_rows[np.lexsort((self.quality[open_rows], ~self.flags[open_rows]))][: room - len(drawn)]
-        asked = np.concatenate([drawn, worst]).astype(np.int64)
-        self.said[asked], self.said[again] = 1, 2
-        self.doubt[asked], self.flagged[asked] = doubt_of(self.quality[asked]), self.flags[asked]
-        self.shares[asked] = self.others[asked]
-
-    def decide(self, draws: int = 0) -> None:
-        """Learn from all answers, change the labels that are wrong, note which need another opinion.
-
-        Intervals need ``draws`` from what is believed; decisions do without.
-        """
-        rows, answers, top = self.answers()
-        self.beliefs = learn(answers, self.seed, draws)
-        chances = self.beliefs.weigh(answers)
-        self.changed = (chances[:, 1] >= SURE) & (answers.other > 0)
-        self.changed |= (chances[:, 1] > 0.5) & (answers.other > 1)
-        self.labels = self.given.copy()
-        self.labels[rows[self.changed]] = top[self.changed]
-        self.contested[:] = False
-        self.contested[rows] = ~self.changed & (answers.other > 0) & (chances[:, 0] < 0.98)
-
-    def answers(self) -> tuple[Columns, Answers, Columns]:
-        """Reviewed rows, what was said of them, and the class that most others named (-1 for none)."""
-        rows = np.flatnonzero(self.said)
-        given, shares = self.given[rows], self.shares[rows]
-        votes = np.zeros((len(rows), self.pool.n_classes))
-        for person in range(2):
-            asked = self.said[rows] > person
-            votes[np.flatnonzero(asked), self.people[rows[asked], person]] += 1
-        same = votes[np.arange(len(rows)), given].astype(np.int64)
-        votes[np.arange(len(rows)), given] = 0
-        top = (votes + 0.5 * shares).argmax(axis=1)
-        other = votes[np.arange(len(rows)), top].astype(np.int64)
-        rest = votes.sum(axis=1).astype(np.int64) - other
-        share = np.where(other > 0, shares[np.arange(len(rows)), top], 0.0)
-        found = Answers(self.doubt[rows], self.flagged[rows], same, other, rest, share, self.pool.n_classes)
-        return rows, found, np.where(other > 0, top, -1)
-
-    def wrong_estimate(self) -> tuple[float, float, float]:
-        """Labels still wrong: estimate and interval."""
-        assert self.beliefs is not None
-        _, answers, _ = self.answers()
-        left = self.said == 0
-        found = still_wrong(
-            self.beliefs, answers, self.changed, doubt_of(self.quality[left]), self.flags[left], seed=self.seed
-        )
-        return (found.value, *(found.ci or (0.0, 0.0)))
-
-
-def left_out(
-    features: Features, labels: Columns, n_classes: int, penalty: float = PENALTY, settled: Mask | None = None
-) -> Floats:
-    """Out-of-sample probabilities (rows, classes) by ridge regression in closed form, in two rounds."""
-    inputs = np.concatenate([features, np.ones((len(features), 1), dtype=np.float32)], axis=1)
-    lower = np.linalg.cholesky((inputs.T @ inputs).astype(np.float64) + penalty * np.eye(inputs.shape[1]))
-    half = solve_triangular(lower.astype(np.float32), inputs.T, lower=True, check_finite=False).T
-    half = np.ascontiguousarray(half)
-    alone = np.arange(len(labels))
-
-    def probabilities(learned: Columns) -> Floats:
-        targets = (np.eye(n_classes, dtype=np.float32)[learned] - 1 / n_classes).astype(np.float32)
-        values = leave_out_ridge(half, half @ (half.T @ targets), targets, alone)
-        return apply_temperature(values, temperature(values, labels))
-
-    first = probabilities(labels)
-    return np.asarray(FIRST_ROUND * first + (1 - FIRST_ROUND) * probabilities(corrected_labels(first, labels, settled)))
-
-
 def run_project(pool: Pool, answers: str, seed: int) -> Outcome:
     """One project from import to report."""
     began = time.perf_counter()
@@ -235,30 +97,17 @@ def run_project(pool: Pool, answers: str, seed: int) -> Outcome:
         project.review(BATCH)
         project.decide(DRAWS if number == ROUNDS - 1 else 0)
     wrong, low, high = project.wrong_estimate()
-    before, after = (right_rows(pool, project, labels) for labels in (project.given, project.labels))
+    before, after = (right_rows(project, labels) for labels in (project.given, project.labels))
     gain = compared(before, after, project, pool.truth)
     as_given = compared(before, after, project, pool.given)
     nulled = swapped(project) if answers == "human" else resampled(project)
-    null = compared(*(right_rows(pool, project, labels, rows) for labels, rows in nulled), project, pool.truth)
+    null = compared(*(right_rows(project, labels, rows) for labels, rows in nulled), project, pool.truth)
     return Outcome(
         pool.name, answers, seed, project.reviews,
         int((project.given != project.truth).sum()), int((project.labels != project.truth).sum()), wrong, low, high,
         int((project.labels != project.given).sum()), gain[0], *gain[1:], *as_given[1:], *null[2:],
         time.perf_counter() - began,
     )  # fmt: skip
-
-
-def right_rows(pool: Pool, project: Project, labels: Columns, rows: Columns | None = None) -> Columns:
-    """What a head trained on these labels (of these rows, by default all) predicts for every image of the pool.
-
-    -1 for those of train, which nothing is measured on.
-    """
-    chosen = np.arange(len(labels)) if rows is None else rows
-    head = fit_head(TrainingSet(project.features[chosen], labels[chosen]), pool.n_classes, PENALTY)
-    rest = np.concatenate([project.held, project.hidden])
-    predicted = np.full(len(pool.truth), -1, dtype=np.int64)
-    predicted[rest] = predict_head(head, pool.features[rest])
-    return predicted
 
 
 def compared(before: Columns, after: Columns, project: Project, labels: Columns) -> tuple[float, float, float, float]:
@@ -308,10 +157,10 @@ def run_path(pool: Pool, answers: str, seed: int) -> Reviewed:
     from cleanlab.filter import find_label_issues
 
     project = Project(pool, answers, seed)
-    reviews, accuracy, promised = [0], [accuracy_of(project)], [1.0]
+    reviews, accuracy, promised = [0], [clean_accuracy(project, project.labels)], [1.0]
     counted = len(
         find_label_issues(
-            project.given, left_out(project.features, project.given, pool.n_classes),
+            project.given, project.judge.left_out(project.given),
             return_indices_ranked_by="self_confidence", n_jobs=1,
         )
     )  # fmt: skip
@@ -320,16 +169,9 @@ def run_path(pool: Pool, answers: str, seed: int) -> Reviewed:
         project.review(round(share * len(project.given)), beyond=True)
         project.decide()
         reviews.append(project.reviews)
-        accuracy.append(accuracy_of(project))
+        accuracy.append(clean_accuracy(project, project.labels))
         promised.append(promise(project))
     return Reviewed(answers, seed, tuple(reviews), tuple(accuracy), tuple(promised), counted)
-
-
-def accuracy_of(project: Project) -> float:
-    """Clean accuracy of a head trained on the labels as they are now, on all images outside of the training set."""
-    rest = np.concatenate([project.held, project.hidden])
-    predicted = right_rows(project.pool, project, project.labels)[rest]
-    return float((predicted == project.pool.truth[rest]).mean())
 
 
 def promise(project: Project) -> float:
@@ -574,57 +416,6 @@ def pools_of(options: argparse.Namespace, cache: Path) -> dict[str, list[Pool]]:
         print("no images given: measuring on scikit-learn's digits with planted errors; see --help for real ones")
         perfect = human = list(digits_pools(cache).values())
     return {"perfect": perfect, "human": human}
-
-
-def pools_from_cifar(archive: Path, cache: Path) -> dict[str, Pool]:
-    """A pool for each label set of CIFAR-10N; annotators 2 and 3 answer."""
-    cases = {case.name: case for case in cifar_cases(archive, None, cache)}
-    features = reduced(cases["random_label1"], cache)
-    third = cifar_column(cache, "random_label3", cases["random_label1"])
-    people = np.stack([cases["random_label2"].given, third], axis=1)
-    return {name: Pool(name, features, case.given, case.truth, people, len(case.names)) for name, case in cases.items()}
-
-
-def digits_pools(cache: Path) -> dict[str, Pool]:
-    """scikit-learn's digits with planted errors, answered by two drawn people who err in one of eight."""
-    case, rng = digits_case(), np.random.default_rng(0)
-    people = np.stack([erring(case.truth, 0.12, rng) for _ in range(2)], axis=1)
-    return {"digits": Pool("digits", reduced(case, cache), case.given, case.truth, people, 10, 800, 300)}
-
-
-def erring(truth: Columns, rate: float, rng: np.random.Generator) -> Columns:
-    """Answers that are wrong at this rate, any other class being as likely as another."""
-    wrong = rng.random(len(truth)) < rate
-    return np.where(wrong, (truth + rng.integers(1, truth.max() + 1, len(truth))) % (truth.max() + 1), truth)
-
-
-def reduced(case: Case, cache: Path) -> Features:
-    """Principal components of the features that `curate flag` judges by, kept in ``cache``."""
-    kept = cache / f"components-{case.name.split(',')[0].replace(' ', '-')}-{len(case.truth)}.npy"
-    if kept.exists():
-        return np.asarray(np.load(kept))
-    found = principal_components(scale(case.features if case.views is None else case.views), COMPONENTS, 0)
-    np.save(kept, found)
-    return found
-
-
-def cifar_table(archive: Path, cache: Path) -> Path:
-    """CIFAR-10N's table, unpacked where it is not yet."""
-    import zipfile
-
-    folder = cache / "cifar10n"
-    if not folder.exists():
-        with zipfile.ZipFile(archive) as packed:
-            packed.extractall(folder)
-    return next(folder.rglob("train.csv"))
-
-
-def cifar_column(cache: Path, name: str, case: Case) -> Columns:
-    """Another column of CIFAR-10N's table, which ``cifar_cases`` has unpacked."""
-    import pandas as pd
-
-    table = pd.read_csv(next((cache / "cifar10n").rglob("train.csv")), dtype=str)
-    return np.array([case.names.index(label) for label in table[name]], dtype=np.int64)
 
 
 # --- running
