@@ -32,7 +32,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a c
 
 import numpy as np
 
-import reports.fiftyone_store as store
+from reports.fiftyone_plan import iteration_key, percent_chip
+from reports.fiftyone_recording import declare_fields, mark_iteration, prepare_samples, write_fields
+from reports.fiftyone_store import environment
 from reports.mongo import Mongo
 
 if TYPE_CHECKING:
@@ -84,7 +86,7 @@ def drawn(samples: int, iteration: int) -> pd.DataFrame:
 
 def facts(iteration: int) -> dict[str, Any]:
     """What the recording needs to know of an iteration besides its table."""
-    key = store.iteration_key(iteration)
+    key = iteration_key(iteration)
     return {"number": iteration, "key": key, "project": "benchmark", "classes": list(CLASSES), "slices": []}
 
 
@@ -94,17 +96,17 @@ def ours(name: str, table: pd.DataFrame, iteration: int) -> None:
 
     dataset = fo.load_dataset(name) if fo.dataset_exists(name) else fo.Dataset(name, persistent=True)
     told = facts(iteration)
-    store._mark(dataset, told, complete=False)
-    known = store._prepare_samples(dataset, table)
-    store._declare_fields(dataset, told["key"], table, {})
-    store._write_fields(dataset, told, table, {}, known)
+    mark_iteration(dataset, told, complete=False)
+    known = prepare_samples(dataset, table)
+    declare_fields(dataset, told["key"], table, {})
+    write_fields(dataset, told, table, {}, known)
 
 
 def theirs(name: str, table: pd.DataFrame, iteration: int) -> None:
     """FiftyOne's way: ``add_samples``, then ``set_values`` field by field; fields are declared as ours are."""
     import fiftyone as fo
 
-    key = store.iteration_key(iteration)
+    key = iteration_key(iteration)
     exists = fo.dataset_exists(name)
     dataset = fo.load_dataset(name) if exists else fo.Dataset(name, persistent=True)
     if not exists:
@@ -116,13 +118,13 @@ def theirs(name: str, table: pd.DataFrame, iteration: int) -> None:
         "metadata": [size.copy() for _ in range(len(table))],
         "given": labels(table["given"]), "current": labels(table["current"]), f"label_{key}": labels(table["current"]),
         f"pred_{key}": labels(table["prediction"], table["confidence"]),
-        f"quality_{key}": [store.percent_chip(quality) for quality in table["label_quality"].tolist()],
+        f"quality_{key}": [percent_chip(quality) for quality in table["label_quality"].tolist()],
         f"kinds_{key}": [[kinds] if kinds else [] for kinds in table["issue_kinds"].tolist()],
         f"fold_{key}": table["fold"].tolist(), f"slices_{key}": table["slices"].tolist(),
         **{f"{text}_{key}": [value or None for value in table[text].tolist()] for text in _TEXTS},
         **{f"{flag}_{key}": table[flag].tolist() for flag in _FLAGS},
     }  # fmt: skip
-    store._declare_fields(dataset, key, table, {})  # a column of empty values alone does not tell its type
+    declare_fields(dataset, key, table, {})  # a column of empty values alone does not tell its type
     for field, column in values.items():
         dataset.set_values(field, column, progress=False)
 
@@ -178,7 +180,7 @@ def seconds_to_open(name: str, uri: str) -> float:
     dataset = fo.load_dataset(name)
     dataset.save_view("issues", dataset.match({"issue_it02": True}).sort_by("quality_it02"), overwrite=True)
     command = [sys.executable, "-c", OPEN, name]
-    answer = subprocess.run(command, env=store.environment(uri), capture_output=True, text=True, check=True)
+    answer = subprocess.run(command, env=environment(uri), capture_output=True, text=True, check=True)
     return float(answer.stdout.split()[-1])
 
 
@@ -224,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         mongo = Mongo(Path(temporary), {})
         uri = mongo.start()
-        os.environ.update(store.environment(uri))
+        os.environ.update(environment(uri))
         print(f"{'samples':>8}{'':>10}{'first, s':>10}{'fields, s':>11}{'open, s':>9}")
         try:
             for samples in sizes:

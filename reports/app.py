@@ -27,7 +27,8 @@ from pathlib import Path
 from curation.errors import ServiceError
 from curation.processes import birth
 from curation.runs import write_json
-from reports.fiftyone_store import WORKSPACE, environment, error_gist
+from reports.fiftyone_plan import WORKSPACE
+from reports.fiftyone_store import environment, error_gist
 from reports.mongo import Mongo, free_port
 
 _START_SECONDS = 120.0

@@ -48,7 +48,11 @@ DOORS = {
     "ray": {"curation/engine.py"},
     "faiss": {"curation/neighbours.py"},
     "umap": {"curation/plane.py"},
-    "fiftyone": {"reports/fiftyone_store.py", "reports/app_server.py", "reports/fiftyone_plugin/curation/__init__.py"},
+    "fiftyone": {
+        "reports/fiftyone_recording.py",
+        "reports/app_server.py",
+        "reports/fiftyone_plugin/curation/__init__.py",
+    },
     "sqlalchemy": {"curation/ledger.py", "curation/schema.py"},
     "jinja2": {"reports/page.py"},
     "click": {"curation/cli.py", "curation/cli_labeling.py", "curation/terminal.py"},

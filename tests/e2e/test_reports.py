@@ -19,7 +19,8 @@ from curation.errors import DatabaseError
 from labeling.server import LabelStudioServer
 from labeling.web import token_client
 from reports.app import ReviewApp, app_url
-from reports.fiftyone_store import FiftyOneReporter, environment, iteration_facts
+from reports.fiftyone_plan import iteration_facts
+from reports.fiftyone_store import FiftyOneReporter, environment
 from reports.overview import write_overview
 from reports.page import HtmlReporter
 from reports.panel import complete_iterations
@@ -226,10 +227,10 @@ FORGET = """
 import json, sys
 from pathlib import Path
 import fiftyone as fo
-import reports.fiftyone_store as store
-store.DETAILED_ITERATIONS = 1
+import reports.fiftyone_recording as recording
+recording.DETAILED_ITERATIONS = 1
 for number in (0, 1, 0):
-    store._record("forgetting", Path(sys.argv[1]) / str(number))
+    recording.record("forgetting", Path(sys.argv[1]) / str(number))
 dataset = fo.load_dataset("forgetting")
 print("READ" + json.dumps({
     "fields": list(dataset.get_field_schema()), "views": dataset.list_saved_views(),
@@ -288,9 +289,9 @@ def test_two_projects_do_not_see_each_other(reporter: FiftyOneReporter, tmp_path
 
 CUT_SHORT = """
 import os, sys
-import reports.fiftyone_store as store
-store._evaluate = lambda *_: os.kill(os.getpid(), 9)
-store.main(["record", "--dataset", sys.argv[1], "--input", sys.argv[2], "--lock", sys.argv[2] + "/lock"])
+import reports.fiftyone_recording as recording
+recording.evaluate = lambda *_: os.kill(os.getpid(), 9)
+recording.main(["record", "--dataset", sys.argv[1], "--input", sys.argv[2], "--lock", sys.argv[2] + "/lock"])
 """
 
 
@@ -361,9 +362,9 @@ RECORD = """
 import json, sys
 from pathlib import Path
 import fiftyone as fo
-import reports.fiftyone_store as store
+import reports.fiftyone_recording as recording
 for number in (0, 1):
-    store._record("every-view", Path(sys.argv[1]) / str(number))
+    recording.record("every-view", Path(sys.argv[1]) / str(number))
 dataset = fo.load_dataset("every-view")
 results = dataset.load_evaluation_results("eval_it01")
 print("READ" + json.dumps({

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from reports import panel
-from reports.fiftyone_store import iteration_facts
+from reports.fiftyone_plan import iteration_facts
 from tests.reports.cases import make_images, make_summary
 
 

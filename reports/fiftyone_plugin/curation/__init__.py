@@ -19,7 +19,8 @@ from curation.errors import CurationError
 from curation.project import Project
 from curation.records import AMBIGUOUS, BAD_IMAGE
 from reports import panel as said
-from reports.fiftyone_store import REVIEWED, write_live
+from reports.fiftyone_plan import REVIEWED
+from reports.fiftyone_store import write_live
 from reports.page import picture_address
 
 NAME = "curation_panel"
