@@ -123,7 +123,7 @@ def test_report_is_walked_by_keyboard(browser: Browser, report: str) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the report"
     page.keyboard.press("Enter")
-    assert page.url.endswith("#main")
+    page.wait_for_url(re.compile(r"#main$"), timeout=5_000)
     page.close()
 
 
