@@ -6,14 +6,14 @@ heads in closed form. People who answer are real where the data set has several 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import solve_triangular
 
-from benchmarks.detection import Case, cifar_cases, digits_case
+from benchmarks.detection import Case, cifar_cases, digits_case, table_cases
 from curation.audit import still_wrong
 from curation.credit import TrainingSet, fit_head, predict_head
 from curation.evidence import SURE, Answers, Beliefs, doubt_of, learn
@@ -214,6 +214,18 @@ def pools_from_cifar(archive: Path, cache: Path) -> dict[str, Pool]:
     third = cifar_column(cache, "random_label3", cases["random_label1"])
     people = np.stack([cases["random_label2"].given, third], axis=1)
     return {name: Pool(name, features, case.given, case.truth, people, len(case.names)) for name, case in cases.items()}
+
+
+def pool_from_counts(archive: Path, cache: Path, seed: int = 0) -> Pool:
+    """CIFAR-10's test images, of which some 51 people said what they see: one of them gave the label, two answer."""
+    import pandas as pd
+
+    file = cifar_table(archive, cache).with_name("test.csv")
+    case = replace(table_cases(file.parent, file, ["clean_label"], "clean_label", None, cache)[0], name="counts")
+    counts = pd.read_csv(file)[[f"human_{name}" for name in case.names]].to_numpy()
+    rng = np.random.default_rng(seed)
+    drawn = np.stack([rng.permutation(np.repeat(np.arange(len(own)), own))[:3] for own in counts])
+    return Pool(case.name, reduced(case, cache), drawn[:, 0], case.truth, drawn[:, 1:], len(case.names), 800, 300)
 
 
 def digits_pools(cache: Path) -> dict[str, Pool]:

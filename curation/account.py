@@ -304,17 +304,9 @@ def audit_of(
         return Audit()
     flagged = {i.sample_id for i in scored.issues if i.kind in LABEL_KINDS}
     done = set(settled) & set(scored.quality)
-    figures = auditing.estimate_audit(
-        queue,
-        {d.sample_id: d for d in decisions},
-        len(scored.quality) - len(flagged),
-        len(flagged),
-        settled_unflagged=len(done - flagged),
-        settled_flagged=len(done & flagged),
-    )
     by_sample = {d.sample_id: d for d in decisions}
     seen = Audit(
-        flagger_precision=figures.flagger_precision,
+        flagger_precision=auditing.flagger_precision(queue, by_sample),
         by_rank=auditing.precision_by_rank(queue, by_sample),
         by_class=tuple((account.classes.name(c), share) for c, share in auditing.precision_by_class(queue, by_sample)),
         sway=auditing.sway(queue, account.verdicts),

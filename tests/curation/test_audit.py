@@ -5,15 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given as drawn
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from curation.audit import (
-    AuditFigures,
-    estimate_audit,
+    flagger_precision,
     is_flagged,
     precision_by_class,
     precision_by_rank,
@@ -29,15 +27,6 @@ def entry(number: int, mode: Any = "shown", given: str | None = "c1", reason: st
 
 def decision(number: int, outcome: Any) -> Decision:
     return Decision(f"s{number}", outcome, "c2", 1.0, (), "")
-
-
-def audited(
-    flagged: list[str], controls: list[str], n_unflagged: int = 1000, n_flagged: int = 100, **settled: int
-) -> AuditFigures:
-    entries = [entry(n) for n in range(len(flagged))]
-    entries += [entry(500 + n, "control", reason="") for n in range(len(controls))]
-    decisions = {e.sample_id: decision(e.position, o) for e, o in zip(entries, flagged + controls, strict=True)}
-    return estimate_audit(entries, decisions, n_unflagged, n_flagged, **settled)
 
 
 class TestWilson:
@@ -68,108 +57,31 @@ class TestWilson:
         assert wilson_interval(5, 20, 0.99)[1] > wilson_interval(5, 20)[1]
 
 
-class TestFigures:
+class TestPrecision:
     def test_nothing_is_known_without_decisions(self) -> None:
-        assert estimate_audit([entry(1)], {}, 100, 10) == AuditFigures()
-        assert estimate_audit([], {}, 0, 0) == AuditFigures()
+        assert flagger_precision([entry(1)], {}) is None
+        assert flagger_precision([], {}) is None
 
-    def test_precision_is_how_many_flagged_labels_were_wrong(self) -> None:
-        figures = audited(["change"] * 8 + ["keep"] * 2, [])
-        assert figures.flagger_precision is not None
-        assert figures.flagger_precision.value == 0.8
-        assert figures.flagger_precision.ci == wilson_interval(8, 10)
-        assert figures.flagger_recall is None
-        assert figures.labels_wrong is None
+    def test_it_is_how_many_flagged_labels_were_wrong(self) -> None:
+        outcomes = ["change"] * 8 + ["keep"] * 2
+        decisions = {f"s{n}": decision(n, outcome) for n, outcome in enumerate(outcomes)}
+        found = flagger_precision([entry(n) for n in range(10)], decisions)
+        assert found is not None
+        assert (found.value, found.ci) == (0.8, wilson_interval(8, 10))
 
-    def test_undecided_and_unlabeled_images_count_for_nothing(self) -> None:
-        with_others = audited(["change", "contested", "ambiguous", "exclude", "keep"], [])
-        assert with_others.flagger_precision == audited(["change", "keep"], []).flagger_precision
-        pool = entry(9, "blind", given=None, reason="")
-        assert estimate_audit([pool], {"s9": decision(9, "change")}, 10, 10) == AuditFigures()
-
-    def test_labels_wrong_adds_what_controls_and_unseen_flags_hold(self) -> None:
-        """1 of 20 controls wrong: 1/20 of 980; of the flagged half are, first as last: half of the 80 that are left."""
-        figures = audited(["change", "keep", "keep", "change"] * 5, ["change"] + ["keep"] * 19)
-        assert figures.labels_wrong is not None
-        assert figures.labels_wrong.value == pytest.approx(980 / 20 + 80 / 2)
-        low, high = figures.labels_wrong.ci or (0, 0)
-        assert low < figures.labels_wrong.value < high
-        assert high < 400
-
-    def test_flags_further_down_are_taken_to_be_wrong_less_often_but_never_more_often(self) -> None:
-        def left(flagged: list[str]) -> float:
-            figures = audited(flagged, ["keep"] * 20, n_unflagged=20)
-            assert figures.labels_wrong is not None
-            return figures.labels_wrong.value
-
-        falling, flat, rising = (
-            ["change"] * 20 + ["keep"] * 20,
-            ["change", "keep"] * 20,
-            ["keep"] * 20 + ["change"] * 20,
-        )
-        assert left(falling) < 3
-        assert left(flat) == pytest.approx(30, abs=5)
-        assert left(rising) == pytest.approx(30)
-
-    def test_what_was_settled_before_is_not_counted_again(self) -> None:
-        figures = audited(
-            ["change"] * 10 + ["change", "keep"] * 5, ["change"] + ["keep"] * 19, settled_flagged=80,
-            settled_unflagged=500,
-        )  # fmt: skip
-        assert figures.labels_wrong is not None
-        assert figures.labels_wrong.value == pytest.approx(480 / 20)
-
-    def test_recall_is_the_flagged_share_of_all_wrong_labels(self) -> None:
-        """All 10 flagged are seen, 6 wrong; 2 of 50 controls are wrong, so 40 of 1,000 unflagged labels."""
-        figures = audited(["change"] * 6 + ["keep"] * 4, ["change"] * 2 + ["keep"] * 48, n_flagged=10)
-        assert figures.flagger_recall is not None
-        assert figures.flagger_recall.value == pytest.approx(6 / (6 + 40))
-        low, high = figures.flagger_recall.ci or (0, 0)
-        assert low < figures.flagger_recall.value < high < 0.7
-
-    def test_right_controls_leave_zero_possible_but_not_certain(self) -> None:
-        figures = audited(["keep"] * 10, ["keep"] * 30, n_flagged=10)
-        assert figures.labels_wrong is not None
-        assert figures.labels_wrong.value == 0
-        low, high = figures.labels_wrong.ci or (9, 0)
-        assert low == 0
-        assert 30 < high < 150
-        assert figures.flagger_recall is None  # no wrong label was seen at all
-
-    def test_seen_through_and_right_is_zero(self) -> None:
-        figures = audited(["keep"] * 3, ["keep"] * 4, n_unflagged=4, n_flagged=3)
-        assert figures.labels_wrong is not None
-        assert (figures.labels_wrong.value, figures.labels_wrong.ci) == (0, (0, 0))
-
-    def test_flags_that_nobody_looked_at_leave_the_rest_unknown(self) -> None:
-        assert audited([], ["keep"] * 10).labels_wrong is None
-        assert audited([], ["keep"] * 10, n_flagged=0).labels_wrong is not None
+    def test_undecided_unlabeled_and_unflagged_images_count_for_nothing(self) -> None:
+        outcomes = ["change", "contested", "ambiguous", "exclude", "keep", "change", "change"]
+        decisions = {f"s{n}": decision(n, outcome) for n, outcome in enumerate(outcomes)}
+        control, pool = entry(5, "control", reason=""), entry(6, "blind", given=None, reason="")
+        found = flagger_precision([*(entry(n) for n in range(5)), control, pool], decisions)
+        assert found is not None
+        assert (found.value, found.ci) == (0.5, wilson_interval(1, 2))
 
     def test_a_contested_image_that_is_not_flagged_says_nothing_of_the_flagger(self) -> None:
         assert is_flagged(entry(1, "blind"))
         assert is_flagged(entry(1, "shown", reason=""))
         assert not is_flagged(entry(1, "blind", reason=""))
         assert not is_flagged(entry(1, "control", reason=""))
-
-
-@pytest.mark.parametrize(("miss_rate", "controls"), [(0.05, 60), (0.15, 40), (0.01, 100)])
-def test_the_interval_holds_the_truth_nineteen_times_in_twenty(miss_rate: float, controls: int) -> None:
-    """Flagged labels become less often wrong with rank, which the estimate must survive on the safe side."""
-    rng = np.random.default_rng(7)
-    held = 0
-    for _ in range(150):
-        flagged = rng.random(150) < np.linspace(0.9, 0.3, 150)
-        others = rng.random(2000) < miss_rate
-        drawn = rng.permutation(2000)[:controls]
-        figures = audited(
-            ["change" if w else "keep" for w in flagged[:100]],
-            ["change" if w else "keep" for w in others[drawn]], n_unflagged=2000, n_flagged=150,
-        )  # fmt: skip
-        left = flagged[100:].sum() + others.sum() - others[drawn].sum()
-        assert figures.labels_wrong is not None
-        low, high = figures.labels_wrong.ci or (0, 0)
-        held += low <= left <= high
-    assert held >= 0.91 * 150
 
 
 class TestWhereTheFlaggerIsRight:
