@@ -6,6 +6,7 @@ heads in closed form. People who answer are real where the data set has several 
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from curation.audit import still_wrong
 from curation.credit import TrainingSet, fit_head, predict_head
 from curation.evidence import SURE, Answers, Beliefs, doubt_of, learn
 from curation.issues import doubtful_labels
+from curation.queue import draw_controls
 from curation.scoring import (
     FIRST_ROUND,
     LeaveOutKernel,
@@ -104,7 +106,8 @@ class Project:
         again = np.flatnonzero(self.contested & (self.said == 1))[:budget]
         room = budget - len(again)
         sound = np.flatnonzero(fresh & ~self.flags)
-        drawn = self.rng.choice(sound, min(round(controls * budget), room, len(sound)), replace=False)
+        count = min(round(controls * budget), room)
+        drawn = sound[draw_controls(self.quality[sound].tolist(), count, random.Random(self.seed + self.reviews))]
         open_rows = np.setdiff1d(np.flatnonzero(fresh & (self.flags | beyond)), drawn)
         worst = open_rows[np.lexsort((self.quality[open_rows], ~self.flags[open_rows]))][: room - len(drawn)]
         asked = np.concatenate([drawn, worst]).astype(np.int64)

@@ -1,6 +1,6 @@
 """What people's decisions say of the flagger: how often it is right, what it misses, how many labels are still wrong.
 
-What is left to fix is estimated from the random controls, never from the flagger's own opinion.
+What is left to fix is estimated from what people said, of the controls above all, never from the flagger's own opinion.
 """
 
 from __future__ import annotations

@@ -60,14 +60,17 @@ class TestWhatIsAsked:
         assert all(set(draw) <= set(TRAIN[40:]) for draw in draws)
         assert len({tuple(sorted(draw)) for draw in draws}) == 3
 
-    def test_controls_are_as_likely_everywhere(self) -> None:
+    def test_controls_are_drawn_by_their_doubt(self) -> None:
+        """Qualities of 0.4 to 0.99 in steps of 0.01, so doubts of 0.6 to 0.01."""
         review = ReviewSettings(control_share=0.5, blind_share=0)
         counts = dict.fromkeys(TRAIN[40:], 0)
-        for seed in range(300):
+        for seed in range(600):
             for sample in samples(batch(12, review, seed=seed), "control"):
                 counts[sample] += 1
-        assert min(counts.values()) > 10  # 30 expected each
-        assert max(counts.values()) < 55
+        drawn, doubts = list(counts.values()), [0.6 - 0.01 * n for n in range(60)]
+        assert min(drawn[:50]) > 0
+        expected = [3600 * doubt / sum(doubts) for doubt in doubts]
+        assert max(abs(sum(drawn[n : n + 20]) - sum(expected[n : n + 20])) for n in (0, 20, 40)) < 150
 
     def test_what_was_reviewed_is_not_asked_again(self) -> None:
         found = batch(20, asked={"s000": 1, "s001": 2, "s050": 1, "s002": 0})
