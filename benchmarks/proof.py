@@ -3,7 +3,8 @@
 A project is drawn from images whose truth is known: 2,000 to train on, 500 to measure on, the rest hidden as the
 truth. Its labels are flagged, reviewed and decided as the toolkit does it, on frozen features with heads in closed
 form. Answers are either right (``perfect``) or those of real people (``human``): where the given labels are those of
-one CIFAR-10N annotator, the other two answer, never the answer key.
+one CIFAR-10N annotator, the other two answer, never the answer key; where CIFAR-10H counts what some 51 people said of
+a test image, three of these are drawn, of whom one gives the label.
 
     python benchmarks/proof.py --cifar10n cifar10n.zip --elpv --json proof.json
     python benchmarks/proof.py --cifar10n cifar10n.zip --projects 200 --only human --part 0/4 --json part0.json
@@ -40,6 +41,7 @@ from benchmarks.projects import (
     cifar_table,
     clean_accuracy,
     digits_pools,
+    pool_from_counts,
     pools_from_cifar,
     reduced,
     right_rows,
@@ -407,7 +409,7 @@ def pools_of(options: argparse.Namespace, cache: Path) -> dict[str, list[Pool]]:
     if options.cifar10n:
         every = pools_from_cifar(Path(options.cifar10n), cache)
         perfect += [every["random_label1"], every["aggre_label"]]
-        human.append(every["random_label1"])
+        human += [every["random_label1"], pool_from_counts(Path(options.cifar10n), cache)]
     if options.elpv:
         for case in elpv_cases(None, cache, 0)[:1]:
             nobody = case.truth[:, None]
