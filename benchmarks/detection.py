@@ -60,7 +60,8 @@ FLIPPED = 0.15
 class Case:
     """One set of labels to judge; ``given`` and ``truth`` are columns of ``names``, shape (images,).
 
-    ``features`` everyone gets; ``views`` are what `curate flag` makes for itself (``curation.features.ViewFeatures``).
+    ``features`` everyone gets; ``views`` are what `curate flag` makes for itself (``curation.features.ViewFeatures``),
+    of parts of these ``widths``.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Case:
     truth: Columns
     names: tuple[str, ...]
     views: Features | None = None
+    widths: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,13 @@ class Figures:
 # --- contenders
 
 
-def ours(case: Case, seed: int, method: Method = "auto", features: Features | None = None) -> Verdict:
+def ours(case: Case, seed: int, method: Method = "auto", *, views: bool = False) -> Verdict:
     """The project's own way: leave-one-out ensemble, and as many flags as make the expected F1 largest."""
     groups = group_near_duplicates(case.features)
-    features = case.features if features is None else features
-    out = score_out_of_sample(features, case.given, len(case.names), groups=groups, seed=seed, method=method)
+    features, widths = (case.views, case.widths) if views and case.views is not None else (case.features, ())
+    out = score_out_of_sample(
+        features, case.given, len(case.names), groups=groups, seed=seed, method=method, widths=widths
+    )
     quality = label_quality(out.probabilities, case.given)
     return Verdict(
         quality, _other_than_given(out.probabilities, case.given), doubtful_labels(out.probabilities, case.given)
@@ -272,7 +276,7 @@ def run_case(case: Case, seed: int, fiftyone: bool) -> tuple[list[Figures], dict
 
     enter("ours", *measured(lambda: ours(case, seed)))
     if case.views is not None:
-        enter(FLAG, *measured(lambda: ours(case, seed, features=case.views)))
+        enter(FLAG, *measured(lambda: ours(case, seed, views=True)))
         worst = flag_rules(verdicts[FLAG].quality, wrong)["true count"]
         enter(f"{FLAG}, true count", replace(verdicts[FLAG], flagged=worst), (0.0, 0.0))
     enter("ours, streaming", *measured(lambda: ours_streaming(case, seed)))
@@ -303,7 +307,7 @@ def alarms_where_all_is_right(cases: Sequence[Case], seed: int) -> dict[str, flo
         images = case.name.split(",")[0] if "," in case.name else "true labels"
         if case.views is not None and images not in shares:
             clean = replace(case, given=case.truth)
-            shares[images] = float(ours(clean, seed, features=case.views).flagged.mean())
+            shares[images] = float(ours(clean, seed, views=True).flagged.mean())
             print(f"{images}: {100 * shares[images]:.1f} % flagged where every label is right", flush=True)
     return shares
 
@@ -484,8 +488,8 @@ def table_cases(
     def columns(column: str) -> Columns:
         return np.array([column_of[name] for name in table[column]], dtype=np.int64)
 
-    features, views = features_of([images / path for path in table["path"]], cache)
-    return [Case(column, features, columns(column), columns(truth), names, views) for column in given]
+    features, views, widths = features_of([images / path for path in table["path"]], cache)
+    return [Case(column, features, columns(column), columns(truth), names, views, widths) for column in given]
 
 
 def elpv_cases(rows: int | None, cache: Path, seed: int) -> list[Case]:
@@ -496,7 +500,7 @@ def elpv_cases(rows: int | None, cache: Path, seed: int) -> list[Case]:
     cells = cells[:rows]
     names = ("defective", "functional")
     truth = np.array([names.index(c.truth) for c in cells], dtype=np.int64)
-    features, views = features_of([folder / c.path for c in cells], cache)
+    features, views, widths = features_of([folder / c.path for c in cells], cache)
     rng = np.random.default_rng(seed)
     count = round(FLIPPED * len(truth))
     rival = nearest_rival(features, truth)
@@ -510,7 +514,7 @@ def elpv_cases(rows: int | None, cache: Path, seed: int) -> list[Case]:
         given = truth.copy()
         flipped = rng.choice(len(truth), count, replace=False, p=weight / weight.sum())
         given[flipped] = 1 - given[flipped]
-        cases.append(Case(f"ELPV, {name}", features, given, truth, names, views))
+        cases.append(Case(f"ELPV, {name}", features, given, truth, names, views, widths))
     return cases
 
 
@@ -522,8 +526,8 @@ def nearest_rival(features: Features, truth: Columns) -> Floats:
     )
 
 
-def features_of(files: Sequence[Path], cache: Path, size: int = 112) -> tuple[Features, Features]:
-    """Frozen features of images by the default backbone, and its views, shape (images, dimensions) each."""
+def features_of(files: Sequence[Path], cache: Path, size: int = 112) -> tuple[Features, Features, tuple[int, ...]]:
+    """Frozen features of images by the default backbone, its views, both (images, dimensions), and their widths."""
     from curation.backbone import load_backbone
     from curation.features import FeatureStore, ViewFeatures
     from curation.images import PixelCache, inspect_image
@@ -537,9 +541,10 @@ def features_of(files: Sequence[Path], cache: Path, size: int = 112) -> tuple[Fe
     began = time.perf_counter()
     features = store.features(samples)
     plain = time.perf_counter() - began
-    views = ViewFeatures(backbone, cache / "views").features(samples)
+    judge = ViewFeatures(backbone, cache / "views")
+    views = judge.features(samples)
     print(f"{plain:.0f} s at {size} px, {time.perf_counter() - began - plain:.0f} s for the views (0 where kept)")
-    return features, views
+    return features, views, judge.widths
 
 
 def digits_case(seed: int = 0) -> Case:

@@ -177,9 +177,10 @@ def consensus_of(cases: Sequence[Case], seed: int) -> tuple[list[Consensus], dic
     """The ways to a consensus on one set of images; paired differences of accuracy with their 95 % intervals."""
     said = np.stack([case.given for case in cases], axis=1).astype(np.float64)
     truth, names = cases[0].truth, cases[0].names
-    features = cases[0].features if cases[0].views is None else cases[0].views
+    case = cases[0]
+    features, widths = (case.features, ()) if case.views is None else (case.views, case.widths)
     probabilities = score_out_of_sample(
-        features, cases[0].given, len(names), groups=group_near_duplicates(cases[0].features), seed=seed
+        features, case.given, len(names), groups=group_near_duplicates(case.features), seed=seed, widths=widths
     ).probabilities
     ways = {
         "one person": (said[:, :1], said[:, 0].astype(np.int64)),

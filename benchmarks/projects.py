@@ -228,7 +228,7 @@ def pool_from_counts(archive: Path, cache: Path, seed: int = 0) -> Pool:
     counts = pd.read_csv(file)[[f"human_{name}" for name in case.names]].to_numpy()
     rng = np.random.default_rng(seed)
     drawn = np.stack([rng.permutation(np.repeat(np.arange(len(own)), own))[:3] for own in counts])
-    return Pool(case.name, reduced(case, cache), drawn[:, 0], case.truth, drawn[:, 1:], len(case.names), 800, 300)
+    return Pool(case.name, reduced(case, cache), drawn[:, 0], case.truth, drawn[:, 1:], len(case.names), 600, 100)
 
 
 def digits_pools(cache: Path) -> dict[str, Pool]:
@@ -249,7 +249,8 @@ def reduced(case: Case, cache: Path) -> Features:
     kept = cache / f"components-{case.name.split(',')[0].replace(' ', '-')}-{len(case.truth)}.npy"
     if kept.exists():
         return np.asarray(np.load(kept))
-    found = principal_components(scale(case.features if case.views is None else case.views), COMPONENTS, 0)
+    scaled = scale(case.features) if case.views is None else scale(case.views, case.widths)
+    found = principal_components(scaled, COMPONENTS, 0)
     cache.mkdir(parents=True, exist_ok=True)
     np.save(kept, found)
     return found

@@ -212,15 +212,20 @@ class ViewFeatures:
         self._engine = engine or LocalEngine()
 
     @cached_property
-    def views(self) -> list[tuple[Backbone, int]]:
-        """The network at every size that it takes, largest first, and how many features it gives there."""
+    def views(self) -> list[tuple[Backbone, tuple[int, ...]]]:
+        """The network at every size that it takes, largest first, and of how many features each part there is."""
         sides = _sides(self._backbone.size)
-        found = [(view, width) for side in sides if (width := _width(view := replace(self._backbone, size=side)))]
-        return found or [(self._backbone, _width(self._backbone))]
+        found = [(view, widths) for side in sides if (widths := _widths(view := replace(self._backbone, size=side)))]
+        return found or [(self._backbone, _widths(self._backbone))]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Of how many features each part is that stands in a row, in their order."""
+        return tuple(width for _, widths in self.views for width in widths)
 
     def features(self, samples: Sequence[Sample], progress: Progress | None = None) -> Features:
         """Features of shape (samples, sum of the views' widths), float32, in the order of ``samples``."""
-        return np.concatenate([self._of(view, width, samples, progress) for view, width in self.views], axis=1)
+        return np.concatenate([self._of(view, sum(widths), samples, progress) for view, widths in self.views], axis=1)
 
     def _of(self, view: Backbone, width: int, samples: Sequence[Sample], progress: Progress | None) -> Features:
         file = _view_file(self._folder, view, width)
@@ -298,15 +303,20 @@ def _with_mirror(
     return rows[: len(images), : backbone.feature_size], kept, _mean_with_mirror(rows)
 
 
-def _width(view: Backbone) -> int:
-    """How many features the network gives for images of this size; 0 where it does not take them."""
+def _widths(view: Backbone) -> tuple[int, ...]:
+    """Of how many features each part is that the network tells of images of this size; none if it takes none such."""
     try:
-        return _stages(view, np.zeros((1, view.size, view.size, 3), dtype=np.uint8)).shape[1]
+        return tuple(part.shape[1] for part in _parts(view, np.zeros((1, view.size, view.size, 3), dtype=np.uint8)))
     except (AssertionError, RuntimeError, ValueError):
-        return 0
+        return ()
 
 
 def _stages(view: Backbone, images: npt.NDArray[np.uint8]) -> Features:
+    """The parts side by side; (n, sum of their widths)."""
+    return np.concatenate(_parts(view, images), axis=1)
+
+
+def _parts(view: Backbone, images: npt.NDArray[np.uint8]) -> list[Features]:
     """Pooled features, then mean, deviation and maximum of each of the last stages, where there are any; (n, width)."""
     import torch
 
@@ -315,12 +325,12 @@ def _stages(view: Backbone, images: npt.NDArray[np.uint8]) -> Features:
         inputs = view.normalise(images)
         if hasattr(model, "forward_intermediates") and hasattr(model, "forward_head"):
             last, stages = model.forward_intermediates(inputs, indices=_STAGES, output_fmt="NCHW")
-            pooled = [model.forward_head(last, pre_logits=True)]
+            parts = [model.forward_head(last, pre_logits=True)]
             for stage in stages:
-                pooled += [stage.mean(dim=(2, 3)), stage.std(dim=(2, 3), correction=0), stage.amax(dim=(2, 3))]
+                parts += [stage.mean(dim=(2, 3)), stage.std(dim=(2, 3), correction=0), stage.amax(dim=(2, 3))]
         else:
-            pooled = [model(inputs)]
-        return np.asarray(torch.cat([part.float() for part in pooled], dim=1).cpu().numpy())
+            parts = [model(inputs)]
+        return [np.asarray(part.float().cpu().numpy()) for part in parts]
 
 
 def _chunks(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:

@@ -156,13 +156,14 @@ class Judging:
                 self.parts.trainer, rows, columns, class_ids, groups=groups, folds=folds, seed=seed,
                 folder=self.cache / "folds" / made_of, progress=progress, engine=engine,
             )  # fmt: skip
-        judged = self.parts.judge.features(rows, progress) if self.parts.judge else features
+        judge = self.parts.judge
+        judged, widths = (judge.features(rows, progress), judge.widths) if judge else (features, ())
         if len(rows) > streaming.FROM:
             return streaming.score_streaming(
-                judged, columns, len(class_ids), groups=groups, seed=seed, settled=settled, progress=progress,
-                engine=engine,
+                judged, columns, len(class_ids), groups=groups, seed=seed, settled=settled, widths=widths,
+                progress=progress, engine=engine,
             )  # fmt: skip
-        told = {"groups": groups, "seed": seed, "folds": folds, "settled": settled}
+        told = {"groups": groups, "seed": seed, "folds": folds, "settled": settled, "widths": widths}
         return next(engine.map(_score_labels, (judged, told), [(columns, len(class_ids))]))
 
 

@@ -40,6 +40,15 @@ class Encoder(Protocol):
         ...
 
 
+class Judge(Encoder, Protocol):
+    """Turns images into features that labels are judged by."""
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Of how many features each part is that stands in a row, in their order."""
+        ...
+
+
 class Model(Protocol):
     """A trained classifier."""
 
@@ -153,6 +162,6 @@ class Parts:
     plan_recipe: Callable[[Slice, pd.DataFrame, Sequence[str], Sequence[str], Path], tuple[Slice, Augmentation]]
     reporters: Sequence[Reporter]
     progress: Progress | None = None
-    judge: Encoder | None = None  #: features that labels are judged by, where not those of ``encoder``
+    judge: Judge | None = None  #: features that labels are judged by, where not those of ``encoder``
     engine: Engine = field(default_factory=LocalEngine)  #: where labels are scored
     copies: Copies | None = None  #: features of augmented copies; without it augmentation gets no credit

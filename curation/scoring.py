@@ -30,6 +30,8 @@ STRENGTHS = (0.003, 0.01, 0.03, 0.1, 1.0)
 NOISES = (0.1, 0.3, 1.0, 3.0)
 #: Every standardised feature vector is scaled to this length, so that the strengths mean the same for any backbone.
 LENGTH = 10.0
+#: How a dimension's say falls with the width of the part of the features that it stands in (docs/log.md).
+NARROWING = 0.3
 #: Principal components that logistic regression is fitted on: as many of these as the work below allows.
 COMPONENTS = (256, 128, 64)
 _WORK = 1e11
@@ -79,6 +81,7 @@ def score_out_of_sample(
     folds: int = 5,
     method: Method = "auto",
     settled: npt.NDArray[np.bool_] | None = None,
+    widths: Sequence[int] = (),
 ) -> OutOfSample:
     """Class probabilities of every sample by models that have not seen it, its near-duplicates or its group.
 
@@ -93,7 +96,7 @@ def score_out_of_sample(
       a weighted mean. Kernel regression alone where there are more than ``MOST_CLASSES`` classes.
 
     ``settled``, (samples,), are labels that people have confirmed or made: none of these is corrected for the second
-    round.
+    round. ``widths`` are those of the parts that features are made of, where there are several (``part_weights``).
 
     Only the strengths are chosen by labels, by the out-of-sample error; features are scaled without labels. Raises
     RecordError for arrays that don't fit together or features that are not finite, and InputError where the labels are
@@ -101,7 +104,7 @@ def score_out_of_sample(
     """
     began = time.perf_counter()
     check_inputs(features, labels, n_classes, groups)
-    scaled = scale(features)
+    scaled = scale(features, widths)
     groups = np.unique(groups, return_inverse=True)[1].astype(np.int64)
     numbers = np.full(len(labels), -1, dtype=np.int64)
     settings: dict[str, float] = {}
@@ -188,13 +191,32 @@ def check_shapes(features: npt.NDArray[Any], labels: Integers, n_classes: int, g
 # --- what comes before: scales, folds, groups
 
 
-def scale(features: Features) -> Features:
-    """Features standardised a dimension, then each sample brought to one length; (samples, dimensions), float32."""
+def scale(features: Features, widths: Sequence[int] = ()) -> Features:
+    """Features standardised a dimension, then each sample brought to one length; (samples, dimensions), float32.
+
+    ``widths`` are those of the parts that features are made of, where there are several (``part_weights``).
+    """
     centred = features - features.mean(axis=0)
     deviation = centred.std(axis=0)
-    standard = centred / np.where(deviation > 1e-8, deviation, 1)
+    standard = centred / np.where(deviation > 1e-8, deviation, 1) * part_weights(widths, features.shape[1])
     length = np.linalg.norm(standard, axis=1, keepdims=True)
     return np.asarray(standard * (LENGTH / np.maximum(length, 1e-6)), dtype=np.float32)
+
+
+def part_weights(widths: Sequence[int], dimensions: int) -> Features:
+    """What each dimension counts, shape (dimensions,), where features are parts of these widths side by side.
+
+    The less the wider its part is, so that a part of many dimensions does not outvote the others: the width to the
+    power ``NARROWING``. 1 where no widths are given. RecordError where the parts are more or less than the dimensions.
+
+    >>> part_weights([1, 32], 33)[[0, 1, 32]].tolist() == [1.0, np.float32(32**-0.3), np.float32(32**-0.3)]
+    True
+    """
+    if not len(widths):
+        return np.ones(dimensions, dtype=np.float32)
+    if sum(widths) != dimensions:
+        raise RecordError(f"features have {dimensions} dimensions, but their parts {sum(widths)}")
+    return np.repeat(np.array(widths, dtype=np.float32) ** -NARROWING, widths).astype(np.float32)
 
 
 def principal_components(inputs: Features, count: int, seed: int) -> Features:

@@ -7,7 +7,7 @@ are read a block at a time, so that time grows linearly with samples; of memory 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from curation.scoring import (
     corrected_labels,
     least,
     leave_out_ridge,
+    part_weights,
     probed,
     squared_distances,
     temperature,
@@ -53,6 +54,7 @@ def score_streaming(
     groups: Integers | None = None,
     seed: int,
     settled: npt.NDArray[np.bool_] | None = None,
+    widths: Sequence[int] = (),
     progress: Progress | None = None,
     engine: Engine | None = None,
 ) -> OutOfSample:
@@ -60,15 +62,17 @@ def score_streaming(
 
     ``features`` has shape (samples, dimensions) in any floating type, for instance a memory-mapped file in half
     precision; ``labels`` (samples,), columns below ``n_classes``; ``groups`` (samples,), by default each sample alone
-    (fastest where numbered in the order of samples); ``settled`` (samples,), labels that are never corrected. Blocks of
-    features are read here and computed by the ``engine``, by default in this process. Raises RecordError and InputError
-    as ``score_out_of_sample`` does, for features that are not finite numbers when they are read.
+    (fastest where numbered in the order of samples); ``settled`` (samples,), labels that are never corrected;
+    ``widths`` those of the parts that features are made of, where there are several. Blocks of features are read here
+    and computed by the ``engine``, by default in this process. Raises RecordError and InputError as
+    ``score_out_of_sample`` does, for features that are not finite numbers when they are read.
     """
     began = time.perf_counter()
     alone = np.arange(len(labels), dtype=np.int64)
     check_shapes(features, labels, n_classes, alone if groups is None else groups)
     groups = alone if groups is None else np.unique(groups, return_inverse=True)[1].astype(np.int64)
-    kernel = _StreamedKernel(features, labels, n_classes, groups, seed, progress, engine or LocalEngine())
+    weights = part_weights(widths, features.shape[1])
+    kernel = _StreamedKernel(features, labels, n_classes, groups, weights, seed, progress, engine or LocalEngine())
     noise = kernel.choose()
     first = kernel.probabilities(labels, 1)
     corrected = corrected_labels(first, labels, settled)
@@ -158,6 +162,7 @@ class _StreamedKernel:
         labels: Integers,
         n_classes: int,
         groups: Integers,
+        weights: Features,
         seed: int,
         progress: Progress | None,
         engine: Engine,
@@ -172,6 +177,7 @@ class _StreamedKernel:
         self._order = np.argsort(groups, kind="stable")
         rng = np.random.default_rng(seed)
         mean, deviation = self._moments()
+        deviation = deviation / weights  # a dimension that counts less is one that varies more
         chosen = np.sort(rng.permutation(len(labels))[:LANDMARKS])
         landmarks = scaled(self._read(chosen), mean, deviation)
         self.size = len(landmarks)

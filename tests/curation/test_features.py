@@ -106,7 +106,8 @@ def test_views_are_means_with_the_mirror_image_at_every_size_and_kept(
 ) -> None:
     some = samples[:3]
     views = ViewFeatures(backbone, tmp_path)
-    assert [(view.size, width) for view, width in views.views] == [(side, WIDTH) for side in (224, 160, 128)]
+    assert [view.size for view, _ in views.views] == [224, 160, 128]
+    assert views.widths == 3 * (1280, *3 * (40,), *3 * (112,), *3 * (320,))
     found = views.features(some)
     assert found.shape == (3, 3 * WIDTH)
     store = FeatureStore(views.views[1][0], PixelCache(tmp_path / "pixels", 160), tmp_path / "plain")
@@ -155,7 +156,7 @@ def test_a_network_made_for_one_size_has_one_view(backbone: Backbone, samples: l
 
     rigid = replace(backbone, model=OneSize(), feature_size=192, identity="rigid")
     views = ViewFeatures(rigid, tmp_path)
-    assert [(view.size, width) for view, width in views.views] == [(64, 192)]
+    assert [(view.size, widths) for view, widths in views.views] == [(64, (192,))]
     assert views.features(samples[:2]).shape == (2, 192)
 
 

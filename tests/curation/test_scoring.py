@@ -163,6 +163,26 @@ class TestOutOfSample:
             score_out_of_sample(features, labels, 2, groups=alone(20), seed=0)
 
 
+class TestParts:
+    def test_a_wide_part_does_not_drown_a_narrow_one(self) -> None:
+        """Four dimensions tell the classes, four hundred tell nothing."""
+        features, truth = blobs(300)
+        rng = np.random.default_rng(1)
+        labels = flipped(truth, 3, 0.2)
+        both = np.concatenate([features, rng.normal(size=(300, 400))], axis=1).astype(np.float32)
+
+        def found(widths: tuple[int, ...]) -> float:
+            out = score_out_of_sample(both, labels, 3, groups=alone(300), seed=0, widths=widths)
+            return float((out.probabilities.argmax(axis=1) == truth).mean())
+
+        assert found((features.shape[1], 400)) > found(()) + 0.02
+
+    def test_parts_that_are_more_or_less_than_the_dimensions_are_told(self) -> None:
+        features, truth = blobs(60)
+        with pytest.raises(RecordError, match="dimensions, but their parts 99"):
+            score_out_of_sample(features, truth, 3, groups=alone(60), seed=0, widths=(90, 9))
+
+
 class TestClosedForms:
     def test_kernel_regression_equals_refitting_without_each_group(self) -> None:
         """Against the formula written out: ridge regression with the chosen noise on all other groups."""

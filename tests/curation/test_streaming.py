@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score
 from curation import scoring, streaming
 from curation.engine import LocalEngine
 from curation.errors import InputError, RecordError
-from curation.scoring import LeaveOutKernel, label_quality, scale
+from curation.scoring import LeaveOutKernel, label_quality, part_weights, scale
 from curation.streaming import score_streaming
 
 
@@ -24,14 +24,17 @@ def crowd(count: int = 900, classes: int = 3) -> tuple[np.ndarray, np.ndarray, n
     return features.astype(np.float32), labels.astype(np.int64), truth
 
 
-def test_the_first_round_is_that_of_the_kernel_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_first_round_is_that_of_the_kernel_in_memory(parts: int) -> None:
     """With every sample a landmark both are exact."""
     features, labels, _ = crowd(300)
     groups = np.arange(300, dtype=np.int64) // 2
-    kernel = streaming._StreamedKernel(features, labels, 3, groups, 0, None, LocalEngine())
+    widths = (2, features.shape[1] - 2) if parts == 2 else (features.shape[1],)
+    weights = part_weights(widths, features.shape[1])
+    kernel = streaming._StreamedKernel(features, labels, 3, groups, weights, 0, None, LocalEngine())
     noise = kernel.choose()
     found = kernel.probabilities(labels, 1)
-    memory = LeaveOutKernel(scale(features), 3, groups, 0)
+    memory = LeaveOutKernel(scale(features, widths), 3, groups, 0)
     memory._noise = noise
     assert np.allclose(found, memory.probabilities(labels, labels), atol=5e-3)
 
