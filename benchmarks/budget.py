@@ -233,8 +233,11 @@ def summary_of(curves: Sequence[Curve]) -> list[dict[str, Any]]:
     return rows
 
 
-def claims_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Ours above everybody but the oracle, on every label set, and near the oracle where answers are right."""
+def claims_of(rows: Sequence[dict[str, Any]], curves: Sequence[Curve]) -> list[dict[str, Any]]:
+    """Ours above everybody but the oracle, on every label set, and near the oracle where answers are right.
+
+    Differences come with their 95 % interval over the projects, which are the same for everybody (Student's t).
+    """
     claims = []
     for pool, kind in dict.fromkeys((r["pool"], r["answers"]) for r in rows):
         own = {r["contender"]: r for r in rows if (r["pool"], r["answers"]) == (pool, kind)}
@@ -244,7 +247,13 @@ def claims_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             )
             value = own[OURS][area] - best
             name = f"{pool}, {kind} answers: {area.replace('_', ' ')} minus that of the best other ({rival})"
-            claims.append({"name": name, "value": value, "bar": 0.0, "holds": bool(value > 0)})
+            areas = [
+                np.array([getattr(c, area) for c in curves if (c.pool, c.answers, c.contender) == (pool, kind, who)])
+                for who in (OURS, rival)
+            ]
+            claims.append(
+                {"name": name, "value": value, "ci": about(areas[0] - areas[1]), "bar": 0.0, "holds": bool(value > 0)}
+            )
         if kind == "perfect":
             value = own[OURS]["area_fixed"] / own[ORACLE]["area_fixed"]
             name = f"{pool}, perfect answers: area of errors fixed over the oracle's"
@@ -252,6 +261,16 @@ def claims_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             if bar is not None:
                 claims.append({"name": name, "value": value, "bar": bar, "holds": bool(value >= bar)})
     return claims
+
+
+def about(values: Floats) -> list[float] | None:
+    """The 95 % interval of the mean (Student's t); ``None`` for a single value."""
+    from scipy.stats import t
+
+    if len(values) < 2:
+        return None
+    half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
+    return [float(values.mean()) - half, float(values.mean()) + half]
 
 
 def show(rows: Sequence[dict[str, Any]], claims: Sequence[dict[str, Any]]) -> None:
@@ -264,7 +283,11 @@ def show(rows: Sequence[dict[str, Any]], claims: Sequence[dict[str, Any]]) -> No
             f"{row['area_accuracy']:>11.4f}{row['inspected']:>11.2f}   " + "  ".join(f"{p:.3f}" for p in points)
         )
     for claim in claims:
-        print(f"{'holds' if claim['holds'] else 'FAILS'}: {claim['name']} = {claim['value']:.4f} (bar {claim['bar']})")
+        spread = "({:.4f} to {:.4f}) ".format(*claim["ci"]) if claim.get("ci") else ""
+        print(
+            f"{'holds' if claim['holds'] else 'FAILS'}: {claim['name']} = {claim['value']:.4f} {spread}"
+            f"(bar {claim['bar']})"
+        )
 
 
 def draw(rows: Sequence[dict[str, Any]], file: Path) -> None:
@@ -318,7 +341,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 curves += [run_contender(pool, kind, contender, seed) for seed in range(options.seeds)]
                 print(f"{name}, {kind}, {contender}", file=sys.stderr, flush=True)
     rows = summary_of(curves)
-    claims = claims_of(rows)
+    claims = claims_of(rows, curves)
     show(rows, claims)
     if options.plot:
         draw(rows, options.plot)
