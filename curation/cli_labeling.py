@@ -215,8 +215,7 @@ def people(
             )
         return
     if erase is not None:
-        now = ledger.erase_person(erase)
-        (project.paths.home / "queues.json").unlink(missing_ok=True)
+        now = desk.erase_person(project, erase)
         named = ", curation.toml (review.people)" if erase in project.settings.review.people else ""
         click.echo(f"'{erase}' is now '{now}' in the ledger. Reports, FiftyOne, Label Studio{named} and backups made "
                    "before still hold the name; make them anew or delete them.", err=True)  # fmt: skip

@@ -65,6 +65,20 @@ def add_labeler(project: Project, name: str, *, email: str | None = None) -> dic
     return {"name": name, "url": connection.url, "email": email, "password": password, "streams": streams}
 
 
+def erase_person(project: Project, name: str) -> str:
+    """Erase a name from the ledger and from who has an account; what the person said stays under what this returns.
+
+    Reports, FiftyOne, Label Studio, curation.toml and backups made before still hold the name. Raises DataError where
+    nobody has that name.
+    """
+    now = project.ledger.erase_person(name)
+    home, accounts = project.paths.home, project.labelers()
+    (home / "queues.json").unlink(missing_ok=True)
+    if name in accounts.values():
+        write_json(home / "people.json", {e: other for e, other in accounts.items() if other != name}, private=True)
+    return now
+
+
 def labelers(project: Project) -> pd.DataFrame:
     """How people label: one row a person, best first.
 

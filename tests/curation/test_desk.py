@@ -100,6 +100,19 @@ def test_who_is_hasty_or_agrees_with_everything_stands_out(project: Project) -> 
     assert table.loc["zoe", "follows_suggestion"] == 0.5
 
 
+def test_an_erased_name_is_in_no_file_of_the_project(project: Project) -> None:
+    home = project.paths.home
+    write_json(home / "people.json", {"z@example.com": "Zebedee", "b@example.com": "Bob"}, private=True)
+    write_json(home / "queues.json", {"iteration": 1, "people": [{"person": "Zebedee"}]}, private=True)
+    project.ledger.add_verdicts([replace(said(project.samples()[0].id, "Zebedee", "c1"), source="t:1")])
+    found = CliRunner().invoke(curate, ["people", str(project.root), "--erase", "Zebedee"])
+    assert found.exit_code == 0, found.output
+    assert "erased person 1" in found.stdout
+    assert project.labelers() == {"b@example.com": "Bob"}
+    holding = [file for file in home.rglob("*") if file.is_file() and b"Zebedee" in file.read_bytes()]
+    assert holding == []
+
+
 def test_answers_in_a_file_reach_the_ledger_once(project: Project, tmp_path: Path) -> None:
     sample = project.samples()[0]
     project.ledger.add_queue([QueueEntry("k", sample.id, 1, 0, "blind", "c1", None, "")])
