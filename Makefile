@@ -28,7 +28,7 @@ bench: $(VENV)/.test-installed
 lint: $(VENV)/.test-installed
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
-	$(BIN)/mypy curation labeling augment reports
+	$(BIN)/mypy --explicit-package-bases curation labeling augment reports benchmarks
 
 # The versions that we test with. The file holds no addresses, only names and numbers.
 constraints: $(VENV)/.uv

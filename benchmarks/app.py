@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 import signal
 import statistics
@@ -35,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a c
 import numpy as np
 from PIL import Image
 
+from benchmarks.claims import conclude
 from curation import Project
 from reports.fiftyone_store import environment
 from reports.mongo import free_port
@@ -164,12 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for who in ("curate review", "FiftyOne"):
         pictures = [start.pictures for start in found if start.who == who]
         print(f"{who}: median {statistics.median(pictures):.1f} s ({min(pictures):.1f} to {max(pictures):.1f})")
-    claims = claims_of(found)
-    for claim in claims:
-        print(f"{'holds' if claim['holds'] else 'FAILS'}  {claim['name']}: {claim['value']:.1f} (bar {claim['bar']})")
-    if options.json:
-        options.json.write_text(json.dumps({"starts": [asdict(start) for start in found], "claims": claims}, indent=1))
-    return 0 if all(claim["holds"] for claim in claims) else 1
+    return conclude(claims_of(found), {"starts": [asdict(start) for start in found]}, options.json)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ fixed are net: those that reviewing put in count against it. Exit code 1 where a
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -34,6 +33,7 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a checkout that is not installed
 
+from benchmarks.claims import conclude
 from benchmarks.detection import TUNED
 from benchmarks.projects import Pool, Project, clean_accuracy, digits_pools, pools_from_cifar
 from curation.scoring import label_quality
@@ -125,7 +125,7 @@ def tuned_folds(project: Project) -> Floats:
 
     labels, rows = project.given, np.arange(len(project.given))
     folds = list(StratifiedKFold(5, shuffle=True, random_state=project.seed).split(rows, labels))
-    best, least = np.zeros(0), np.inf
+    best, least = np.zeros((0, 0)), np.inf
     for strength in TUNED[:4]:
         found = np.zeros((len(labels), project.pool.n_classes))
         for train, held in folds:
@@ -273,20 +273,14 @@ def about(values: Floats) -> list[float] | None:
     return [float(values.mean()) - half, float(values.mean()) + half]
 
 
-def show(rows: Sequence[dict[str, Any]], claims: Sequence[dict[str, Any]]) -> None:
-    """The tables."""
+def show(rows: Sequence[dict[str, Any]]) -> None:
+    """The table."""
     print(f"{'':38}{'area fixed':>11}{'area acc.':>11}{'inspected':>11}   fixed at 5, 10, 20, 50 %")
     for row in rows:
         points = [row["fixed"][round(share / STEP)] for share in (0.05, 0.1, 0.2, 0.5)]
         print(
             f"{row['pool'] + ', ' + row['answers']:24}{row['contender']:18}{row['area_fixed']:>7.3f}"
             f"{row['area_accuracy']:>11.4f}{row['inspected']:>11.2f}   " + "  ".join(f"{p:.3f}" for p in points)
-        )
-    for claim in claims:
-        spread = "({:.4f} to {:.4f}) ".format(*claim["ci"]) if claim.get("ci") else ""
-        print(
-            f"{'holds' if claim['holds'] else 'FAILS'}: {claim['name']} = {claim['value']:.4f} {spread}"
-            f"(bar {claim['bar']})"
         )
 
 
@@ -341,14 +335,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 curves += [run_contender(pool, kind, contender, seed) for seed in range(options.seeds)]
                 print(f"{name}, {kind}, {contender}", file=sys.stderr, flush=True)
     rows = summary_of(curves)
-    claims = claims_of(rows, curves)
-    show(rows, claims)
+    show(rows)
     if options.plot:
         draw(rows, options.plot)
-    if options.json:
-        written = {"claims": claims, "summary": rows, "curves": [asdict(c) for c in curves]}
-        options.json.write_text(json.dumps(written) + "\n", encoding="utf-8")
-    return 0 if all(claim["holds"] for claim in claims) else 1
+    measured = {"summary": rows, "curves": [asdict(c) for c in curves]}
+    return conclude(claims_of(rows, curves), measured, options.json)
 
 
 if __name__ == "__main__":

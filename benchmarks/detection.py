@@ -17,7 +17,6 @@ does not hold.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -27,6 +26,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a checkout that is not installed
 
+from benchmarks.claims import conclude
 from curation.issues import doubtful_labels
 from curation.neighbours import group_near_duplicates, nearest_neighbours
 from curation.scoring import Method, label_quality, score_out_of_sample
@@ -236,7 +237,7 @@ def otsu(quality: Floats) -> Mask:
     mean_below = np.cumsum(counts * middle) / np.maximum(below, 1)
     mean_above = np.cumsum((counts * middle)[::-1])[::-1] / np.maximum(above, 1)
     between = below[:-1] * above[1:] * (mean_below[:-1] - mean_above[1:]) ** 2
-    return quality < edges[1:][int(between.argmax())]
+    return np.asarray(quality < edges[1:][int(between.argmax())])
 
 
 def mixture(quality: Floats) -> Mask:
@@ -257,7 +258,7 @@ def chance(case: Case, seed: int) -> Verdict:
 def _other_than_given(probabilities: Floats, given: Columns) -> Columns:
     others = probabilities.copy()
     others[np.arange(len(given)), given] = -1
-    return others.argmax(axis=1)
+    return np.asarray(others.argmax(axis=1))
 
 
 # --- figures
@@ -285,13 +286,13 @@ def run_case(case: Case, seed: int, fiftyone: bool) -> tuple[list[Figures], dict
     for rule, flagged in flag_rules(verdicts["ours"].quality, wrong).items():
         enter(f"ours, {rule}", replace(verdicts["ours"], flagged=flagged), (0.0, 0.0))
     for recipe, ask in (("tuned recipe", tuned), ("untuned recipe", untuned)):
-        probabilities, (seconds, memory) = measured(lambda ask=ask: ask(case, seed))
-        verdict, (more, _) = measured(lambda p=probabilities: by_self_confidence(p, case.given))
+        probabilities, (seconds, memory) = measured(partial(ask, case, seed))
+        verdict, (more, _) = measured(partial(by_self_confidence, probabilities, case.given))
         enter(recipe, verdict, (seconds + more, memory))
         if recipe == "tuned recipe":
             enter("tuned recipe, log margin", by_log_margin(probabilities, case.given), (seconds, memory))
             if fiftyone:
-                verdict, (more, memory) = measured(lambda p=probabilities: mistakenness(case, p))
+                verdict, (more, memory) = measured(partial(mistakenness, case, probabilities))
                 enter("FiftyOne mistakenness", verdict, (seconds + more, memory))
     enter("Datalab, features", *measured(lambda: datalab(case, seed)))
     enter("10 neighbours", *measured(lambda: neighbours(case, seed)))
@@ -691,16 +692,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for case_name, gain in gains.items():
         low, high = gain["ci"]
         print(f"{case_name}: ours minus tuned recipe {gain['value']:+.3f} AP ({low:+.3f} to {high:+.3f})")
-    for claim in claims:
-        print(f"{'holds' if claim['holds'] else 'FAILS'}: {claim['name']} = {claim['value']:.3f} (bar {claim['bar']})")
     if options.plot:
         draw(summary, options.plot)
-    if options.json:
-        written = {"claims": claims, "summary": summary, "figures": [asdict(f) for f in found], "gains": gains,
-                   "published": {c.name: PUBLISHED[c.name] for c in cases if c.name in PUBLISHED},
-                   "images": {c.name: len(c.given) for c in cases}}  # fmt: skip
-        options.json.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
-    return 0 if all(claim["holds"] for claim in claims) else 1
+    measured = {"summary": summary, "figures": [asdict(f) for f in found], "gains": gains,
+                "published": {c.name: PUBLISHED[c.name] for c in cases if c.name in PUBLISHED},
+                "images": {c.name: len(c.given) for c in cases}}  # fmt: skip
+    return conclude(claims, measured, options.json)
 
 
 @contextmanager

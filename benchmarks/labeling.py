@@ -16,7 +16,6 @@ does not hold.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -34,6 +33,7 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a checkout that is not installed
 
+from benchmarks.claims import conclude
 from benchmarks.detection import Case, cifar_cases, digits_case, measured
 from curation.neighbours import group_near_duplicates
 from curation.records import Classes, QueueEntry, Verdict
@@ -147,7 +147,7 @@ def _answered_project(connection: Connection, annotator: LabelStudioAnnotator, b
 def _collect_plainly(connection: Connection, project: int) -> int:
     """Read all tasks with their answers, 1,000 a request, the fields that an answer needs; count the answers."""
     fields = "id,data,annotations,result,completed_by,was_cancelled,lead_time,created_at,updated_at,updated_by"
-    asked = {"project": project, "page_size": 1000, "fields": "all", "include": fields}
+    asked: dict[str, Any] = {"project": project, "page_size": 1000, "fields": "all", "include": fields}
     found = 0
     with token_client(connection.url, connection.token) as client:
         for page in range(1, 1000):
@@ -365,14 +365,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             round_trip(server, folder, 20)  # connections and imports are made before anything is timed
             small = round_trip(server, folder, count // 10)
             trips = round_trip(server, folder, count)
-    claims = claims_of(trips, found, gains, small)
-    for claim in claims:
-        print(f"{'holds' if claim['holds'] else 'FAILS'}: {claim['name']} = {claim['value']:.3f} (bar {claim['bar']})")
-    if options.json:
-        written = {"claims": claims, "round_trip": [asdict(t) for t in (*small, *trips)],
-                   "consensus": [asdict(c) for c in found], "differences": gains}  # fmt: skip
-        options.json.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
-    return 0 if all(claim["holds"] for claim in claims) else 1
+    measured = {"round_trip": [asdict(t) for t in (*small, *trips)], "consensus": [asdict(c) for c in found],
+                "differences": gains}  # fmt: skip
+    return conclude(claims_of(trips, found, gains, small), measured, options.json)
 
 
 if __name__ == "__main__":

@@ -81,8 +81,9 @@ class Project:
         self.flagged = np.zeros(count, dtype=bool)
         self.contested = np.zeros(count, dtype=bool)
         self.judge = Judge(self.features, self.given, pool.n_classes, seed)
-        self.probabilities = np.full((count, pool.n_classes), 1 / pool.n_classes)
-        self.quality, self.flags = np.ones(count), np.zeros(count, dtype=bool)
+        self.probabilities: Floats = np.full((count, pool.n_classes), 1 / pool.n_classes)
+        self.quality: Floats = np.ones(count)
+        self.flags: Mask = np.zeros(count, dtype=bool)
         self.beliefs: Beliefs | None = None
 
     @property

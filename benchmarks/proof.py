@@ -31,6 +31,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a checkout that is not installed
 
+from benchmarks.claims import conclude
 from benchmarks.detection import elpv_cases
 from benchmarks.projects import (
     COMPONENTS,
@@ -103,7 +104,8 @@ def run_project(pool: Pool, answers: str, seed: int) -> Outcome:
     gain = compared(before, after, project, pool.truth)
     as_given = compared(before, after, project, pool.given)
     nulled = swapped(project) if answers == "human" else resampled(project)
-    null = compared(*(right_rows(project, labels, rows) for labels, rows in nulled), project, pool.truth)
+    was, now = (right_rows(project, labels, rows) for labels, rows in nulled)
+    null = compared(was, now, project, pool.truth)
     return Outcome(
         pool.name, answers, seed, project.reviews,
         int((project.given != project.truth).sum()), int((project.labels != project.truth).sum()), wrong, low, high,
@@ -486,9 +488,7 @@ def merged(files: Sequence[Path]) -> Found:
     )
 
 
-def show(
-    rows: Sequence[Mapping[str, Any]], stops: Sequence[Mapping[str, Any]], named: Sequence[Named], claims: Sequence[Any]
-) -> None:
+def show(rows: Sequence[Mapping[str, Any]], stops: Sequence[Mapping[str, Any]], named: Sequence[Named]) -> None:
     """The tables."""
     for row in rows:
         print(f"{row['pool']}, {row['answers']} answers, {row['projects']} projects:")
@@ -506,10 +506,6 @@ def show(
     for case in dict.fromkeys(n.case for n in named):
         right, (low, high) = share_with_interval([n.named == n.planted for n in named if n.case == case])
         print(f"credit where it is {case}: the right cause named in {right:.3f} ({low:.3f} to {high:.3f})")
-    for claim in claims:
-        low, high = claim["ci"] or (claim["value"], claim["value"])
-        print(f"{'holds' if claim['holds'] else 'FAILS'}: {claim['name']} = {claim['value']:.3f} "
-              f"({low:.3f} to {high:.3f}, {claim['projects']} projects; bar {claim['bar']})")  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -517,12 +513,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = read_options(arguments)
     found = merged(options.merge) if options.merge else run(options)
     rows, stops = summary_of(found.outcomes), stops_of(found.paths)
+    show(rows, stops, found.named)
     claims = claims_of(found.outcomes, found.paths, found.named)
-    show(rows, stops, found.named, claims)
-    if options.json:
-        written = {"claims": claims, "summary": rows, "stops": stops, **asdict(found)}
-        options.json.write_text(json.dumps(written) + "\n", encoding="utf-8")
-    return 0 if all(claim["holds"] for claim in claims) else 1
+    return conclude(claims, {"summary": rows, "stops": stops, **asdict(found)}, options.json)
 
 
 if __name__ == "__main__":

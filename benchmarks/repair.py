@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import random
 import sys
@@ -43,6 +42,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a c
 from augment.choose import judge, paired_gain
 from augment.recipes import known_weaknesses, recipe_for
 from augment.transforms import build_transform
+from benchmarks.claims import conclude
 from benchmarks.slices import (
     ALTERED,
     Columns,
@@ -268,7 +268,7 @@ def _plant_altered(shop: Workshop, kind: str, strength: float, size: float, rng:
     count, measured_on = round(size * len(train)), held[: round(MEASURED * len(held))]
     features, properties = images.features[train].copy(), images.properties[train].copy()
     may = np.flatnonzero(~np.isin(train, shop.spare))
-    framed = np.zeros(0, dtype=np.int64)
+    framed: Columns = np.zeros(0, dtype=np.int64)
     if kind == "spurious background":  # goes with the first class; the slice is what has it of the second
         measured_on = held[images.labels[held] == 1]
         first, may = np.flatnonzero(images.labels[train] == 0), may[images.labels[train[may]] == 1]
@@ -716,14 +716,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, share in shares.items():
         low, high = share.ci or (share.value, share.value)
         print(f"share of the accuracy lost recovered by {name}: {share.value:+.2f} ({low:+.2f} to {high:+.2f})")
-    for claim in claims:
-        print(f"{'holds ' if claim['holds'] else 'MISSED'} {claim['name']}: {claim['value']:.3f} (bar {claim['bar']:g})"
-              f"; {claim['estimate']:+.3f} {claim['ci'] or ''}")  # fmt: skip
-    if options.json:
-        recovered = {name: asdict(share) for name, share in shares.items()}
-        told = {"claims": claims, "recovered": recovered, "planted": [asdict(m.result) for m in found]}
-        options.json.write_text(json.dumps(told, indent=2), encoding="utf-8")
-    return 0 if all(claim["holds"] for claim in claims) else 1
+    recovered = {name: asdict(share) for name, share in shares.items()}
+    return conclude(claims, {"recovered": recovered, "planted": [asdict(m.result) for m in found]}, options.json)
 
 
 if __name__ == "__main__":

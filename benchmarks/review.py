@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -32,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a c
 
 import numpy as np
 
+from benchmarks.claims import conclude
 from reports.fiftyone_plan import iteration_key, percent_chip
 from reports.fiftyone_recording import declare_fields, mark_iteration, prepare_samples, write_fields
 from reports.fiftyone_store import environment
@@ -203,7 +203,7 @@ def run(samples: int, uri: str) -> Figures:
 
 def claims_of(found: Sequence[Figures]) -> list[dict[str, Any]]:
     """What must hold."""
-    claims = [
+    claims: list[dict[str, Any]] = [
         {
             "name": f"{figures.samples:,} samples: an iteration's fields, times as fast as FiftyOne's own setters",
             "value": figures.fields_theirs / figures.fields_ours,
@@ -239,12 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     print(f"{samples:>8,}{who:>10}{first:>10.1f}{fields:>11.1f}{opened:>9.2f}", flush=True)
         finally:
             mongo.stop()
-    claims = claims_of(found)
-    for claim in claims:
-        print(f"{'holds' if claim['holds'] else 'FAILS'}  {claim['name']}: {claim['value']:.1f} (bar {claim['bar']})")
-    if options.json:
-        options.json.write_text(json.dumps({"figures": [asdict(row) for row in found], "claims": claims}, indent=1))
-    return 0 if all(claim["holds"] for claim in claims) else 1
+    return conclude(claims_of(found), {"figures": [asdict(row) for row in found]}, options.json)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a checkout that is not installed
 
+from benchmarks.claims import conclude
 from benchmarks.detection import measured
 from curation.scoring import label_quality
 from curation.streaming import score_streaming
@@ -241,7 +242,7 @@ def _queue(folder: Path) -> None:
 
 def project_claims(found: Sequence[Step]) -> list[dict[str, Any]]:
     """What must hold of the steps."""
-    claims = [
+    claims: list[dict[str, Any]] = [
         {"name": f"{s.step} of {s.samples:,} samples: MB", "value": s.memory_mb, "bar": LIMIT_PROJECT_MB} for s in found
     ]
     claims += [
@@ -262,7 +263,7 @@ def project_claims(found: Sequence[Step]) -> list[dict[str, Any]]:
 
 def claims_of(found: Sequence[Figures]) -> list[dict[str, Any]]:
     """What must hold."""
-    claims = []
+    claims: list[dict[str, Any]] = []
     for figures in found:
         name = f"{figures.samples:,} samples, {figures.classes} classes"
         if figures.samples >= 1_000_000:
@@ -298,14 +299,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         claims += taken[1]
     figures = _judge_part(sizes) if options.part in (None, "judge") else []
     claims += claims_of(figures)
-    for claim in claims:
-        print(f"{'holds' if claim['holds'] else 'FAILS'}: {claim['name']} = {claim['value']:.2f} (bar {claim['bar']})")
-    if options.json:
-        written = {
-            "claims": claims, "figures": [asdict(f) for f in figures], "project": [asdict(s) for s in steps],
-        }  # fmt: skip
-        options.json.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
-    return 0 if all(claim["holds"] for claim in claims) else 1
+    measured = {"figures": [asdict(f) for f in figures], "project": [asdict(s) for s in steps]}
+    return conclude(claims, measured, options.json)
 
 
 def _project_part(sizes: Sequence[int]) -> list[Step]:

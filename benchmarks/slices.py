@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import sys
 import tempfile
@@ -34,6 +33,7 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a checkout that is not installed
 
+from benchmarks.claims import conclude
 from curation.config import SliceSettings
 from curation.neighbours import group_by_looks, unit_directions
 from curation.properties import PROPERTIES, measure_pixels
@@ -596,12 +596,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             quiet[images.name] |= quiet_runs(images, options.null_runs, [OURS])
     claims = summary(figures, quiet, search_seconds(*WIDE))
     print_table(figures, quiet)
-    for claim in claims:
-        print(f"{'holds ' if claim['holds'] else 'MISSED'} {claim['name']}: {claim['value']:.3f} (bar {claim['bar']})")
-    if options.json:
-        told = {"claims": claims, "planted": [asdict(f) for f in figures], "quiet": quiet}
-        options.json.write_text(json.dumps(told, indent=2), encoding="utf-8")
-    return 0 if all(claim["holds"] for claim in claims) else 1
+    return conclude(claims, {"planted": [asdict(f) for f in figures], "quiet": quiet}, options.json)
 
 
 def print_row(row: Figures) -> None:

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 import sys
 import tempfile
@@ -41,6 +40,7 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a checkout that is not installed
 
+from benchmarks.claims import conclude
 from curation.backbone import describe_device, load_backbone
 from curation.config import ReportSettings, ReviewSettings, Settings, TrainingSettings
 from curation.demo import plan, read_elpv
@@ -111,7 +111,12 @@ def both(
     tuned = fine_tune(store, chosen, labels[train], classes, settings=settings, seed=seed)
     seconds = time.perf_counter() - began
     right = [m.predict(others).probabilities.argmax(axis=1) == truth[held] for m in (head, tuned)]
-    told = {"seed": seed, "head": float(right[0].mean()), "tuned": float(right[1].mean()), "seconds": seconds}
+    told: dict[str, Any] = {
+        "seed": seed,
+        "head": float(right[0].mean()),
+        "tuned": float(right[1].mean()),
+        "seconds": seconds,
+    }
     told["words"] = tuned.words
     print(f"  split {seed}: head {told['head']:.3f}, fine-tuned {told['tuned']:.3f} ({seconds:.0f} s): {tuned.words}")
     sys.stdout.flush()
@@ -346,7 +351,7 @@ def step(model: Any, optimizer: Any, images: Any, labels: Any) -> None:
     with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
         loss = torch.nn.functional.cross_entropy(model(images), labels)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
 
@@ -399,8 +404,8 @@ def loop_of(
     model, device, (held, truth) = fresh(store), store.backbone.device, sets[1]
     scheduler = None
     if timm_way:
-        from timm.optim import create_optimizer_v2
-        from timm.scheduler import CosineLRScheduler
+        from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
+        from timm.scheduler import CosineLRScheduler  # type: ignore[attr-defined]
 
         optimizer = create_optimizer_v2(model, opt="adamw", lr=5e-4, weight_decay=0.05, layer_decay=None)
         scheduler = CosineLRScheduler(optimizer, t_initial=max(2, options.epochs), lr_min=1e-6)
@@ -467,7 +472,8 @@ def plain_batches(store: FeatureStore, train: Any, options: argparse.Namespace) 
             transforms.Normalize(store.backbone.mean, store.backbone.std),
         ]
     )
-    data: Any = Files(*train, transform)
+    samples, labels = train
+    data: Any = Files(samples, labels, transform)
     loader = torch.utils.data.DataLoader(
         data, options.settings.batch_size, shuffle=True, num_workers=options.workers, drop_last=True,
         persistent_workers=options.workers > 0, pin_memory=store.backbone.device.type == "cuda",
@@ -477,13 +483,15 @@ def plain_batches(store: FeatureStore, train: Any, options: argparse.Namespace) 
 
 def timm_batches(store: FeatureStore, train: Any, options: argparse.Namespace) -> Callable[[], Iterator[Any]]:
     """timm's loader with the augmentation that its training script takes by default, prefetched to the device."""
-    from timm.data import create_loader
+    from timm.data import create_loader  # type: ignore[attr-defined]
 
     class Readable(Files):  # timm sets ``transform`` itself
         pass
 
+    samples, labels = train
+    data: Any = Readable(samples, labels, None)
     loader = create_loader(
-        Readable(*train, None), (3, options.speed_size, options.speed_size), options.settings.batch_size,
+        data, (3, options.speed_size, options.speed_size), options.settings.batch_size,
         is_training=True, num_workers=options.workers, mean=store.backbone.mean, std=store.backbone.std,
         device=store.backbone.device, color_jitter=0.4, auto_augment="rand-m9-mstd0.5-inc1", re_prob=0.0,
         persistent_workers=options.workers > 0, use_prefetcher=store.backbone.device.type == "cuda",
@@ -539,11 +547,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"--- {part}, {written['device']}", flush=True)
             written[part], more = work[part](options)
             claims += more
-    for entry in claims:
-        print(f"{'holds' if entry['holds'] else 'FAILS'}: {entry['name']} = {entry['value']:.3f} (bar {entry['bar']})")
-    if options.json:
-        options.json.write_text(json.dumps({"claims": claims, **written}, indent=1) + "\n", encoding="utf-8")
-    return 0 if all(entry["holds"] for entry in claims) else 1
+    return conclude(claims, written, options.json)
 
 
 if __name__ == "__main__":
