@@ -229,7 +229,7 @@ def pool_from_counts(archive: Path, cache: Path, seed: int = 0) -> Pool:
     counts = pd.read_csv(file)[[f"human_{name}" for name in case.names]].to_numpy()
     rng = np.random.default_rng(seed)
     drawn = np.stack([rng.permutation(np.repeat(np.arange(len(own)), own))[:3] for own in counts])
-    return Pool(case.name, reduced(case, cache), drawn[:, 0], case.truth, drawn[:, 1:], len(case.names), 600, 100)
+    return Pool(case.name, reduced(case, cache), drawn[:, 0], case.truth, drawn[:, 1:], len(case.names), 600, 150)
 
 
 def digits_pools(cache: Path) -> dict[str, Pool]:
