@@ -399,11 +399,7 @@ def too_small(gain: Gain) -> list[str]:
     if gain.rows == 0 or (high - low) / 2 <= 0.01:
         return []
     needed = gains.needed_rows(gain.disagreement)
-    if needed <= gain.rows:
-        return []
-    return [
-        f"The holdout of {gain.rows} images is too small to show a gain of one point: about {needed} images are needed."
-    ]
+    return [gains.too_few_words(gain.rows, needed)] if needed > gain.rows else []
 
 
 def sample_table(account: Account, verdicts: Sequence[Verdict], live: Sequence[Mapping[str, str]] = ()) -> pd.DataFrame:

@@ -394,6 +394,7 @@ def export(
 def holdout(directory: Path, count: int | None, as_json: bool) -> None:
     """How far the holdout's own labels can be trusted, and what each model is worth by the labels as checked."""
     from curation.checking import check_holdout, holdout_report
+    from curation.gain import too_few_words
 
     project = open_project(directory)
     if count is not None:
@@ -410,10 +411,7 @@ def holdout(directory: Path, count: int | None, as_json: bool) -> None:
     click.echo(told["check"]["words"])
     needed = told["rows_needed"]
     if needed and needed > told["rows"]:
-        click.echo(
-            f"The holdout of {told['rows']:,} images is too small to show a gain of one point: about {needed:,} are "
-            "needed."
-        )
+        click.echo(too_few_words(told["rows"], needed))
     for row in told["iterations"]:
         line = f"iteration {row['number']}: accuracy {with_interval(row, 'accuracy')} by the labels as given"
         if row["accuracy_checked"] is not None and row["accuracy_checked_ci"] != row["accuracy_ci"]:

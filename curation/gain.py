@@ -241,6 +241,15 @@ def needed_rows(disagreement: float, gain: float = 0.01) -> int:
     return ceil(_Z**2 * disagreement / gain**2)
 
 
+def too_few_words(rows: int, needed: int) -> str:
+    """Says that a holdout of so many rows can't show a gain of one point, which takes ``needed``.
+
+    >>> too_few_words(524, 2689)
+    'The holdout of 524 images is too small to show a gain of one point: about 2,689 are needed.'
+    """
+    return f"The holdout of {rows:,} images is too small to show a gain of one point: about {needed:,} are needed."
+
+
 # --- looking closer
 
 
