@@ -33,8 +33,9 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a checkout that is not installed
 
+from benchmarks.cases import Case, cifar_cases, digits_case
 from benchmarks.claims import conclude
-from benchmarks.detection import Case, cifar_cases, digits_case, measured
+from benchmarks.detection import measured
 from curation.neighbours import group_near_duplicates
 from curation.records import Classes, QueueEntry, Verdict
 from curation.scoring import score_out_of_sample

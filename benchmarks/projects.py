@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import solve_triangular
 
-from benchmarks.detection import Case, cifar_cases, digits_case, table_cases
+from benchmarks.cases import Case, cifar_cases, digits_case, table_cases
 from curation.audit import still_wrong
 from curation.credit import TrainingSet, fit_head, predict_head
 from curation.evidence import SURE, Answers, Beliefs, doubt_of, learn
@@ -99,7 +99,7 @@ class Project:
         self.flags = doubtful_labels(self.probabilities, self.labels)
 
     def review(self, budget: int, controls: float = CONTROLS, beyond: bool = False) -> None:
-        """Ask people as the queue does: contested images again, random controls, the worst flagged ones.
+        """Ask people as the queue does: contested images again, controls, the worst flagged ones.
 
         With ``beyond`` the worst of what is not flagged follows when nothing that is flagged is left.
         """

@@ -31,8 +31,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a checkout that is not installed
 
+from benchmarks.cases import elpv_cases
 from benchmarks.claims import conclude
-from benchmarks.detection import elpv_cases
 from benchmarks.projects import (
     COMPONENTS,
     Columns,

@@ -297,7 +297,7 @@ class QueueEntry:
     """One request for a person's opinion on one sample.
 
     ``mode``: ``shown`` (with given label, suggestion and reason), ``blind`` (flagged, without them), ``control``
-    (not flagged, drawn at random; always asked blind), ``holdout`` (a label of the holdout that is checked; asked
+    (not flagged, drawn by its doubt; always asked blind), ``holdout`` (a label of the holdout that is checked; asked
     blind, by two people, and kept out of everything that steers). ``key`` is opaque and says nothing of sample or
     mode; sending the same key twice creates nothing twice. ``opinions`` is how many people are asked.
     """

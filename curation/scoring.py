@@ -198,7 +198,7 @@ def scale(features: Features, widths: Sequence[int] = ()) -> Features:
     """
     centred = features - features.mean(axis=0)
     deviation = centred.std(axis=0)
-    standard = centred / np.where(deviation > 1e-8, deviation, 1) * part_weights(widths, features.shape[1])
+    standard = centred / (np.where(deviation > 1e-8, deviation, 1) / part_weights(widths, features.shape[1]))
     length = np.linalg.norm(standard, axis=1, keepdims=True)
     return np.asarray(standard * (LENGTH / np.maximum(length, 1e-6)), dtype=np.float32)
 

@@ -6,10 +6,9 @@ tag shows.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from curation.errors import DataError, LabelStudioError
 from curation.records import SPECIAL_ANSWERS, Classes, Progress, Verdict
 from curation.runs import write_whole
 from labeling.exchange import by_file_name, choices_in, in_our_words, path_in, stand_in_entry
+from labeling.listing import listed
 from labeling.server import Connection
 from labeling.tasks import AnsweredTask, Rejected, verdict_from_annotation, withdrawn_answers
 from labeling.web import faults_as_ours, token_client
@@ -97,25 +97,16 @@ def read_screen(label_config: str, title: str) -> tuple[tuple[str, ...], str]:
 
 def read_tasks(connection: Connection, project: TheirProject) -> list[TheirTask]:
     """All of its tasks, by number, with all answers."""
+    asked: dict[str, Any] = {
+        "project": project.number, "page_size": _PAGE, "fields": "all", "include": _FIELDS,
+        "query": json.dumps({"ordering": ["tasks:id"]}),
+    }  # fmt: skip
     with faults_as_ours(connection.url, "reading tasks"), token_client(connection.url, connection.token) as ls:
         return [
             TheirTask(path_in(str(address)), str(address), tuple(task.get("annotations") or ()), task)
-            for task in _pages(ls, project.number)
+            for task in listed(ls, asked)
             if (address := (task.get("data") or {}).get(project.image_field))
         ]
-
-
-def _pages(ls: httpx.Client, number: int) -> Iterator[dict[str, Any]]:
-    query = json.dumps({"ordering": ["tasks:id"]})
-    asked: dict[str, Any] = {"project": number, "page_size": _PAGE, "fields": "all", "include": _FIELDS, "query": query}
-    for page in itertools.count(1):
-        answer = ls.get("/api/tasks/", params={**asked, "page": page}, timeout=300)
-        if answer.status_code == 404 and page > 1:  # past the last page
-            return
-        tasks = answer.raise_for_status().json()["tasks"]
-        yield from tasks
-        if len(tasks) < _PAGE:
-            return
 
 
 def fetch_images(
