@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from curation.config import Settings
 from curation.judging import joint_groups
-from curation.parts import Parts, Reporter
+from curation.parts import Parts, Reporter, Trainer
 from curation.records import Augmentation, Progress, Sample
 from curation.repairing import Repairer
 from curation.reporting import Say
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from curation.backbone import Backbone
     from curation.engine import Engine
-    from curation.features import FeatureStore
+    from curation.features import FeatureStore, ViewFeatures
     from curation.images import PixelCache
 
 
@@ -37,9 +37,17 @@ def feature_store(paths: ProjectPaths, settings: Settings, say: Say) -> FeatureS
         backbone = load_backbone(chosen.name, weights=weights, size=size, device=chosen.device)
     say(backbone.describe())
     views = paths.cache / "views" if settings.detection.views == "many" else None
+    viewed = settings.training.method in ("auto", "views")
     engine = _engine(settings, backbone)
     pixels = PixelCache(paths.cache / "pixels", size)
-    return FeatureStore(backbone, pixels, paths.cache / "features", views=views, engine=engine)
+    return FeatureStore(backbone, pixels, paths.cache / "features", views=views, view_all=viewed, engine=engine)
+
+
+def view_features(store: FeatureStore, paths: ProjectPaths, settings: Settings) -> ViewFeatures:
+    """What labels are judged by, and a head on views is trained on; kept in the project's cache."""
+    from curation.features import ViewFeatures
+
+    return ViewFeatures(store.backbone, paths.cache / "views", engine=_engine(settings, store.backbone))
 
 
 def make_parts(
@@ -51,17 +59,16 @@ def make_parts(
     progress: Progress | None = None,
 ) -> Parts:
     """What the loop works with; ``samples`` are all of the project's."""
-    from curation.features import ViewFeatures
-    from curation.heads import HeadTrainer, encode_copies
+    from curation.heads import encode_copies
     from curation.properties import measure_properties
 
     backbone, pixels = store.backbone, store.pixels
-    engine, views = _engine(settings, backbone), paths.cache / "views"
+    views = view_features(store, paths, settings)
     return Parts(
-        engine=engine,
+        engine=_engine(settings, backbone),
         encoder=store,
-        judge=ViewFeatures(backbone, views, engine=engine) if settings.detection.views == "many" else None,
-        trainer=HeadTrainer(store, pixels) if settings.training.method == "head" else _FineTuner(store, settings),
+        judge=views if settings.detection.views == "many" else None,
+        trainer=_trainer(store, views, settings),
         measure=lambda samples, progress: measure_properties(samples, paths.cache / "properties.parquet", progress),
         plan_recipe=_repairer(paths, settings, samples, store, pixels),
         reporters=[reporter],
@@ -70,16 +77,38 @@ def make_parts(
     )
 
 
+def _trainer(store: FeatureStore, views: ViewFeatures, settings: Settings) -> Trainer:
+    """What trains, by the settings."""
+    from curation.heads import HeadTrainer
+    from curation.view_heads import ViewTrainer
+    from curation.ways import EitherTrainer
+
+    method = settings.training.method
+    viewer = ViewTrainer(views, settings.training, lambda samples: _alike(samples, store.features(samples)))
+    if method == "head":
+        return HeadTrainer(store, store.pixels)
+    if method == "views":
+        return viewer
+    tuner = _FineTuner(store, settings)
+    return EitherTrainer(tuner, viewer) if method == "auto" and settings.detection.views == "many" else tuner
+
+
+def _alike(samples: Sequence[Sample], features: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """Group numbers, (samples,), of what shares a user's group or is a near-duplicate."""
+    from curation.neighbours import group_near_duplicates
+
+    return joint_groups(samples, group_near_duplicates(features))
+
+
 def _repairer(
     paths: ProjectPaths, settings: Settings, samples: Sequence[Sample], store: FeatureStore, pixels: PixelCache
 ) -> Repairer:
     from augment.recipes import read_recipes
-    from curation.neighbours import group_near_duplicates
 
     return Repairer(
         store=store,
         pixels=pixels.pixels,
-        group=lambda samples, features: joint_groups(samples, group_near_duplicates(features)),
+        group=_alike,
         samples={s.id: s for s in samples},
         settings=settings.slices,
         recipes=read_recipes(paths.root / settings.slices.recipes) if settings.slices.recipes else (),
@@ -114,12 +143,9 @@ class _FineTuner:
     ) -> Any:
         from curation.parallel import fine_tune_together, processes_for
         from curation.training import fine_tune
+        from curation.ways import model_before
 
-        settings = self._settings
-        number = checkpoint.parent.name  # that of the iteration; a fold's has no model before it
-        before = (
-            checkpoint.parent.with_name(f"{int(number) - 1:03d}") / "model.safetensors" if number.isdigit() else None
-        )
+        settings, before = self._settings, model_before(checkpoint)  # a fold's has no model before it
         processes = processes_for(str(self._store.backbone.device), settings.training.processes)
         if processes > 1:
             return fine_tune_together(

@@ -39,16 +39,18 @@ class BackboneSettings:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How the backbone is trained: ``method`` is ``fine-tune``, or ``head`` for a linear head on frozen features.
+    """How the backbone is trained: ``method`` is ``fine-tune``, ``views``, ``head``, or ``auto``.
 
-    Zeros choose from the size of the set. ``warm_start`` begins with the last iteration's weights, not the pretrained
-    ones; ``class_balance`` lets each class weigh the same; ``mixup`` and ``cutmix`` are the strengths of their Beta
+    ``views`` is a head on the features that labels are judged by, ``head`` a linear one on the features of one forward
+    pass; ``auto`` takes the better of ``fine-tune`` and ``views``, where ``detection.views`` is ``many``. Zeros choose
+    from the size of the set. ``warm_start`` begins with the last iteration's weights, not the pretrained ones;
+    ``class_balance`` lets each class weigh the same; ``mixup`` and ``cutmix`` are the strengths of their Beta
     distributions, 0 for none. ``deterministic`` gives the same weights each time on CUDA too, at a cost in speed;
     ``compile`` is ``auto``, ``on`` or ``off``: whether CUDA runs the network through ``torch.compile``. ``processes``
     train together, one a GPU; 0 for as many as there are GPUs, which is one on a CPU.
     """
 
-    method: str = "fine-tune"
+    method: str = "auto"
     epochs: int = 0
     batch_size: int = 64
     head_rate: float = 0.0
@@ -64,7 +66,8 @@ class TrainingSettings:
     processes: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.method in ("fine-tune", "head"), "training.method", self.method, "'fine-tune' or 'head'")
+        methods = ("auto", "fine-tune", "views", "head")
+        _require(self.method in methods, "training.method", self.method, "'auto', 'fine-tune', 'views' or 'head'")
         _require(0 <= self.epochs <= 1000, "training.epochs", self.epochs, "0 to 1000")
         _require(1 <= self.batch_size <= 65536, "training.batch_size", self.batch_size, "1 or more")
         _require(0 <= self.label_smoothing < 1, "training.label_smoothing", self.label_smoothing, "in [0, 1)")

@@ -7,16 +7,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from curation.backbone import Backbone
 from curation.engine import Engine, LocalEngine
-from curation.images import PixelCache
+from curation.images import PixelCache, squash
 from curation.records import Progress, Sample
 from curation.runs import write_whole
+
+if TYPE_CHECKING:
+    import torch
 
 #: Images in one forward pass: what is fastest on two cores, and what keeps a GPU busy.
 BATCH = {"cpu": 32, "cuda": 256}
@@ -82,8 +85,9 @@ class RowFile:
 class FeatureStore:
     """Features and activations of samples by one backbone, computed once and kept under ``folder``.
 
-    With ``views``, the folder of ``ViewFeatures``, what that one would compute of train images at this size is computed
-    here in the same pass. What is not cached yet is computed by the ``engine``, by default in this process.
+    With ``views``, the folder of ``ViewFeatures``, what that one would compute at this size is computed here in the
+    same pass, of train images, or with ``view_all`` of all. What is not cached yet is computed by the ``engine``, by
+    default in this process.
     """
 
     def __init__(
@@ -93,9 +97,11 @@ class FeatureStore:
         folder: Path,
         *,
         views: Path | None = None,
+        view_all: bool = False,
         engine: Engine | None = None,
     ) -> None:
         self._engine = engine or LocalEngine()
+        self._view_all = view_all
         self.backbone = backbone
         self.pixels = pixels
         self.folder = folder
@@ -151,7 +157,7 @@ class FeatureStore:
         activation_file = self._activation_file()
         known = self._features.index().keys() & activation_file.index().keys()
         missing = sorted({s.id: s for s in samples if s.id not in known}.values(), key=lambda s: s.split != "train")
-        trained = sum(s.split == "train" for s in missing)
+        trained = len(missing) if self._view_all else sum(s.split == "train" for s in missing)
         shared = self._shared_views if trained else None
         self._compute_new(missing[:trained], shared, _Told(progress, "computing features", 0, len(missing)))
         self._compute_new(missing[trained:], None, _Told(progress, "computing features", trained, len(missing)))
@@ -207,16 +213,21 @@ class ViewFeatures:
     """
 
     def __init__(self, backbone: Backbone, folder: Path, *, engine: Engine | None = None) -> None:
-        self._backbone = backbone
+        self.backbone = backbone
         self._folder = folder
         self._engine = engine or LocalEngine()
 
     @cached_property
     def views(self) -> list[tuple[Backbone, tuple[int, ...]]]:
         """The network at every size that it takes, largest first, and of how many features each part there is."""
-        sides = _sides(self._backbone.size)
-        found = [(view, widths) for side in sides if (widths := _widths(view := replace(self._backbone, size=side)))]
-        return found or [(self._backbone, _widths(self._backbone))]
+        sides = _sides(self.backbone.size)
+        found = [(view, widths) for side in sides if (widths := _widths(view := replace(self.backbone, size=side)))]
+        return found or [(self.backbone, _widths(self.backbone))]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Sides of the views in pixels, largest first."""
+        return [view.size for view, _ in self.views]
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -225,10 +236,37 @@ class ViewFeatures:
 
     def features(self, samples: Sequence[Sample], progress: Progress | None = None) -> Features:
         """Features of shape (samples, sum of the views' widths), float32, in the order of ``samples``."""
-        return np.concatenate([self._of(view, sum(widths), samples, progress) for view, widths in self.views], axis=1)
+        self.compute(samples, progress)
+        ids = [s.id for s in samples]
+        files = (_view_file(self._folder, view, sum(widths)) for view, widths in self.views)
+        return np.concatenate([file.rows(ids) for file in files], axis=1)
 
-    def _of(self, view: Backbone, width: int, samples: Sequence[Sample], progress: Progress | None) -> Features:
-        file = _view_file(self._folder, view, width)
+    def compute(self, samples: Sequence[Sample], progress: Progress | None = None) -> None:
+        """Compute and keep the features of samples that there are none of yet."""
+        for view, widths in self.views:
+            self._compute(_view_file(self._folder, view, sum(widths)), view, samples, progress)
+
+    def pixels(self, samples: Sequence[Sample], progress: Progress | None = None) -> npt.NDArray[np.uint8]:
+        """Images at the size of the first view, (samples, side, side, 3) uint8, not kept: what copies are made from."""
+        return self.decode(samples, self.sizes[0])
+
+    def decode(self, samples: Sequence[Sample], size: int) -> npt.NDArray[np.uint8]:
+        """Images at one of ``sizes``, (samples, size, size, 3) uint8, as the network sees them there."""
+        return PixelCache(self._folder, size).decode(samples)
+
+    def encode(self, images: npt.NDArray[np.uint8]) -> Features:
+        """Features of images (n, side, side, 3) uint8 of the first view's size that are no sample's, not cached."""
+        from PIL import Image
+
+        found = []
+        for view, widths in self.views:
+            batch = BATCH[view.device.type] // 2
+            seen = [squash(Image.fromarray(image), view.size) for image in images]
+            parts = [_viewed(view, np.stack(seen[start : start + batch])) for start in range(0, len(images), batch)]
+            found.append(np.concatenate([np.zeros((0, sum(widths)), dtype=np.float32), *parts]))
+        return np.concatenate(found, axis=1)
+
+    def _compute(self, file: RowFile, view: Backbone, samples: Sequence[Sample], progress: Progress | None) -> None:
         known = file.index()
         missing = list({s.id: s for s in samples if s.id not in known}.values())
         images = PixelCache(self._folder, view.size)
@@ -237,7 +275,6 @@ class ViewFeatures:
         told = _Told(progress, f"computing features at {view.size} px", 0, len(missing))
         for chunk in _chunks(missing, KEPT_EVERY):
             file.append([s.id for s in chunk], np.concatenate(told.take(computed, chunk, batch)))
-        return file.rows([s.id for s in samples])
 
 
 def _sides(size: int) -> list[int]:
@@ -317,20 +354,23 @@ def _stages(view: Backbone, images: npt.NDArray[np.uint8]) -> Features:
 
 
 def _parts(view: Backbone, images: npt.NDArray[np.uint8]) -> list[Features]:
-    """Pooled features, then mean, deviation and maximum of each of the last stages, where there are any; (n, width)."""
+    """``part_tensors`` of images (n, side, side, 3) uint8; (n, width)."""
     import torch
 
-    model = view.model
     with torch.inference_mode():
-        inputs = view.normalise(images)
-        if hasattr(model, "forward_intermediates") and hasattr(model, "forward_head"):
-            last, stages = model.forward_intermediates(inputs, indices=_STAGES, output_fmt="NCHW")
-            parts = [model.forward_head(last, pre_logits=True)]
-            for stage in stages:
-                parts += [stage.mean(dim=(2, 3)), stage.std(dim=(2, 3), correction=0), stage.amax(dim=(2, 3))]
-        else:
-            parts = [model(inputs)]
+        parts = part_tensors(view.model, view.normalise(images))
         return [np.asarray(part.float().cpu().numpy()) for part in parts]
+
+
+def part_tensors(model: Any, inputs: torch.Tensor) -> list[torch.Tensor]:
+    """Pooled features, then mean, deviation and maximum of each of the last stages, where there are any; (n, width)."""
+    if not hasattr(model, "forward_intermediates") or not hasattr(model, "forward_head"):
+        return [model(inputs)]
+    last, stages = model.forward_intermediates(inputs, indices=_STAGES, output_fmt="NCHW")
+    parts = [model.forward_head(last, pre_logits=True)]
+    for stage in stages:
+        parts += [stage.mean(dim=(2, 3)), stage.std(dim=(2, 3), correction=0), stage.amax(dim=(2, 3))]
+    return parts
 
 
 def _chunks(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from curation import dataset, files, releases, reviews
 from curation.asking import Asking
-from curation.assembly import feature_store, make_parts
+from curation.assembly import feature_store, make_parts, view_features
 from curation.config import Settings, read_settings, settings_to_toml
 from curation.errors import ConfigError, DataError, ProjectError
 from curation.flags import flag_table
@@ -591,14 +591,14 @@ class Project:
     # --- reports
 
     def export_model(self, file: str | Path, file_format: str, iteration: int | None = None) -> dict[str, Any]:
-        """Write an iteration's fine-tuned model (the last one's by default) as ``onnx`` or ``safetensors``.
+        """Write an iteration's model (the last one's by default) as ``onnx`` or ``safetensors``.
 
         Class names and preprocessing are in the file, and it was checked to predict the same on images of the project.
         Returns ``file``, ``iteration`` and ``difference``, the largest one between probabilities. Raises ProjectError
         where there is no such iteration, ConfigError for another format or a project that trains a head alone.
         """
         from curation.exports import export_model
-        from curation.training import load_fine_tuned
+        from curation.ways import load_model
 
         trained = [n for n in range(self._current() + 1) if finished(self.paths.iteration(n), "train") is not None]
         if not trained:
@@ -607,9 +607,10 @@ class Project:
         if chosen not in trained:
             raise ProjectError(f"iteration {chosen} has no model; there are {trained}")
         if self.settings.training.method == "head":
-            raise ConfigError("a head alone can't be exported; set training.method = 'fine-tune' and run again")
+            raise ConfigError("a head alone can't be exported; set training.method = 'auto' and run again")
         store = feature_store(self.paths, self.settings, self.say)
-        model = load_fine_tuned(self.paths.iteration(chosen) / "model.safetensors", store)
+        views = view_features(store, self.paths, self.settings)
+        model = load_model(self.paths.iteration(chosen) / "model.safetensors", store, views)
         names = [self.classes.name(class_id) for class_id in model.class_ids]
         difference = export_model(model, names, Path(file), file_format, self.samples()[:CHECKED])
         return {"file": str(file), "iteration": chosen, "difference": difference}

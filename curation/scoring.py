@@ -105,10 +105,45 @@ def score_out_of_sample(
     began = time.perf_counter()
     check_inputs(features, labels, n_classes, groups)
     scaled = scale(features, widths)
+    chosen = choose_regressions(scaled, labels, n_classes, groups=groups, seed=seed, folds=folds, method=method)
+    parts, settings = chosen.parts, dict(chosen.settings)
+    probabilities = np.asarray(np.mean([p.probabilities(labels, labels) for p in parts], axis=0))
+    if method == "auto":
+        corrected = corrected_labels(probabilities, labels, settled)
+        settings["corrected"] = float((corrected != labels).sum())
+        second = np.mean([p.probabilities(corrected, labels) for p in parts], axis=0)
+        probabilities = np.asarray(FIRST_ROUND * probabilities + (1 - FIRST_ROUND) * second)
+    return OutOfSample(probabilities, chosen.folds, _WORDS[method], settings, time.perf_counter() - began)
+
+
+@dataclass(frozen=True, eq=False)
+class Regressions:
+    """What judges labels, with its settings chosen: logistic regression, on ``reduced`` inputs, and kernel regression.
+
+    ``folds`` are those of ``OutOfSample``.
+    """
+
+    logistic: LeaveOutLogistic | None
+    kernel: LeaveOutKernel | None
+    reduced: Features | None
+    folds: Integers
+    settings: Mapping[str, float]
+
+    @property
+    def parts(self) -> list[_LeftOut]:
+        """Those that there are."""
+        return [part for part in (self.logistic, self.kernel) if part is not None]
+
+
+def choose_regressions(
+    scaled: Features, labels: Integers, n_classes: int, *, groups: Integers, seed: int, folds: int = 5,
+    method: Method = "auto",
+) -> Regressions:  # fmt: skip
+    """The regressions of a ``method`` on what ``scale`` gave, strength and noise chosen by their error left out."""
     groups = np.unique(groups, return_inverse=True)[1].astype(np.int64)
     numbers = np.full(len(labels), -1, dtype=np.int64)
     settings: dict[str, float] = {}
-    parts: list[_LeftOut] = []
+    logistic, kernel, reduced = None, None, None
     if method in ("loo", "folds") or (method == "auto" and n_classes <= MOST_CLASSES):
         in_folds = fold_numbers(labels, groups, folds, seed)
         steps = np.zeros(len(labels), dtype=bool) if method == "folds" else _sizes(groups) <= _LARGEST_STEP
@@ -116,18 +151,10 @@ def score_out_of_sample(
         reduced = principal_components(scaled, _components(len(labels), n_classes), seed)
         logistic = LeaveOutLogistic(reduced, n_classes, groups, in_folds, steps)
         settings["strength"] = logistic.choose(labels, seed)
-        parts.append(logistic)
     if method in ("auto", "kernel"):
         kernel = LeaveOutKernel(scaled, n_classes, groups, seed)
         settings["noise"] = kernel.choose(labels)
-        parts.append(kernel)
-    probabilities = np.asarray(np.mean([p.probabilities(labels, labels) for p in parts], axis=0))
-    if method == "auto":
-        corrected = corrected_labels(probabilities, labels, settled)
-        settings["corrected"] = float((corrected != labels).sum())
-        second = np.mean([p.probabilities(corrected, labels) for p in parts], axis=0)
-        probabilities = np.asarray(FIRST_ROUND * probabilities + (1 - FIRST_ROUND) * second)
-    return OutOfSample(probabilities, numbers, _WORDS[method], settings, time.perf_counter() - began)
+    return Regressions(logistic, kernel, reduced, numbers, settings)
 
 
 class _LeftOut(Protocol):
@@ -196,9 +223,20 @@ def scale(features: Features, widths: Sequence[int] = ()) -> Features:
 
     ``widths`` are those of the parts that features are made of, where there are several (``part_weights``).
     """
-    centred = features - features.mean(axis=0)
-    deviation = centred.std(axis=0)
-    standard = centred / (np.where(deviation > 1e-8, deviation, 1) / part_weights(widths, features.shape[1]))
+    return scaled_by(features, *scale_of(features, widths))
+
+
+def scale_of(features: Features, widths: Sequence[int] = ()) -> tuple[Features, Features]:
+    """What ``scale`` takes from each dimension and divides the rest by, both of shape (dimensions,)."""
+    mean = features.mean(axis=0)
+    deviation = (features - mean).std(axis=0)
+    divisor = np.where(deviation > 1e-8, deviation, 1) / part_weights(widths, features.shape[1])
+    return mean, np.asarray(divisor, dtype=np.float32)
+
+
+def scaled_by(features: Features, mean: Features, divisor: Features) -> Features:
+    """Features moved and divided a dimension, then each sample brought to one length; the same shape, float32."""
+    standard = (features - mean) / divisor
     length = np.linalg.norm(standard, axis=1, keepdims=True)
     return np.asarray(standard * (LENGTH / np.maximum(length, 1e-6)), dtype=np.float32)
 
@@ -322,6 +360,10 @@ class LeaveOutLogistic:
 
         self._strength = least(STRENGTHS, loss)
         return self._strength
+
+    def fitted(self, labels: Integers) -> tuple[Floats, Floats]:
+        """Weights (classes, d) and intercepts (classes,) of one fit on all samples."""
+        return _fit(self._inputs, labels, self._n_classes, self._strength)
 
     def probabilities(self, learned: Integers, given: Integers) -> Floats:
         """Probabilities (samples, classes) of samples left out; ``given`` is not looked at."""
@@ -453,7 +495,8 @@ class LeaveOutKernel:
         self._n_classes = n_classes
         self._groups = groups
         self._noise = NOISES[len(NOISES) // 2]
-        self._rooted = _rooted_kernel(inputs, seed)
+        self._kernel = _Kernel(inputs, seed)
+        self._rooted = self._kernel.rooted
         self._gram = (self._rooted.T @ self._rooted).astype(np.float64)
         self._hat: tuple[float, Features] | None = None
         self._probe = np.flatnonzero(probed(groups, seed))
@@ -484,6 +527,17 @@ class LeaveOutKernel:
         half = self._hat[1]
         return leave_out_ridge(half, half @ (half.T @ targets), targets, self._groups)
 
+    def fitted(self, labels: Integers) -> KernelFit:
+        """One fit on all samples, for others than these."""
+        from scipy.linalg import solve_triangular
+
+        kernel, targets = self._kernel, self._targets(labels)
+        ridge = self._gram + self._noise * np.eye(len(self._gram))
+        weights = np.linalg.solve(ridge, (self._rooted.T @ targets).astype(np.float64))
+        coefficients = solve_triangular(kernel.lower, weights, lower=True, trans="T", check_finite=False)
+        left_out = temperature(self.values(labels), labels)
+        return KernelFit(kernel.landmarks, kernel.width, np.asarray(coefficients), left_out)
+
     def _targets(self, labels: Integers) -> Features:
         return (np.eye(self._n_classes, dtype=np.float32)[labels] - 1 / self._n_classes).astype(np.float32)
 
@@ -497,17 +551,35 @@ class LeaveOutKernel:
         return np.ascontiguousarray(half), right
 
 
-def _rooted_kernel(inputs: Features, seed: int) -> Features:
-    """R, shape (samples, landmarks), with the kernel R R' (exactly, where every sample is a landmark); float32."""
-    from scipy.linalg import solve_triangular
+@dataclass(frozen=True, eq=False)
+class KernelFit:
+    """Kernel regression for new samples: values (n, classes) are exp(-squared distances / width) @ coefficients.
 
-    rng = np.random.default_rng(seed)
-    landmarks = np.sort(rng.permutation(len(inputs))[:LANDMARKS])
-    distances = squared_distances(inputs, inputs[landmarks])
-    kernel = np.exp(-distances / max(float(np.median(distances)), 1e-6))
-    lower = np.linalg.cholesky(kernel[landmarks].astype(np.float64) + 1e-4 * np.eye(len(landmarks)))
-    rooted = solve_triangular(lower, kernel.T, lower=True, check_finite=False, overwrite_b=True).T
-    return np.ascontiguousarray(rooted, dtype=np.float32)
+    Distances are to the samples whose rows are ``landmarks`` (m,), ``coefficients`` has shape (m, classes); a softmax
+    of the values over ``temperature`` makes them probabilities.
+    """
+
+    landmarks: Integers
+    width: float
+    coefficients: Floats
+    temperature: float
+
+
+class _Kernel:
+    """A Gaussian kernel as R R', R of shape (samples, landmarks) float32; exactly, where all are landmarks."""
+
+    def __init__(self, inputs: Features, seed: int) -> None:
+        from scipy.linalg import solve_triangular
+
+        rng = np.random.default_rng(seed)
+        self.landmarks = np.sort(rng.permutation(len(inputs))[:LANDMARKS])
+        distances = squared_distances(inputs, inputs[self.landmarks])
+        self.width = max(float(np.median(distances)), 1e-6)
+        kernel = np.exp(-distances / self.width)
+        steadied = kernel[self.landmarks].astype(np.float64) + 1e-4 * np.eye(len(self.landmarks))
+        self.lower = np.linalg.cholesky(steadied)
+        rooted = solve_triangular(self.lower, kernel.T, lower=True, check_finite=False, overwrite_b=True).T
+        self.rooted = np.ascontiguousarray(rooted, dtype=np.float32)
 
 
 def squared_distances(left: Features, right: Features) -> Features:

@@ -69,7 +69,8 @@ class FineTuned:
 
     ``temperature`` divides the logits so that the validation rows are most likely. ``history`` has one entry an epoch,
     ``seconds`` is how long the training took, ``words`` says what ran on which device, ``rows`` is how many rows an
-    epoch had, ``share`` how far the weights went from the pretrained ones (0: the head alone is new).
+    epoch had, ``share`` how far the weights went from the pretrained ones (0: the head alone is new), ``loss`` the log
+    loss on the part set apart (no number where that is too small).
     """
 
     network: Network
@@ -80,6 +81,7 @@ class FineTuned:
     words: str
     rows: int = 0
     share: float = 1.0
+    loss: float = math.nan
 
     def predict(self, samples: Sequence[Sample], progress: Progress | None = None) -> Predictions:
         """Class probabilities in the order of ``samples``; folds are -1, for none of them was trained on."""
@@ -101,6 +103,7 @@ class FineTuned:
             "whole": self.network.whole,
             "temperature": self.temperature,
             "share": self.share,
+            "loss": self.loss,
             "history": self.history,
             "words": self.words,
         }
@@ -111,8 +114,8 @@ class FineTuned:
 
 def load_fine_tuned(file: Path, store: FeatureStore) -> FineTuned:
     """A model that ``FineTuned.save`` wrote; raises DataError for another file, or one made with another backbone."""
-    found = _read_model(file)
-    if found is None:
+    found = read_model(file)
+    if found is None or "whole" not in found[0]:
         raise DataError(f"{file} is no fine-tuned model; train again with `curate run`")
     about, tensors = found
     if (about["identity"], about["size"]) != (store.backbone.identity, store.backbone.size):
@@ -124,11 +127,12 @@ def load_fine_tuned(file: Path, store: FeatureStore) -> FineTuned:
     network.restore(tensors)
     network.model.eval()
     return FineTuned(
-        network, class_ids, about["temperature"], about["history"], 0.0, about["words"], share=about.get("share", 1.0)
-    )
+        network, class_ids, about["temperature"], about["history"], 0.0, about["words"], share=about.get("share", 1.0),
+        loss=about.get("loss", math.nan),
+    )  # fmt: skip
 
 
-def _read_model(file: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
+def read_model(file: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """What a model's file says of itself, and its tensors; ``None`` where it is not there or something else."""
     from safetensors import SafetensorError, safe_open
 
@@ -223,13 +227,13 @@ def _fine_tuned(
     rows = Placed([inputs, extra] if len(extra) else [inputs], store.backbone.device)
     epochs = settings.epochs or _epochs(len(samples), network.whole)
     history = fit.run(rows, targets, labels[of], kept, np.flatnonzero(held), epochs)
-    share, temperature = _how_far(fit, inputs[held], labels[held], gone)
+    share, temperature, loss = _how_far(fit, inputs[held], labels[held], gone)
     if share == 0:
         everything = np.concatenate([features, network.features(extra)]) if len(extra) else features
         set_head(network.head, head_weights(everything, labels[of], len(class_ids), strength))
     seconds = time.perf_counter() - began
     words = _words(network, len(kept), fit, history, share, warmed)
-    return FineTuned(network, class_ids, temperature, history, seconds, words, len(kept), share)
+    return FineTuned(network, class_ids, temperature, history, seconds, words, len(kept), share, loss)
 
 
 def _begin_head(head: Any, features: Features, labels: Labels, held: npt.NDArray[np.bool_]) -> float:
@@ -273,8 +277,8 @@ def _targets(
     return np.asarray(targets, dtype=np.float32)
 
 
-def _how_far(fit: Fit, inputs: Rows, labels: Labels, gone: float | None = None) -> tuple[float, float]:
-    """Put into the network the weights that the held rows like best; returns how far they went, and the temperature.
+def _how_far(fit: Fit, inputs: Rows, labels: Labels, gone: float | None = None) -> tuple[float, float, float]:
+    """Put into the network the weights that the held rows like best; how far they went, temperature, log loss there.
 
     0 is the head alone on the pretrained network. ``gone`` is how far the last iteration's model went: the way from
     there to the other side of 0 is taken only where that does better by more than two standard errors, so that two
@@ -282,7 +286,7 @@ def _how_far(fit: Fit, inputs: Rows, labels: Labels, gone: float | None = None) 
     """
     after = fit.weights()
     if len(labels) < FEW:
-        return 1.0, 1.0
+        return 1.0, 1.0, math.nan
     tried: dict[float, tuple[float, Any]] = {}
     for share in SHARES:
         fit.between(share, after)
@@ -299,12 +303,12 @@ def _how_far(fit: Fit, inputs: Rows, labels: Labels, gone: float | None = None) 
         gained = tried[same][1] - tried[best][1]
         best = best if gained.mean() > SURE * gained.std(ddof=1) / math.sqrt(len(gained)) else same
     fit.between(best, after)
-    return best, tried[best][0]
+    return best, tried[best][0], float(tried[best][1].mean())
 
 
 def _earlier(network: Network, file: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """What a model's file says of itself, and its tensors, where it is of the same backbone, trained alike."""
-    found = _read_model(file)
+    found = read_model(file)
     backbone = network.store.backbone
     same = (backbone.identity, backbone.size, network.whole)
     if found is None or tuple(found[0].get(key) for key in ("identity", "size", "whole")) != same:

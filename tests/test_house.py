@@ -26,8 +26,9 @@ ORDER = [
      "curation.engine"],
     [
         "curation.backbone", "curation.features", "curation.copies", "curation.networks", "curation.fitting",
-        "curation.training", "curation.parallel", "curation.exports", "curation.heads",
+        "curation.training", "curation.parallel", "curation.heads",
         "curation.neighbours", "curation.scoring", "curation.streaming", "curation.crossval",
+        "curation.view_heads", "curation.exports", "curation.ways",
         "curation.issues", "curation.evidence", "curation.audit", "curation.slices", "curation.tracking",
         "curation.queue", "curation.gain", "curation.credit", "curation.costs",
         "curation.reviews", "curation.releases", "curation.plane", "curation.holdout",

@@ -13,15 +13,16 @@ import torch
 from safetensors import safe_open
 from tests_stand_ins import content_id, draw
 
-from curation import exports
+from curation import exports, features
 from curation.backbone import load_backbone
 from curation.config import TrainingSettings
 from curation.errors import ConfigError, CurationError
-from curation.exports import export_model
-from curation.features import FeatureStore
+from curation.exports import export_model, load_exported
+from curation.features import FeatureStore, ViewFeatures
 from curation.images import PixelCache
 from curation.records import Sample
 from curation.training import FineTuned, fine_tune
+from curation.view_heads import ViewModel, ViewTrainer
 
 Trained = tuple[FineTuned, list[Sample]]
 
@@ -35,6 +36,49 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     store = FeatureStore(load_backbone(size=64, device="cpu"), PixelCache(folder / "p", 64), folder / "f")
     settings = TrainingSettings(epochs=1, batch_size=8)
     return fine_tune(store, samples, labels, ("c1", "c2"), settings=settings, seed=0), samples
+
+
+@pytest.fixture(scope="module")
+def viewed(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[ViewModel, list[Sample]]:
+    patched = pytest.MonkeyPatch()
+    patched.setattr(features, "_SMALLEST_VIEW", 64)
+    views = ViewFeatures(trained[0].network.store.backbone, tmp_path_factory.mktemp("views"))
+    assert views.sizes == [64, 32]
+    patched.undo()
+    labels = np.arange(24) % 2
+    trainer = ViewTrainer(views, TrainingSettings(), lambda samples: np.arange(len(samples)))
+    model = trainer.train(trained[1], labels, ("c1", "c2"), seed=0, augmentations=(), checkpoint=Path(), progress=None)
+    return model, trained[1]
+
+
+@pytest.mark.e2e
+def test_onnx_of_a_head_on_views_takes_the_images_at_each_size(
+    viewed: tuple[ViewModel, list[Sample]], tmp_path: Path
+) -> None:
+    model, samples = viewed
+    file = tmp_path / "model.onnx"
+    assert export_model(model, ["left", "right"], file, "onnx", samples[:4]) < 1e-3
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    about = session.get_modelmeta().custom_metadata_map
+    assert json.loads(about["preprocessing"])["views"] == [[64, 64], [32, 32]]
+    assert [given.name for given in session.get_inputs()] == ["pixels_64", "pixels_32"]
+    given = {f"pixels_{size}": model.views.decode(samples[4:9], size) for size in (64, 32)}
+    (found,) = session.run(None, given)
+    assert np.allclose(found, model.predict(samples[4:9]).probabilities, atol=1e-3)
+
+
+def test_safetensors_of_a_head_on_views_hold_the_backbone_and_the_head(
+    viewed: tuple[ViewModel, list[Sample]], tmp_path: Path
+) -> None:
+    model, samples = viewed
+    file = tmp_path / "model.safetensors"
+    assert export_model(model, ["left", "right"], file, "safetensors", samples[:4]) < 1e-3
+    network = load_exported(file.read_bytes())
+    pixels = [torch.from_numpy(model.views.decode(samples[4:9], size)) for size in (64, 32)]
+    with torch.inference_mode():
+        found = network(*pixels).numpy()
+    assert np.allclose(found, model.predict(samples[4:9]).probabilities, atol=1e-3)
+    assert np.ptp(found[:, 0]) > 0.1, "they differ from image to image"
 
 
 @pytest.mark.e2e
@@ -77,8 +121,8 @@ def test_an_export_that_predicts_otherwise_is_not_written(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, samples = trained
-    run = exports._run_timm
-    monkeypatch.setattr(exports, "_run_timm", lambda content, pixels: run(content, 255 - pixels))
+    run = exports._run_safetensors
+    monkeypatch.setattr(exports, "_run_safetensors", lambda content, pixels: run(content, [255 - p for p in pixels]))
     with pytest.raises(CurationError, match="predicts otherwise than the model"):
         export_model(model, ["left", "right"], tmp_path / "model.safetensors", "safetensors", samples[:4])
     assert not list(tmp_path.iterdir())

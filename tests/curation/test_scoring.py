@@ -189,7 +189,7 @@ class TestClosedForms:
         features, truth = blobs(60)
         labels, inputs = flipped(truth, 3, 0.2), scale(features)
         groups = alone(60) // 3
-        rooted = scoring._rooted_kernel(inputs, 0).astype(np.float64)
+        rooted = scoring._Kernel(inputs, 0).rooted.astype(np.float64)
         kernel = rooted @ rooted.T
         targets = np.eye(3)[labels] - 1 / 3
         expected = np.zeros((60, 3))

@@ -1,0 +1,283 @@
+"""A head on the views that labels are judged by: logistic and kernel regression on frozen features, in seconds.
+
+What judges the labels of a small set best is mostly the best model of it, too: an image's features at several sizes
+and mirrored (``ViewFeatures``) say more than fine-tuning adds (docs/log.md). Strength and noise are chosen by the error
+on samples left out, near-duplicates together, as ``scoring.py`` does it; labels are learned as they are. The model is
+the mean of both regressions; ``network_of`` makes one network of it with the one that makes the views.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from curation.backbone import device_name
+from curation.config import TrainingSettings
+from curation.copies import make_copies, plan_copies
+from curation.errors import DataError, TrainingError
+from curation.features import ViewFeatures, part_tensors
+from curation.records import Augmentation, Predictions, Progress, Sample
+from curation.runs import write_whole
+from curation.scoring import (
+    LENGTH,
+    choose_regressions,
+    log_loss,
+    scale_of,
+    scaled_by,
+    softmax,
+    squared_distances,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    import torch
+
+Features = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Group = Callable[[Sequence[Sample]], Integers]
+
+#: Samples whose features are held at once where nothing is learnt from them.
+AT_ONCE = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class ViewHead:
+    """From features (n, d) to probabilities (n, classes); all arrays float32, but for the landmarks, which are float16.
+
+    ``mean`` and ``divisor`` (d,) standardise, then each row is brought to one length. ``weights`` (classes, d) and
+    ``intercepts`` (classes,) are those of logistic regression, without rows where there is none. ``landmarks`` (m, d)
+    are standardised samples, ``width`` (1,) and ``coefficients`` (m, classes) those of ``KernelFit``, divided by its
+    temperature. ``offset`` (classes,) is added to the logarithm of the mean of both.
+    """
+
+    mean: Features
+    divisor: Features
+    weights: Features
+    intercepts: Features
+    landmarks: npt.NDArray[np.float16]
+    width: Features
+    coefficients: Features
+    offset: Features
+
+    def probabilities(self, features: Features) -> Floats:
+        """Probabilities (n, classes) of features (n, d)."""
+        rows = scaled_by(features, self.mean, self.divisor)
+        distances = squared_distances(rows, self.landmarks.astype(np.float32))
+        found = softmax(np.asarray(np.exp(-distances / self.width) @ self.coefficients, dtype=np.float64))
+        if len(self.weights):
+            found = (found + softmax(np.asarray(rows @ self.weights.T + self.intercepts, dtype=np.float64))) / 2
+        return softmax(np.log(np.maximum(found, 1e-12)) + self.offset)
+
+
+@dataclass(frozen=True, eq=False)
+class ViewModel:
+    """A trained head with what makes its features. ``words`` says what it is, ``rows`` on how many it was trained."""
+
+    views: ViewFeatures
+    class_ids: tuple[str, ...]
+    head: ViewHead
+    words: str
+    rows: int = 0
+    seconds: float = 0.0
+
+    def predict(self, samples: Sequence[Sample], progress: Progress | None = None) -> Predictions:
+        """Class probabilities in the order of ``samples``; folds are -1, for none of them was trained on."""
+        self.views.compute(samples, progress)
+        parts = [samples[start : start + AT_ONCE] for start in range(0, len(samples), AT_ONCE)]
+        found = [self.head.probabilities(self.views.features(part)) for part in parts]
+        return Predictions(
+            tuple(s.id for s in samples),
+            self.class_ids,
+            np.concatenate([np.zeros((0, len(self.class_ids))), *found]),
+            np.full(len(samples), -1, dtype=np.int64),
+        )
+
+    def save(self, file: Path) -> None:
+        """Write the head and what is needed to use it as safetensors, whole or absent."""
+        from safetensors.numpy import save
+
+        about = {
+            "way": "views",
+            "class_ids": self.class_ids,
+            "backbone": self.views.backbone.name,
+            "identity": self.views.backbone.identity,
+            "sizes": self.views.sizes,
+            "words": self.words,
+            "rows": self.rows,
+        }
+        # One entry: safetensors writes several in any order, and the same model must be the same file.
+        write_whole(file, save(arrays_of(self.head), metadata={"curation": json.dumps(about)}))
+
+
+def arrays_of(head: ViewHead) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a head by name."""
+    return {field.name: np.ascontiguousarray(getattr(head, field.name)) for field in fields(head)}
+
+
+def load_view_model(file: Path, views: ViewFeatures) -> ViewModel:
+    """A model that ``ViewModel.save`` wrote; raises DataError for another file, or one made with other weights."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(file), framework="numpy") as opened:
+            about = json.loads((opened.metadata() or {})["curation"])
+            arrays = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 — not a mapping
+        head = ViewHead(**arrays)
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError):
+        raise DataError(f"{file} is no head on views; train again with `curate run`") from None
+    if (about["identity"], about["sizes"]) != (views.backbone.identity, views.sizes):
+        raise DataError(
+            f"{file} was trained on {about['backbone']} at {', '.join(map(str, about['sizes']))} px with other "
+            "weights; use those"
+        )
+    return ViewModel(views, tuple(about["class_ids"]), head, about["words"], about["rows"])
+
+
+class ViewTrainer:
+    """Trains a head on views; ``group`` numbers samples, (samples,): those of one number are left out together."""
+
+    def __init__(self, views: ViewFeatures, settings: TrainingSettings, group: Group) -> None:
+        self.views = views
+        self._settings = settings
+        self._group = group
+
+    def train(
+        self,
+        samples: Sequence[Sample],
+        labels: Integers,
+        class_ids: tuple[str, ...],
+        *,
+        seed: int,
+        augmentations: Sequence[Augmentation],
+        checkpoint: Path,
+        progress: Progress | None,
+    ) -> ViewModel:
+        """Fit the head; ``labels`` has shape (samples,), columns of ``class_ids``; TrainingError for one class."""
+        began = time.perf_counter()
+        features, of = self._rows(samples, augmentations, seed, progress)
+        groups = self._group(samples)[of]
+        head, chosen = fit_view_head(
+            features, labels[of], len(class_ids), groups=groups, widths=self.views.widths, seed=seed,
+            class_balance=self._settings.class_balance,
+        )  # fmt: skip
+        words = self._words(len(of), chosen)
+        return ViewModel(self.views, class_ids, head, words, len(of), time.perf_counter() - began)
+
+    def loss(
+        self, samples: Sequence[Sample], labels: Integers, n_classes: int, held: npt.NDArray[np.bool_], seed: int
+    ) -> float:
+        """Log loss on the samples that are ``held``, (samples,), of a head trained on the others."""
+        features = self.views.features(samples)
+        groups = self._group(samples)[~held]
+        head, _ = fit_view_head(
+            features[~held], labels[~held], n_classes, groups=groups, widths=self.views.widths, seed=seed,
+            class_balance=self._settings.class_balance,
+        )  # fmt: skip
+        found = head.probabilities(features[held])
+        return log_loss(found, labels[held])
+
+    def _rows(
+        self, samples: Sequence[Sample], augmentations: Sequence[Augmentation], seed: int, progress: Progress | None
+    ) -> tuple[Features, Integers]:
+        """Features of the samples and of their augmented copies, and the row of the sample that each is of."""
+        planned = plan_copies(samples, augmentations)
+        found = [self.views.features(samples, progress)]
+        of: list[Integers] = [np.arange(len(samples))]
+        for images, rows in make_copies(self.views, samples, planned, seed):
+            found.append(self.views.encode(images))
+            of.append(rows)
+            if progress:
+                progress("computing augmented images", sum(map(len, of)) - len(samples), len(planned))
+        return np.concatenate(found), np.concatenate(of)
+
+    def _words(self, rows: int, chosen: Mapping[str, float]) -> str:
+        backbone = self.views.backbone
+        sizes = ", ".join(map(str, self.views.sizes))
+        strengths = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
+        return (
+            f"a head on features of {backbone.name} at {sizes} px with mirror images, on {rows:,} images "
+            f"({strengths}); {device_name(str(backbone.device))}"
+        )
+
+
+def fit_view_head(
+    features: Features, labels: Integers, n_classes: int, *, groups: Integers, widths: Sequence[int], seed: int,
+    class_balance: bool = False,
+) -> tuple[ViewHead, dict[str, float]]:  # fmt: skip
+    """Fit a head on ``features`` (samples, d) and ``labels`` (samples,); returns it and what was chosen, by name.
+
+    ``groups`` (samples,) are left out together where strength and noise are chosen; ``widths`` are those of the parts
+    that features are made of. With ``class_balance`` every class is taken to be as frequent as another (Saerens,
+    Latinne and Decaestecker, Neural Computation 2002). Raises TrainingError where the labels are all of one class.
+    """
+    if len(np.unique(labels)) < 2:
+        raise TrainingError("a head needs at least two classes to train on; add labeled images of another class")
+    mean, divisor = scale_of(features, widths)
+    rows = scaled_by(features, mean, divisor)
+    if len(np.unique(groups)) < 2:  # something has to be left out
+        groups = np.arange(len(labels))
+    chosen = choose_regressions(rows, labels, n_classes, groups=groups, seed=seed)
+    weights: Floats = np.zeros((0, rows.shape[1]))
+    intercepts: Floats = np.zeros(0)
+    if chosen.logistic is not None and chosen.reduced is not None:
+        weights, intercepts = chosen.logistic.fitted(labels)
+        if chosen.reduced is not rows:  # from principal components back to what they are of
+            squares = (chosen.reduced**2).sum(axis=0)
+            weights = (weights / np.maximum(squares, 1e-9)) @ chosen.reduced.T.astype(np.float64) @ rows
+    assert chosen.kernel is not None
+    kernel = chosen.kernel.fitted(labels)
+    frequency = np.maximum(np.bincount(labels, minlength=n_classes), 1) / len(labels)
+    head = ViewHead(
+        mean=mean.astype(np.float32),
+        divisor=divisor.astype(np.float32),
+        weights=weights.astype(np.float32),
+        intercepts=intercepts.astype(np.float32),
+        landmarks=rows[kernel.landmarks].astype(np.float16),
+        width=np.array([kernel.width], dtype=np.float32),
+        coefficients=(kernel.coefficients / kernel.temperature).astype(np.float32),
+        offset=(-np.log(frequency) if class_balance else np.zeros(n_classes)).astype(np.float32),
+    )
+    return head, dict(chosen.settings)
+
+
+def network_of(model: Any, mean: Sequence[float], std: Sequence[float], head: ViewHead) -> torch.nn.Module:
+    """One network from pixels to probabilities (n, classes), made of a backbone's ``model`` and a head.
+
+    It takes one uint8 tensor (n, side, side, 3) a view, the largest first: the same images at each of the views' sizes.
+    ``mean`` and ``std`` are those of colours from 0 to 1, as the backbone wants them.
+    """
+    import torch
+
+    class Whole(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = model
+            self.register_buffer("colour_mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
+            self.register_buffer("colour_std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
+            for name, values in arrays_of(head).items():
+                self.register_buffer(name, torch.from_numpy(values))
+
+        def forward(self, *pixels: torch.Tensor) -> torch.Tensor:
+            held: Any = self  # its buffers, which torch does not type
+            views = []
+            for images in pixels:
+                images = (images.permute(0, 3, 1, 2).float() - held.colour_mean) / held.colour_std
+                parts = part_tensors(held.backbone, torch.cat([images, images.flip(3)]))
+                views.append(torch.cat(parts, dim=1).reshape(2, images.shape[0], -1).mean(dim=0))
+            rows = (torch.cat(views, dim=1) - held.mean) / held.divisor
+            rows = rows * (LENGTH / rows.norm(dim=1, keepdim=True).clamp(min=1e-6))
+            landmarks = held.landmarks.float()
+            squares = (rows**2).sum(dim=1, keepdim=True) + (landmarks**2).sum(dim=1) - 2 * rows @ landmarks.T
+            found = torch.softmax(torch.exp(-squares.clamp(min=0) / held.width) @ held.coefficients, dim=1)
+            if len(held.weights):
+                found = (found + torch.softmax(rows @ held.weights.T + held.intercepts, dim=1)) / 2
+            return torch.softmax(found.clamp(min=1e-12).log() + held.offset, dim=1)
+
+    return Whole().eval().requires_grad_(False)

@@ -1,0 +1,109 @@
+"""Which way the model of an iteration is trained: by fine-tuning, or as a head on the views that labels are judged by.
+
+The part of the train rows that fine-tuning sets apart decides once, by the lower log loss; later iterations go the same
+way, so that what differs between two of them is the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from curation.features import FeatureStore, ViewFeatures
+from curation.networks import FEW
+from curation.records import Augmentation, Progress, Sample
+from curation.training import FineTuned, load_fine_tuned, read_model, validation_rows
+from curation.view_heads import ViewModel, ViewTrainer, load_view_model
+
+#: More train images than this are fine-tuned without a try: their views take gigabytes, and are no longer few.
+MOST_ROWS = 20_000
+
+
+class Tuner(Protocol):
+    """Fine-tunes, as ``parts.Trainer`` has it."""
+
+    def train(
+        self,
+        samples: Sequence[Sample],
+        labels: npt.NDArray[np.int64],
+        class_ids: tuple[str, ...],
+        *,
+        seed: int,
+        augmentations: Sequence[Augmentation],
+        checkpoint: Path,
+        progress: Progress | None,
+    ) -> FineTuned:
+        """Train; ``labels`` has shape (samples,), columns of ``class_ids``."""
+        ...
+
+
+class EitherTrainer:
+    """Trains the way that the last iteration's model went; the first one both ways, and keeps the better."""
+
+    def __init__(self, tuner: Tuner, viewer: ViewTrainer) -> None:
+        self._tuner = tuner
+        self._viewer = viewer
+
+    def train(
+        self,
+        samples: Sequence[Sample],
+        labels: npt.NDArray[np.int64],
+        class_ids: tuple[str, ...],
+        *,
+        seed: int,
+        augmentations: Sequence[Augmentation],
+        checkpoint: Path,
+        progress: Progress | None,
+    ) -> FineTuned | ViewModel:
+        """Train; ``labels`` has shape (samples,), columns of ``class_ids``.
+
+        ``checkpoint`` lies in the folder of the iteration; what lies elsewhere is a fold of a cross-validation that is
+        to train the network, and so are more than ``MOST_ROWS`` samples. Raises what fine-tuning raises.
+        """
+        how: dict[str, Any] = {
+            "seed": seed, "augmentations": augmentations, "checkpoint": checkpoint, "progress": progress,
+        }  # fmt: skip
+        before = model_before(checkpoint)
+        way = way_of(before, self._viewer.views.backbone.identity) if before else None
+        if way == "views":
+            return self._viewer.train(samples, labels, class_ids, **how)
+        if way == "fine-tune" or before is None or len(samples) > MOST_ROWS:
+            return self._tuner.train(samples, labels, class_ids, **how)
+        held = validation_rows(labels, seed)
+        if held.sum() < FEW:  # too few to compare by
+            return self._viewer.train(samples, labels, class_ids, **how)
+        tuned = self._tuner.train(samples, labels, class_ids, **how)
+        viewed = self._viewer.loss(samples, labels, len(class_ids), held, seed)
+        losses = f"on the part set apart {{}} a log loss of {viewed:.2f}, fine-tuning {tuned.loss:.2f}"
+        if tuned.loss < viewed:
+            tuned.words += "; " + losses.format("a head on views has")
+            return tuned
+        model = self._viewer.train(samples, labels, class_ids, **how)
+        return replace(model, words=f"{model.words}; " + losses.format("it has"))
+
+
+def model_before(checkpoint: Path) -> Path | None:
+    """The file of the last iteration's model; ``None`` where ``checkpoint`` is not that of an iteration."""
+    number = checkpoint.parent.name
+    return checkpoint.parent.with_name(f"{int(number) - 1:03d}") / "model.safetensors" if number.isdigit() else None
+
+
+def way_of(file: Path, identity: str) -> str | None:
+    """``fine-tune`` or ``views``, as the model in a file was trained on these weights; ``None`` for anything else."""
+    found = read_model(file)
+    if found is None or found[0].get("identity") != identity:
+        return None
+    return str(found[0].get("way", "fine-tune"))
+
+
+def load_model(file: Path, store: FeatureStore, views: ViewFeatures) -> FineTuned | ViewModel:
+    """A model of an iteration; raises DataError for another file, or one made with another backbone."""
+    found = read_model(file)
+    if found is not None and found[0].get("way") == "views":
+        return load_view_model(file, views)
+    return load_fine_tuned(file, store)
