@@ -19,7 +19,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ SURE = 2.0
 FOLDS = 3
 
 Features = npt.NDArray[np.float32]
+Losses = npt.NDArray[np.float64]
 
 
 @dataclass(eq=False)
@@ -69,8 +70,8 @@ class FineTuned:
 
     ``temperature`` divides the logits so that the validation rows are most likely. ``history`` has one entry an epoch,
     ``seconds`` is how long the training took, ``words`` says what ran on which device, ``rows`` is how many rows an
-    epoch had, ``share`` how far the weights went from the pretrained ones (0: the head alone is new), ``loss`` the log
-    loss on the part set apart (no number where that is too small).
+    epoch had, ``share`` how far the weights went from the pretrained ones (0: the head alone is new), ``losses`` the
+    log loss of each row of the part set apart (none where that is too small).
     """
 
     network: Network
@@ -81,7 +82,7 @@ class FineTuned:
     words: str
     rows: int = 0
     share: float = 1.0
-    loss: float = math.nan
+    losses: Losses = field(default_factory=lambda: np.zeros(0))
 
     def predict(self, samples: Sequence[Sample], progress: Progress | None = None) -> Predictions:
         """Class probabilities in the order of ``samples``; folds are -1, for none of them was trained on."""
@@ -92,6 +93,7 @@ class FineTuned:
 
     def save(self, file: Path) -> None:
         """Write what was trained and what is needed to use it as safetensors, whole or absent."""
+        import torch
         from safetensors.torch import save
 
         backbone = self.network.store.backbone
@@ -103,13 +105,12 @@ class FineTuned:
             "whole": self.network.whole,
             "temperature": self.temperature,
             "share": self.share,
-            "loss": self.loss,
             "history": self.history,
             "words": self.words,
         }
         # One entry: safetensors writes several in any order, and the same model must be the same file.
         metadata = {"curation": json.dumps(about)}
-        write_whole(file, save(self.network.tensors(), metadata=metadata))
+        write_whole(file, save({**self.network.tensors(), "losses": torch.tensor(self.losses)}, metadata=metadata))
 
 
 def load_fine_tuned(file: Path, store: FeatureStore) -> FineTuned:
@@ -128,7 +129,7 @@ def load_fine_tuned(file: Path, store: FeatureStore) -> FineTuned:
     network.model.eval()
     return FineTuned(
         network, class_ids, about["temperature"], about["history"], 0.0, about["words"], share=about.get("share", 1.0),
-        loss=about.get("loss", math.nan),
+        losses=tensors["losses"].numpy() if "losses" in tensors else np.zeros(0),
     )  # fmt: skip
 
 
@@ -227,13 +228,13 @@ def _fine_tuned(
     rows = Placed([inputs, extra] if len(extra) else [inputs], store.backbone.device)
     epochs = settings.epochs or _epochs(len(samples), network.whole)
     history = fit.run(rows, targets, labels[of], kept, np.flatnonzero(held), epochs)
-    share, temperature, loss = _how_far(fit, inputs[held], labels[held], gone)
+    share, temperature, losses = _how_far(fit, inputs[held], labels[held], gone)
     if share == 0:
         everything = np.concatenate([features, network.features(extra)]) if len(extra) else features
         set_head(network.head, head_weights(everything, labels[of], len(class_ids), strength))
     seconds = time.perf_counter() - began
     words = _words(network, len(kept), fit, history, share, warmed)
-    return FineTuned(network, class_ids, temperature, history, seconds, words, len(kept), share, loss)
+    return FineTuned(network, class_ids, temperature, history, seconds, words, len(kept), share, losses)
 
 
 def _begin_head(head: Any, features: Features, labels: Labels, held: npt.NDArray[np.bool_]) -> float:
@@ -277,8 +278,8 @@ def _targets(
     return np.asarray(targets, dtype=np.float32)
 
 
-def _how_far(fit: Fit, inputs: Rows, labels: Labels, gone: float | None = None) -> tuple[float, float, float]:
-    """Put into the network the weights that the held rows like best; how far they went, temperature, log loss there.
+def _how_far(fit: Fit, inputs: Rows, labels: Labels, gone: float | None = None) -> tuple[float, float, Losses]:
+    """Put into the network the weights that the held rows like best; how far they went, temperature, losses there.
 
     0 is the head alone on the pretrained network. ``gone`` is how far the last iteration's model went: the way from
     there to the other side of 0 is taken only where that does better by more than two standard errors, so that two
@@ -286,7 +287,7 @@ def _how_far(fit: Fit, inputs: Rows, labels: Labels, gone: float | None = None) 
     """
     after = fit.weights()
     if len(labels) < FEW:
-        return 1.0, 1.0, math.nan
+        return 1.0, 1.0, np.zeros(0)
     tried: dict[float, tuple[float, Any]] = {}
     for share in SHARES:
         fit.between(share, after)
@@ -303,7 +304,7 @@ def _how_far(fit: Fit, inputs: Rows, labels: Labels, gone: float | None = None) 
         gained = tried[same][1] - tried[best][1]
         best = best if gained.mean() > SURE * gained.std(ddof=1) / math.sqrt(len(gained)) else same
     fit.between(best, after)
-    return best, tried[best][0], float(tried[best][1].mean())
+    return best, *tried[best]
 
 
 def _earlier(network: Network, file: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:

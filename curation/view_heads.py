@@ -28,7 +28,6 @@ from curation.runs import write_whole
 from curation.scoring import (
     LENGTH,
     choose_regressions,
-    log_loss,
     scale_of,
     scaled_by,
     softmax,
@@ -170,10 +169,10 @@ class ViewTrainer:
         words = self._words(len(of), chosen)
         return ViewModel(self.views, class_ids, head, words, len(of), time.perf_counter() - began)
 
-    def loss(
+    def losses(
         self, samples: Sequence[Sample], labels: Integers, n_classes: int, held: npt.NDArray[np.bool_], seed: int
-    ) -> float:
-        """Log loss on the samples that are ``held``, (samples,), of a head trained on the others."""
+    ) -> Floats:
+        """Log loss of each of the samples that are ``held``, (samples,), by a head trained on the others."""
         features = self.views.features(samples)
         groups = self._group(samples)[~held]
         head, _ = fit_view_head(
@@ -181,7 +180,7 @@ class ViewTrainer:
             class_balance=self._settings.class_balance,
         )  # fmt: skip
         found = head.probabilities(features[held])
-        return log_loss(found, labels[held])
+        return np.asarray(-np.log(np.maximum(found[np.arange(len(found)), labels[held]], 1e-12)))
 
     def _rows(
         self, samples: Sequence[Sample], augmentations: Sequence[Augmentation], seed: int, progress: Progress | None

@@ -1,11 +1,14 @@
 """Which way the model of an iteration is trained: by fine-tuning, or as a head on the views that labels are judged by.
 
-The part of the train rows that fine-tuning sets apart decides once, by the lower log loss; later iterations go the same
-way, so that what differs between two of them is the data.
+The part of the train rows that fine-tuning sets apart decides once: fine-tuning is taken where its log loss is lower by
+more than a standard error of the difference (the one-standard-error rule of Breiman et al., 1984), for it has chosen
+its epoch and temperature there, and a head is the simpler model. Later iterations go the same way, so that what
+differs between two of them is the data.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -78,13 +81,14 @@ class EitherTrainer:
         if held.sum() < FEW:  # too few to compare by
             return self._viewer.train(samples, labels, class_ids, **how)
         tuned = self._tuner.train(samples, labels, class_ids, **how)
-        viewed = self._viewer.loss(samples, labels, len(class_ids), held, seed)
-        losses = f"on the part set apart {{}} a log loss of {viewed:.2f}, fine-tuning {tuned.loss:.2f}"
-        if tuned.loss < viewed:
-            tuned.words += "; " + losses.format("a head on views has")
+        viewed = self._viewer.losses(samples, labels, len(class_ids), held, seed)
+        gained = viewed - tuned.losses
+        told = f"on the part set apart {{}} a log loss of {viewed.mean():.3f}, fine-tuning {tuned.losses.mean():.3f}"
+        if gained.mean() > gained.std(ddof=1) / math.sqrt(len(gained)):
+            tuned.words += "; " + told.format("a head on views has")
             return tuned
         model = self._viewer.train(samples, labels, class_ids, **how)
-        return replace(model, words=f"{model.words}; " + losses.format("it has"))
+        return replace(model, words=f"{model.words}; " + told.format("it has"))
 
 
 def model_before(checkpoint: Path) -> Path | None:

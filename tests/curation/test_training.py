@@ -70,6 +70,7 @@ def test_a_saved_model_predicts_the_same_and_needs_its_backbone(store, pictures,
     model.save(tmp_path / "model.safetensors")
     loaded = load_fine_tuned(tmp_path / "model.safetensors", store)
     assert np.allclose(loaded.predict(samples).probabilities, model.predict(samples).probabilities, atol=1e-6)
+    assert loaded.losses.tolist() == model.losses.tolist()
     other = FeatureStore(load_backbone(size=96), PixelCache(tmp_path / "p", 96), tmp_path / "f")
     with pytest.raises(DataError, match="was trained on tf_efficientnet_lite0 at 64 px"):
         load_fine_tuned(tmp_path / "model.safetensors", other)
@@ -271,10 +272,10 @@ def test_fine_tuning_is_taken_as_far_as_it_is_shown_to_do_better() -> None:
     noise = rng.normal(size=40)
     by_skill = {s: np.stack([-(noise + s * (2 * labels - 1)), noise + s * (2 * labels - 1)], axis=1) for s in (0, 1, 4)}
     better = Believed({0.0: by_skill[0], 0.25: by_skill[1], 0.5: by_skill[4], 0.75: by_skill[1], 1.0: by_skill[0]})
-    share, temperature, loss = training._how_far(better, np.zeros((40, 1)), labels)  # type: ignore[arg-type]
+    share, temperature, losses = training._how_far(better, np.zeros((40, 1)), labels)  # type: ignore[arg-type]
     assert share == better.at == 0.5
     assert temperature == pytest.approx(training.temperature_of(by_skill[4], labels))
-    assert loss == pytest.approx(networks.log_loss(by_skill[4] / temperature, labels))
+    assert losses.mean() == pytest.approx(networks.log_loss(by_skill[4] / temperature, labels))
     worse = Believed({share: by_skill[1] if share else by_skill[4] for share in training.SHARES})
     assert training._how_far(worse, np.zeros((40, 1)), labels)[0] == worse.at == 0.0  # type: ignore[arg-type]
 
@@ -306,9 +307,9 @@ def test_where_fine_tuning_is_not_shown_to_help_the_head_alone_learns_from_every
 ) -> None:
     samples, labels = pictures
 
-    def never(fit: fitting.Fit, *given: object) -> tuple[float, float, float]:
+    def never(fit: fitting.Fit, *given: object) -> tuple[float, float, training.Losses]:
         fit.between(0.0, fit.weights())
-        return 0.0, 1.0, 0.5
+        return 0.0, 1.0, np.full(3, 0.5)
 
     monkeypatch.setattr(training, "_how_far", never)
     model = fine_tune(store, samples, labels, CLASSES, settings=SETTINGS, seed=0)
@@ -349,9 +350,11 @@ def test_training_asks_which_way_the_model_before_went(
     samples, labels = pictures
     told: list[float | None] = []
 
-    def quarter(fit: fitting.Fit, inputs: object, labels: object, gone: float | None) -> tuple[float, float, float]:
+    def quarter(
+        fit: fitting.Fit, inputs: object, labels: object, gone: float | None
+    ) -> tuple[float, float, training.Losses]:
         told.append(gone)
-        return 0.25, 1.0, 0.5
+        return 0.25, 1.0, np.full(3, 0.5)
 
     monkeypatch.setattr(training, "_how_far", quarter)
     for before in (None, tmp_path / "model.safetensors", tmp_path / "model.safetensors"):

@@ -14,13 +14,13 @@ import onnxruntime
 import pandas as pd
 import psutil
 import pytest
-import timm
 import torch
 from PIL import Image
 from safetensors import safe_open
 from tests_stand_ins import draw
 
 from curation import Project
+from curation.exports import load_exported
 from curation.images import squash
 from curation.processes import birth
 from reports.app import running_apps
@@ -136,20 +136,14 @@ def test_the_model_is_exported_for_others_and_both_files_predict_the_same(projec
     assert json.loads(about["class_names"]) == ["left", "right"]
     with safe_open(str(tensors), framework="pt") as opened:
         prepared = json.loads(opened.metadata()["curation"])
-        state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 — not a mapping
     assert prepared["class_names"] == about["class_names"]
-    settings = json.loads(prepared["preprocessing"])
-    side = settings["resize"][0]
+    sides = [side for side, _ in json.loads(prepared["preprocessing"])["views"]]
     labels = pd.read_csv(project.parent / "answers.csv")[:20]
-    files = [project.parent / "images" / path for path in labels["path"]]
-    pixels = np.stack([squash(Image.open(file).convert("RGB"), side) for file in files])
-    ours = session.run(["probabilities"], {"pixels": pixels})[0]
-    model = timm.create_model(prepared["architecture"], num_classes=2)
-    model.load_state_dict(state)
-    mean, std = (np.array(settings[name], dtype=np.float32) for name in ("mean", "std"))
-    images = torch.from_numpy(((pixels / 255 - mean) / std).astype(np.float32)).permute(0, 3, 1, 2)
+    images = [Image.open(project.parent / "images" / path).convert("RGB") for path in labels["path"]]
+    pixels = [np.stack([squash(image, side) for image in images]) for side in sides]
+    ours = session.run(["probabilities"], {f"pixels_{s}": p for s, p in zip(sides, pixels, strict=True)})[0]
     with torch.inference_mode():
-        theirs = torch.softmax(model.eval()(images), dim=1).numpy()
+        theirs = load_exported(tensors.read_bytes())(*map(torch.from_numpy, pixels)).numpy()
     assert np.abs(ours - theirs).max() < 1e-3
     named = np.array(["left", "right"])[ours.argmax(axis=1)]
     assert (named == labels["label"]).mean() >= 0.9
