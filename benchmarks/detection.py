@@ -38,7 +38,8 @@ from benchmarks.cases import Case, cifar_cases, digits_case, elpv_cases, table_c
 from benchmarks.claims import conclude
 from curation.issues import doubtful_labels
 from curation.neighbours import group_near_duplicates, nearest_neighbours
-from curation.scoring import Method, label_quality, score_out_of_sample
+from curation.regression import Method
+from curation.scoring import label_quality, score_out_of_sample
 from curation.streaming import score_streaming
 
 Features = npt.NDArray[np.float32]

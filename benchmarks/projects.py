@@ -20,17 +20,15 @@ from curation.credit import TrainingSet, fit_head, predict_head
 from curation.evidence import SURE, Answers, Beliefs, doubt_of, learn
 from curation.issues import doubtful_labels
 from curation.queue import draw_controls
-from curation.scoring import (
-    FIRST_ROUND,
+from curation.regression import (
     LeaveOutKernel,
     apply_temperature,
-    corrected_labels,
-    label_quality,
     leave_out_ridge,
     principal_components,
     scale,
     temperature,
 )
+from curation.scoring import FIRST_ROUND, corrected_labels, label_quality
 
 Features = npt.NDArray[np.float32]
 Columns = npt.NDArray[np.int64]

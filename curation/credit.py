@@ -21,7 +21,7 @@ Columns = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-#: Penalty of the head, on features of length 10 (``curation.scoring.scale``).
+#: Penalty of the head, on features of length 10 (``curation.regression.scale``).
 PENALTY = 100.0
 ALL = "all"
 

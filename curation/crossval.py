@@ -19,7 +19,8 @@ import numpy.typing as npt
 from curation.engine import Engine, LocalEngine
 from curation.errors import InputError
 from curation.records import Augmentation, Predictions, Progress, Sample
-from curation.scoring import Integers, OutOfSample, check_shapes, fold_numbers
+from curation.regression import fold_numbers
+from curation.scoring import Integers, OutOfSample, check_shapes
 from curation.tables import predictions_from_frame, predictions_to_frame, read_frame, write_frame
 
 

@@ -18,7 +18,8 @@ from curation.errors import RecordError
 from curation.neighbours import Pair, join_groups, near_duplicate_pairs, nearest_neighbours, unit_directions
 from curation.quality import quality_issues
 from curation.records import Classes, Issue, Predictions, Sample
-from curation.scoring import Features, Floats, Integers, apply_temperature, label_quality, log_loss, temperature
+from curation.regression import apply_temperature, log_loss, temperature
+from curation.scoring import Features, Floats, Integers, label_quality
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,17 +17,10 @@ import numpy.typing as npt
 from curation.engine import Engine, LocalEngine
 from curation.errors import RecordError
 from curation.records import Progress
-from curation.scoring import (
-    FIRST_ROUND,
+from curation.regression import (
     LENGTH,
     NOISES,
-    Features,
-    Floats,
-    Integers,
-    OutOfSample,
     apply_temperature,
-    check_shapes,
-    corrected_labels,
     least,
     leave_out_ridge,
     part_weights,
@@ -35,6 +28,7 @@ from curation.scoring import (
     squared_distances,
     temperature,
 )
+from curation.scoring import FIRST_ROUND, Features, Floats, Integers, OutOfSample, check_shapes, corrected_labels
 
 #: Samples that the kernel rests on; a thousand in place of two costs 0.003 of average precision (docs/log.md).
 LANDMARKS = 1000

@@ -2,8 +2,8 @@
 
 What judges the labels of a small set best is mostly the best model of it, too: an image's features at several sizes
 and mirrored (``ViewFeatures``) say more than fine-tuning adds (docs/log.md). Strength and noise are chosen by the error
-on samples left out, near-duplicates together, as ``scoring.py`` does it; labels are learned as they are. The model is
-the mean of both regressions; ``network_of`` makes one network of it with the one that makes the views.
+on samples left out, near-duplicates together (``regression.py``); labels are learned as they are. The model is the mean
+of both regressions; ``network_of`` makes one network of it with the one that makes the views.
 """
 
 from __future__ import annotations
@@ -24,15 +24,8 @@ from curation.copies import make_copies, plan_copies
 from curation.errors import DataError, TrainingError
 from curation.features import ViewFeatures, part_tensors
 from curation.records import Augmentation, Predictions, Progress, Sample
+from curation.regression import LENGTH, choose_regressions, scale_of, scaled_by, softmax, squared_distances
 from curation.runs import write_whole
-from curation.scoring import (
-    LENGTH,
-    choose_regressions,
-    scale_of,
-    scaled_by,
-    softmax,
-    squared_distances,
-)  # fmt: skip
 
 if TYPE_CHECKING:
     import torch

@@ -27,7 +27,7 @@ ORDER = [
     [
         "curation.backbone", "curation.features", "curation.copies", "curation.networks", "curation.fitting",
         "curation.training", "curation.parallel", "curation.heads",
-        "curation.neighbours", "curation.scoring", "curation.streaming", "curation.crossval",
+        "curation.neighbours", "curation.regression", "curation.scoring", "curation.streaming", "curation.crossval",
         "curation.view_heads", "curation.exports", "curation.ways",
         "curation.issues", "curation.evidence", "curation.audit", "curation.slices", "curation.tracking",
         "curation.queue", "curation.gain", "curation.credit", "curation.costs",

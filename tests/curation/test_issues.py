@@ -27,7 +27,8 @@ from curation.issues import (
 from curation.neighbours import unit_directions
 from curation.properties import PROPERTIES
 from curation.records import Classes, Predictions, Sample
-from curation.scoring import label_quality, score_out_of_sample, softmax
+from curation.regression import softmax
+from curation.scoring import label_quality, score_out_of_sample
 
 CLASSES = Classes(("c1", "c2", "c3"), ("cat", "dog", "fox"))
 

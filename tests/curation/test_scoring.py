@@ -8,23 +8,20 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
-from curation import scoring
+from curation import regression
 from curation.errors import InputError, RecordError
-from curation.scoring import (
+from curation.regression import (
     LeaveOutKernel,
-    OutOfSample,
     apply_temperature,
-    corrected_labels,
     fold_numbers,
-    label_quality,
     leave_out_logistic,
     log_loss,
     principal_components,
     scale,
-    score_out_of_sample,
     softmax,
     temperature,
 )
+from curation.scoring import OutOfSample, corrected_labels, label_quality, score_out_of_sample
 
 METHODS = ("auto", "folds", "loo", "kernel")
 
@@ -54,7 +51,7 @@ def flipped(labels: np.ndarray, classes: int, share: float, seed: int = 1) -> np
 
 class TestOutOfSample:
     @pytest.mark.parametrize("method", METHODS)
-    def test_wrong_labels_get_low_quality(self, method: scoring.Method) -> None:
+    def test_wrong_labels_get_low_quality(self, method: regression.Method) -> None:
         features, truth = blobs()
         labels = flipped(truth, 3, 0.1)
         out = score_out_of_sample(features, labels, 3, groups=alone(240), seed=0, method=method)
@@ -62,7 +59,7 @@ class TestOutOfSample:
         assert quality[labels != truth].max() < np.quantile(quality[labels == truth], 0.1)
 
     @pytest.mark.parametrize("method", METHODS)
-    def test_rows_are_distributions_and_the_same_again(self, method: scoring.Method) -> None:
+    def test_rows_are_distributions_and_the_same_again(self, method: regression.Method) -> None:
         features, labels = blobs(90)
         first = score_out_of_sample(features, labels, 3, groups=alone(90), seed=3, method=method)
         again = score_out_of_sample(features, labels, 3, groups=alone(90), seed=3, method=method)
@@ -73,7 +70,7 @@ class TestOutOfSample:
         assert first.seconds > 0
 
     @pytest.mark.parametrize("method", METHODS)
-    def test_random_labels_can_not_be_told(self, method: scoring.Method) -> None:
+    def test_random_labels_can_not_be_told(self, method: regression.Method) -> None:
         """A model that had seen the labels would find them far more often than one time in three."""
         features, _ = blobs(300, spread=3)
         labels = np.random.default_rng(5).integers(0, 3, 300)
@@ -81,7 +78,7 @@ class TestOutOfSample:
         assert (out.probabilities.argmax(axis=1) == labels).mean() < 0.43
 
     @pytest.mark.parametrize("method", METHODS)
-    def test_a_twin_does_not_give_the_label_away(self, method: scoring.Method) -> None:
+    def test_a_twin_does_not_give_the_label_away(self, method: regression.Method) -> None:
         """Each picture comes twice with the same random label; in one group, the twin must not help."""
         features, _ = blobs(150, dimensions=60, spread=3)
         labels = np.random.default_rng(5).integers(0, 3, 150)
@@ -101,7 +98,7 @@ class TestOutOfSample:
         assert (out.probabilities.argmax(axis=1) == labels).mean() > 0.95
 
     @pytest.mark.parametrize("method", METHODS)
-    def test_a_class_may_have_one_sample_or_none(self, method: scoring.Method) -> None:
+    def test_a_class_may_have_one_sample_or_none(self, method: regression.Method) -> None:
         features, labels = blobs(60, classes=2)
         labels[0] = 2
         out = score_out_of_sample(features, labels, 5, groups=alone(60), seed=0, method=method)
@@ -118,7 +115,7 @@ class TestOutOfSample:
         assert out.probabilities[:2].argmax(axis=1).tolist() == [2, 2]
 
     @pytest.mark.parametrize("method", METHODS)
-    def test_constant_features_give_about_the_shares_of_the_classes(self, method: scoring.Method) -> None:
+    def test_constant_features_give_about_the_shares_of_the_classes(self, method: regression.Method) -> None:
         labels = np.array([0] * 30 + [1] * 10)
         out = score_out_of_sample(
             np.ones((40, 4), dtype=np.float32), labels, 2, groups=alone(40), seed=0, method=method
@@ -189,17 +186,17 @@ class TestClosedForms:
         features, truth = blobs(60)
         labels, inputs = flipped(truth, 3, 0.2), scale(features)
         groups = alone(60) // 3
-        rooted = scoring._Kernel(inputs, 0).rooted.astype(np.float64)
+        rooted = regression._Kernel(inputs, 0).rooted.astype(np.float64)
         kernel = rooted @ rooted.T
         targets = np.eye(3)[labels] - 1 / 3
         expected = np.zeros((60, 3))
-        regression = LeaveOutKernel(inputs, 3, groups, 0)
-        noise = regression.choose(labels)
+        ridge = LeaveOutKernel(inputs, 3, groups, 0)
+        noise = ridge.choose(labels)
         for group in range(20):
             held = groups == group
             own = kernel[np.ix_(~held, ~held)]
             expected[held] = kernel[np.ix_(held, ~held)] @ np.linalg.solve(own + noise * np.eye(57), targets[~held])
-        found = regression.probabilities(labels, labels)
+        found = ridge.probabilities(labels, labels)
         np.testing.assert_allclose(found, apply_temperature(expected, temperature(expected, labels)), atol=2e-3)
 
     @pytest.mark.parametrize("classes", [2, 3])
@@ -223,7 +220,7 @@ class TestClosedForms:
         features, truth = blobs(400, spread=2)
         labels, inputs = flipped(truth, 3, 0.1), scale(features)
         exact = LeaveOutKernel(inputs, 3, alone(400), 0).probabilities(labels, labels)
-        monkeypatch.setattr(scoring, "LANDMARKS", 200)
+        monkeypatch.setattr(regression, "LANDMARKS", 200)
         near = LeaveOutKernel(inputs, 3, alone(400), 0).probabilities(labels, labels)
         assert abs(near - exact).mean() < 0.03
 
@@ -267,10 +264,10 @@ class TestSecondRound:
             tried.append(value)
             return abs(value - 5)
 
-        assert [scoring.least(range(9), loss), len(set(tried))] == [5, len(tried)]
-        assert [scoring.least([v], loss) for v in (3, 7)] == [3, 7]
-        assert scoring.least((0, 1, 2, 3), loss) == 3
-        assert scoring.least((5, 6, 7, 8), loss) == 5
+        assert [regression.least(range(9), loss), len(set(tried))] == [5, len(tried)]
+        assert [regression.least([v], loss) for v in (3, 7)] == [3, 7]
+        assert regression.least((0, 1, 2, 3), loss) == 3
+        assert regression.least((5, 6, 7, 8), loss) == 5
 
 
 def precision(probabilities: np.ndarray, labels: np.ndarray, truth: np.ndarray) -> float:

@@ -17,7 +17,7 @@ from curation.config import TrainingSettings
 from curation.errors import DataError, TrainingError
 from curation.features import ViewFeatures
 from curation.records import Augmentation, Sample
-from curation.scoring import LeaveOutKernel, scale
+from curation.regression import LeaveOutKernel, scale
 from curation.view_heads import ViewTrainer, arrays_of, fit_view_head, load_view_model, network_of
 
 CLASSES = ("c1", "c2")
