@@ -159,7 +159,7 @@ class ViewTrainer:
             features, labels[of], len(class_ids), groups=groups, widths=self.views.widths, seed=seed,
             class_balance=self._settings.class_balance,
         )  # fmt: skip
-        words = self._words(len(of), chosen)
+        words = self._words(len(samples), len(of) - len(samples), chosen)
         return ViewModel(self.views, class_ids, head, words, len(of), time.perf_counter() - began)
 
     def losses(
@@ -189,13 +189,13 @@ class ViewTrainer:
                 progress("computing augmented images", sum(map(len, of)) - len(samples), len(planned))
         return np.concatenate(found), np.concatenate(of)
 
-    def _words(self, rows: int, chosen: Mapping[str, float]) -> str:
+    def _words(self, rows: int, copies: int, chosen: Mapping[str, float]) -> str:
         backbone = self.views.backbone
         sizes = ", ".join(map(str, self.views.sizes))
         strengths = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
         return (
             f"a head on features of {backbone.name} at {sizes} px with mirror images, on {rows:,} images "
-            f"({strengths}); {device_name(str(backbone.device))}"
+            f"{f'and {copies:,} augmented copies ' if copies else ''}({strengths}); {device_name(str(backbone.device))}"
         )
 
 

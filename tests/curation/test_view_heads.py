@@ -122,6 +122,7 @@ def test_augmented_copies_are_learnt_from_and_left_out_with_what_they_are_of(
         progress=lambda *given: told.append(given),
     )  # fmt: skip
     assert model.rows == 72
+    assert "on 60 images and 12 augmented copies (strength " in model.words
     assert seen["groups"][60:].tolist() == [0, 0, 1, 1, 2, 2] * 2
     assert seen["labels"][60:].tolist() == labels[:6].tolist() * 2
     assert told[-1] == ("computing augmented images", 12, 12)
