@@ -69,15 +69,17 @@ def choose_regressions(
     numbers = np.full(len(labels), -1, dtype=np.int64)
     settings: dict[str, float] = {}
     logistic, kernel, reduced = None, None, None
+    # What both begin with, where it is smaller than the inputs: products of all pairs of samples.
+    products = scaled @ scaled.T if method == "auto" and len(scaled) <= min(LANDMARKS, scaled.shape[1]) else None
     if method in ("loo", "folds") or (method == "auto" and n_classes <= MOST_CLASSES):
         in_folds = fold_numbers(labels, groups, folds, seed)
         steps = np.zeros(len(labels), dtype=bool) if method == "folds" else _sizes(groups) <= _LARGEST_STEP
         numbers[~steps] = in_folds[~steps]
-        reduced = principal_components(scaled, _components(len(labels), n_classes), seed)
+        reduced = principal_components(scaled, _components(len(labels), n_classes), seed, products)
         logistic = LeaveOutLogistic(reduced, n_classes, groups, in_folds, steps)
         settings["strength"] = logistic.choose(labels, seed)
     if method in ("auto", "kernel"):
-        kernel = LeaveOutKernel(scaled, n_classes, groups, seed)
+        kernel = LeaveOutKernel(scaled, n_classes, groups, seed, products)
         settings["noise"] = kernel.choose(labels)
     return Regressions(logistic, kernel, reduced, numbers, settings)
 
@@ -132,21 +134,25 @@ def part_weights(widths: Sequence[int], dimensions: int) -> Features:
     return np.repeat(np.array(widths, dtype=np.float32) ** -NARROWING, widths).astype(np.float32)
 
 
-def principal_components(inputs: Features, count: int, seed: int) -> Features:
+def principal_components(inputs: Features, count: int, seed: int, products: Features | None = None) -> Features:
     """The ``count`` directions of largest variance, uncentred; ``inputs`` itself where it has no more; float32.
 
     Exactly, by whichever side is short; where both are long and the inputs wide, by a randomised decomposition (Halko,
-    Martinsson and Tropp, SIAM Review 2011). Fewer than ``count`` where there are fewer samples.
+    Martinsson and Tropp, SIAM Review 2011), of ``products`` of all pairs of samples where they are given. Fewer than
+    ``count`` where there are fewer samples.
     """
+    from sklearn.utils.extmath import randomized_svd  # only where labels are scored
+
     if inputs.shape[1] <= count:
         return inputs
+    if products is not None and len(inputs) > 4 * count:
+        left, squares, _ = randomized_svd(products, count, n_iter=3, power_iteration_normalizer="LU", random_state=seed)
+        return np.asarray(left * np.sqrt(squares), dtype=np.float32)
     if len(inputs) <= 4 * count:
         values, vectors = np.linalg.eigh((inputs @ inputs.T).astype(np.float64))
         roots = np.sqrt(np.maximum(values[-count:], 0))
         return np.asarray(vectors[:, -count:] * roots, dtype=np.float32)
     if inputs.shape[1] > 8 * count:
-        from sklearn.utils.extmath import randomized_svd  # only where labels are scored
-
         left, values, _ = randomized_svd(inputs, count, n_iter=3, random_state=seed)
         return np.asarray(left * values, dtype=np.float32)
     _, vectors = np.linalg.eigh((inputs.T @ inputs).astype(np.float64))
@@ -366,11 +372,13 @@ class LeaveOutKernel:
     rests on 2,000 of them, drawn without labels (Nystroem; Williams and Seeger, NIPS 2000).
     """
 
-    def __init__(self, inputs: Features, n_classes: int, groups: Integers, seed: int) -> None:
+    def __init__(
+        self, inputs: Features, n_classes: int, groups: Integers, seed: int, products: Features | None = None
+    ) -> None:
         self._n_classes = n_classes
         self._groups = groups
         self._noise = NOISES[len(NOISES) // 2]
-        self._kernel = _Kernel(inputs, seed)
+        self._kernel = _Kernel(inputs, seed, products)
         self._rooted = self._kernel.rooted
         self._gram = (self._rooted.T @ self._rooted).astype(np.float64)
         self._hat: tuple[float, Features] | None = None
@@ -441,14 +449,17 @@ class KernelFit:
 
 
 class _Kernel:
-    """A Gaussian kernel as R R', R of shape (samples, landmarks) float32; exactly, where all are landmarks."""
+    """A Gaussian kernel as R R', R of shape (samples, landmarks) float32; exactly, where all are landmarks.
 
-    def __init__(self, inputs: Features, seed: int) -> None:
+    ``products`` of all pairs of inputs may be given where all are landmarks.
+    """
+
+    def __init__(self, inputs: Features, seed: int, products: Features | None = None) -> None:
         from scipy.linalg import solve_triangular
 
         rng = np.random.default_rng(seed)
         self.landmarks = np.sort(rng.permutation(len(inputs))[:LANDMARKS])
-        distances = squared_distances(inputs, inputs[self.landmarks])
+        distances = squared_distances(inputs, inputs[self.landmarks], products)
         self.width = max(float(np.median(distances)), 1e-6)
         kernel = np.exp(-distances / self.width)
         steadied = kernel[self.landmarks].astype(np.float64) + 1e-4 * np.eye(len(self.landmarks))
@@ -457,9 +468,10 @@ class _Kernel:
         self.rooted = np.ascontiguousarray(rooted, dtype=np.float32)
 
 
-def squared_distances(left: Features, right: Features) -> Features:
-    """Squared distances of rows of two arrays, shape (rows of left, rows of right), float32."""
-    squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None, :] - 2 * left @ right.T
+def squared_distances(left: Features, right: Features, products: Features | None = None) -> Features:
+    """Squared distances of rows of two arrays, (rows of left, rows of right), float32; ``products`` are theirs."""
+    products = left @ right.T if products is None else products
+    squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None, :] - 2 * products
     return np.asarray(np.maximum(squares, 0), dtype=np.float32)
 
 
