@@ -35,10 +35,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a c
 
 from benchmarks.claims import conclude
 from curation.config import SliceSettings
-from curation.neighbours import group_by_looks, unit_directions
+from curation.neighbours import unit_directions
 from curation.properties import PROPERTIES, measure_pixels
 from curation.records import Classes
-from curation.slices import LOOKS, find_slices, typical_rows
+from curation.slices import find_slices, looks_columns, typical_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,6 +92,7 @@ class Case:
     """A planted data set, judged: errors of all rows (train rows out of fold), and which rows are held out."""
 
     table: pd.DataFrame
+    looks: Features
     features: Features
     probabilities: Floats
     labels: Columns
@@ -269,11 +270,8 @@ def judge(planted: Planted, names: Sequence[str], seed: int) -> Case:
         rows = (folds != fold) & ~held
         probabilities[folds == fold] = ridge(inputs[rows], planted.labels[rows], len(names), inputs[folds == fold])
     table = pd.DataFrame(planted.properties, columns=list(PROPERTIES)).assign(site=planted.site)
-    for name, each in zip(LOOKS, (250, 80), strict=True):
-        numbers = group_by_looks(planted.features, each)
-        table[name] = [f"group {n}" for n in numbers]
     wrong = probabilities.argmax(axis=1) != planted.labels
-    return Case(table, inputs, probabilities, planted.labels, wrong, held)
+    return Case(table, planted.features, inputs, probabilities, planted.labels, wrong, held)
 
 
 def reduced(features: Features, train: Mask) -> Features:
@@ -310,9 +308,11 @@ def ours(case: Case, classes: Classes, seed: int) -> list[tuple[str, Columns]]:
     labels = [classes.ids[column] for column in case.labels]
     found = find_slices(
         case.table.iloc[train], case.wrong[train], [str(row) for row in train],
-        settings=SliceSettings(), classes=classes, labels=[labels[row] for row in train], seed=seed,
+        settings=SliceSettings(), classes=classes, labels=[labels[row] for row in train],
+        looks=case.looks[train], seed=seed,
     )  # fmt: skip
-    return [(s.name, typical_rows(s, case.table, labels)) for s in found]
+    table = case.table.assign(**looks_columns(found, case.looks[train], [str(row) for row in train], case.looks))
+    return [(s.name, typical_rows(s, table, labels)) for s in found]
 
 
 def domino_like(case: Case, classes: Classes, seed: int) -> list[tuple[str, Columns]]:
@@ -436,7 +436,7 @@ def quiet_runs(images: Images, runs: int, contenders: Sequence[str]) -> dict[str
         other = np.where(case.labels == 0, 1, 0)
         probabilities = np.full_like(case.probabilities, 0.2 / len(classes))
         probabilities[np.arange(len(wrong)), np.where(wrong, other, case.labels)] += 0.8
-        dealt = Case(case.table, case.features, probabilities, case.labels, wrong, case.held)
+        dealt = Case(case.table, case.looks, case.features, probabilities, case.labels, wrong, case.held)
         for contender in contenders:
             quiet[contender] += not CONTENDERS[contender](dealt, classes, run)
     return {contender: count / runs for contender, count in quiet.items()}
