@@ -227,6 +227,15 @@ class ViewFeatures:
         """Features of shape (samples, sum of the views' widths), float32, in the order of ``samples``."""
         return np.concatenate([self._of(view, sum(widths), samples, progress) for view, widths in self.views], axis=1)
 
+    def encode(self, images_at: Callable[[int], npt.NDArray[np.uint8]]) -> Features:
+        """The same of images that are in no file, not cached; ``images_at`` gives them (n, side, side, 3) at a side."""
+        return np.concatenate([self._encode(view, images_at(view.size)) for view, _ in self.views], axis=1)
+
+    def _encode(self, view: Backbone, images: npt.NDArray[np.uint8]) -> Features:
+        batch = BATCH[view.device.type] // 2
+        batches = (images[start : start + batch] for start in range(0, len(images), batch))
+        return np.concatenate(list(self._engine.map(_viewed, view, batches)))
+
     def _of(self, view: Backbone, width: int, samples: Sequence[Sample], progress: Progress | None) -> Features:
         file = _view_file(self._folder, view, width)
         known = file.index()
