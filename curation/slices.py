@@ -51,7 +51,7 @@ MOST_TYPICAL = 20
 #: A slice whose error rate is less than this times that of comparable images is no weakness, however sure it is.
 LEAST_RISE = 1.2
 #: How the chance of a false slice is divided: conditions with words, looks, classes alone; the rest is for later ones.
-_SHARES = {"words": 0.4, "looks": 0.2, "class": 0.2}
+_SHARES = {"words": 0.3, "looks": 0.2, "class": 0.1}
 #: Most conditions of a slice of each kind.
 _DEEPEST = {"words": 3, "looks": 2, "class": 1}
 #: Permutations: as many as this many multiplications allow, within the two bounds.
