@@ -1,17 +1,21 @@
 """How well weak slices are found: slices are planted in real images, and ours is held against what a user would pick.
 
 A share of the images is darkened, blurred, tilted, covered with glare or shrunk, a rare subgroup gets wrong labels, or
-a coloured frame that goes with one class is put around another; the backbone sees the altered pixels, and a linear head
-judges all images out of sample. Everyone gets the same features, predictions and errors of the train rows; what they
-report is judged on held-out rows. Data: ``--cifar10n`` or the variable CURATION_CIFAR10N names a zip with ``train.csv``
-that holds ``path`` and ``clean_label``; ``--elpv`` adds the photovoltaic cells of package elpv-dataset.
+a coloured frame that goes with one class is put around another. Files are altered in their own size and seen and judged
+as `curate run` does it: features of three views, and each image judged by models that have not seen its label (those of
+held-out images help to judge train images; the search sees train images alone). Everyone gets the same features,
+predictions and errors of the train rows; what they report is judged on held-out rows. Data: ``--cifar10n`` or the
+variable CURATION_CIFAR10N names a zip with ``train.csv`` that holds ``path`` and ``clean_label``; ``--elpv`` adds the
+photovoltaic cells of package elpv-dataset.
 
     python benchmarks/slices.py --cifar10n cifar10n.zip --elpv --seeds 3 --json slices.json
 
 A planted slice counts where it has at least 30 held-out rows and at least twice the error of the rest; the others are
 reported beside. It is found where, of the ten most typical held-out members of one of the first three slices, at least
-half are planted, and that slice holds a third of it. ``--quick`` takes 4,000 images of CIFAR-10N and one seed. Features
-of altered images are kept in ``--cache``. Exit code 1 where a claim does not hold.
+half are planted, and that slice holds a third of it. ``--quick`` takes 3,000 images of CIFAR-10N, slices of 5 and 10 %
+(smaller ones have too few held-out rows) and one seed. What is computed of images, altered ones among them, and how
+these are judged is kept in ``--cache``: without it the views take half an hour on one core. Exit code 1 where a claim
+does not hold.
 """
 
 from __future__ import annotations
@@ -24,7 +28,8 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,13 +40,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a c
 
 from benchmarks.claims import conclude
 from curation.config import SliceSettings
-from curation.neighbours import group_by_looks, unit_directions
-from curation.properties import PROPERTIES, measure_pixels
+from curation.images import read_image
+from curation.neighbours import group_near_duplicates, unit_directions
+from curation.properties import MEASURE_SIDE, PROPERTIES, measure_pixels, measure_properties
 from curation.records import Classes
-from curation.slices import LOOKS, find_slices, typical_rows
+from curation.regression import principal_components, scale
+from curation.scoring import score_out_of_sample
+from curation.slices import find_slices, looks_columns, typical_rows
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from curation.features import FeatureStore, ViewFeatures
+    from curation.records import Sample
 
 Pixels = npt.NDArray[np.uint8]
 Features = npt.NDArray[np.float32]
@@ -50,7 +61,7 @@ Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 SIDE = 112
-QUICK = 4_000
+QUICK = 3_000
 HELD_OUT = 0.3
 SIZES = (0.01, 0.02, 0.05, 0.10)
 #: Share of the images that there is an altered version of; slices are drawn from it.
@@ -66,7 +77,10 @@ OURS = "ours"
 
 @dataclass(frozen=True)
 class Images:
-    """Images with labels (columns of ``names``), their features and measured properties, all (images, ...)."""
+    """Images with labels (columns of ``names``), their features and measured properties, all (images, ...).
+
+    Pixels, features and properties are those at ``SIDE``; ``samples`` name the files.
+    """
 
     name: str
     pixels: Pixels
@@ -74,14 +88,23 @@ class Images:
     names: tuple[str, ...]
     features: Features
     properties: Floats
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What `curate run` makes of images: features for looks, views to judge labels by, properties; all (images, ...)"""
+
+    looks: Features
+    views: Features
+    properties: Floats
 
 
 @dataclass(frozen=True)
 class Planted:
     """What was planted: everything that contenders may see, and which rows are in the slice."""
 
-    features: Features
-    properties: Floats
+    seen: Seen
     labels: Columns
     inside: Mask
     site: npt.NDArray[np.str_]
@@ -89,14 +112,20 @@ class Planted:
 
 @dataclass(frozen=True)
 class Case:
-    """A planted data set, judged: errors of all rows (train rows out of fold), and which rows are held out."""
+    """A planted data set, judged out of sample, and which rows are held out; ``space`` are the views, scaled."""
 
     table: pd.DataFrame
-    features: Features
+    looks: Features
+    space: Features
     probabilities: Floats
     labels: Columns
     wrong: Mask
     held: Mask
+
+    @cached_property
+    def features(self) -> Features:
+        """The 256 main directions of the views."""
+        return principal_components(self.space, 256, 0)
 
 
 @dataclass(frozen=True)
@@ -120,7 +149,7 @@ class Figures:
     seconds: float
 
 
-# --- altering pixels
+# --- altering pixels: square or not, of any size; what is told in pixels is told at ``SIDE``
 
 
 def darken(image: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
@@ -132,7 +161,8 @@ def soften(image: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
     """A Gaussian blur of ``strength`` pixels."""
     from PIL import Image, ImageFilter
 
-    return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(strength)))
+    radius = strength * len(image) / SIDE
+    return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius)))
 
 
 def tilt(image: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
@@ -140,18 +170,20 @@ def tilt(image: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
     from PIL import Image
 
     angle = float(rng.choice([-1, 1]) * strength * rng.uniform(0.9, 1.1))
-    wide = np.pad(image, ((SIDE // 2, SIDE // 2), (SIDE // 2, SIDE // 2), (0, 0)), mode="symmetric")
+    border = len(image) // 2
+    wide = np.pad(image, ((border, border), (border, border), (0, 0)), mode="symmetric")
     turned = Image.fromarray(wide).rotate(angle, Image.Resampling.BICUBIC)
-    return np.asarray(turned)[SIDE // 2 : -(SIDE // 2), SIDE // 2 : -(SIDE // 2)]
+    return np.asarray(turned)[border:-border, border:-border]
 
 
 def glare(image: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
     """White spots of soft edge over about ``strength`` of the image."""
-    rows, columns = np.mgrid[:SIDE, :SIDE]
-    light = np.zeros((SIDE, SIDE))
+    side = len(image)
+    rows, columns = np.mgrid[:side, : image.shape[1]]
+    light = np.zeros(image.shape[:2])
     for _ in range(2):
-        row, column = rng.uniform(0.2, 0.8, 2) * SIDE
-        radius = SIDE * np.sqrt(strength / 2 / np.pi)
+        row, column = rng.uniform(0.2, 0.8, 2) * side
+        radius = side * np.sqrt(strength / 2 / np.pi)
         light += 1.6 * np.exp(-((((rows - row) ** 2 + (columns - column) ** 2) / radius**2) ** 2))
     share = np.clip(light, 0, 1)[:, :, None]
     return np.asarray(image * (1 - share) + 255 * share, dtype=np.uint8)
@@ -161,16 +193,17 @@ def shrink(image: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
     """Scaled down to ``1 - strength`` of its side and up again."""
     from PIL import Image
 
-    small = max(4, round(SIDE * (1 - strength)))
+    whole = (image.shape[1], len(image))
+    small = max(4, round(len(image) * (1 - strength)))
     reduced = Image.fromarray(image).resize((small, small), Image.Resampling.BOX)
-    return np.asarray(reduced.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    return np.asarray(reduced.resize(whole, Image.Resampling.BILINEAR))
 
 
 def frame(image: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
     """A green, grainy border of ``strength`` of the side."""
-    width = round(strength * SIDE)
+    width = round(strength * len(image))
     framed = image.copy()
-    border = np.ones((SIDE, SIDE), dtype=np.bool_)
+    border = np.ones(image.shape[:2], dtype=np.bool_)
     border[width:-width, width:-width] = False
     grain = rng.integers(-25, 25, (int(border.sum()), 1))
     framed[border] = np.clip(np.array([40, 140, 50]) + grain, 0, 255)
@@ -193,29 +226,37 @@ WRONG_LABELS = (0.4, 0.7)
 # --- planting
 
 
-class Altering:
-    """Altered versions of a fixed draw of the images, seen by the backbone once and kept."""
+class Subject:
+    """Images as `curate run` sees them, and altered versions of a fixed draw of them; both seen once and kept."""
 
-    def __init__(self, images: Images, encode: Callable[[Pixels], Features], cache: Path) -> None:
+    def __init__(self, images: Images, eyes: Eyes, cache: Path) -> None:
         self.images = images
-        self.encode = encode
+        self.eyes = eyes
         self.cache = cache
-        self.made: dict[tuple[str, float], tuple[Columns, Features, Floats]] = {}
+        self.made: dict[tuple[str, float], tuple[Columns, Seen]] = {}
 
-    def of(self, kind: str, strength: float) -> tuple[Columns, Features, Floats]:
-        """Rows that there is an altered version of, its features and its properties."""
+    @cached_property
+    def plain(self) -> Seen:
+        """The images as they are."""
+        samples = self.images.samples
+        measured = measure_properties(samples, self.cache / f"properties-{self.images.name}.parquet")
+        return Seen(self.images.features, self.eyes.views.features(samples), measured.to_numpy(dtype=np.float64))
+
+    def altered(self, kind: str, strength: float) -> tuple[Columns, Seen]:
+        """Rows that there is an altered version of, and what is seen of it."""
         if (kind, strength) not in self.made:
             drawn = FRAMED if kind == "spurious background" else POOL
-            about = (self.images.name, len(self.images.labels), kind, strength, drawn)
+            about = ("views", self.images.name, len(self.images.labels), kind, strength, drawn)
             name = hashlib.sha256(repr(about).encode()).hexdigest()
             file = self.cache / f"altered-{name[:16]}.npz"
             if not file.exists():
-                np.savez(file, *self._make(kind, strength))
+                rows, seen = self._alter(kind, strength)
+                np.savez(file, rows=rows, looks=seen.looks, views=seen.views, properties=seen.properties)
             with np.load(file) as kept:
-                self.made[kind, strength] = (kept["arr_0"], kept["arr_1"], kept["arr_2"])
+                self.made[kind, strength] = kept["rows"], Seen(kept["looks"], kept["views"], kept["properties"])
         return self.made[kind, strength]
 
-    def _make(self, kind: str, strength: float) -> tuple[Columns, Features, Floats]:
+    def _alter(self, kind: str, strength: float) -> tuple[Columns, Seen]:
         rng = np.random.default_rng(7)
         rows = np.sort(rng.permutation(len(self.images.labels))[: round(POOL * len(self.images.labels))])
         if kind == "spurious background":  # the frame goes with the first class, and is put around the second
@@ -223,66 +264,91 @@ class Altering:
             framed = rng.permutation(of_class[0])[: round(FRAMED * min(len(of_class[0]), 500))]
             rows = np.concatenate([framed, rng.permutation(of_class[1])[: len(rows)]])
         alter = ALTERED[kind][0]
-        changed = np.stack([alter(self.images.pixels[row], strength, rng) for row in rows])
-        return rows, self.encode(changed), measured(changed)
+        changed = [alter(read_image(self.images.samples[row].file), strength, rng) for row in rows]
+        seen = self.eyes.see(changed)
+        of_file = [PROPERTIES.index(name) for name in ("width", "height", "aspect", "jpeg_quality")]
+        seen.properties[:, of_file] = self.plain.properties[rows][:, of_file]
+        return rows, seen
+
+    def judged(self, planted: Planted, space: Features, seed: int) -> Floats:
+        """Probabilities of all rows by the toolkit's scorer, each row by models without it and its near-duplicates."""
+        digest = hashlib.sha256(repr((seed, len(self.images.names))).encode())
+        for array in (space, planted.labels):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        file = self.cache / f"judged-{digest.hexdigest()[:16]}.npy"
+        if not file.exists():
+            groups = group_near_duplicates(planted.seen.looks)
+            found = score_out_of_sample(
+                planted.seen.views, planted.labels, len(self.images.names), groups=groups, seed=seed,
+                widths=self.eyes.views.widths,
+            )  # fmt: skip
+            np.save(file, found.probabilities)
+        return np.asarray(np.load(file), dtype=np.float64)
 
 
-def plant(altering: Altering, kind: str, strength: float, size: float, rng: np.random.Generator) -> Planted:
+@dataclass(frozen=True, eq=False)
+class Eyes:
+    """The toolkit's networks."""
+
+    store: FeatureStore
+    views: ViewFeatures
+
+    def __call__(self, images: Pixels) -> Features:
+        """Features of images of shape (n, side, side, 3)."""
+        return self.store.encode(images)[0]
+
+    def see(self, images: Sequence[Pixels]) -> Seen:
+        """What is seen of images of any size, not kept."""
+        from PIL import Image
+
+        from curation.images import squash
+
+        def at(side: int) -> Pixels:
+            return np.stack([squash(Image.fromarray(image), side) for image in images])
+
+        return Seen(self(at(self.store.backbone.size)), self.views.encode(at), measured(images))
+
+
+def plant(subject: Subject, kind: str, strength: float, size: float, rng: np.random.Generator) -> Planted:
     """One slice of about ``size`` of the images."""
-    images = altering.images
+    images, plain = subject.images, subject.plain
     count = round(size * len(images.labels))
     labels, inside = images.labels.copy(), np.zeros(len(images.labels), dtype=np.bool_)
-    features, properties = images.features.copy(), images.properties.copy()
     site = rng.choice([f"s{n}" for n in range(8)], len(labels))
     if kind in ("wrong labels, named", "wrong labels, look-alikes"):
         if kind == "wrong labels, named":
             inside[rng.choice(len(labels), count, replace=False)] = True
             site[inside] = "s8"
         else:
-            unit = unit_directions(features)
+            unit = unit_directions(plain.looks)
             inside[np.argsort(-(unit @ unit[rng.integers(len(unit))]))[:count]] = True
         flipped = np.flatnonzero(inside)[rng.random(count) < strength]
         labels[flipped] = (labels[flipped] + rng.integers(1, len(images.names), len(flipped))) % len(images.names)
-        return Planted(features, properties, labels, inside, site)
-    rows, seen, looks = altering.of(kind, strength)
+        return Planted(plain, labels, inside, site)
+    rows, altered = subject.altered(kind, strength)
     if kind == "spurious background":
         first, second = (np.flatnonzero(labels[rows] == c) for c in (0, 1))
         drawn = rng.permutation(second)[:count]
         changed = np.concatenate([first, drawn])
     else:
         changed = drawn = rng.permutation(len(rows))[:count]
-    features[rows[changed]], properties[rows[changed]] = seen[changed], looks[changed]
+    looks, views, properties = plain.looks.copy(), plain.views.copy(), plain.properties.copy()
+    looks[rows[changed]], views[rows[changed]] = altered.looks[changed], altered.views[changed]
+    properties[rows[changed]] = altered.properties[changed]
     inside[rows[drawn]] = True
-    return Planted(features, properties, labels, inside, site)
+    return Planted(Seen(looks, views, properties), labels, inside, site)
 
 
-def judge(planted: Planted, names: Sequence[str], seed: int) -> Case:
-    """Errors of a linear head: of train rows out of fold, of held-out rows by a head on all train rows."""
+def judge(subject: Subject, planted: Planted, seed: int) -> Case:
+    """The errors of all rows as `curate run` counts them, and which rows are held out from the search."""
     import pandas as pd
 
-    rng = np.random.default_rng([seed, 1])
-    held = rng.random(len(planted.labels)) < HELD_OUT
-    inputs = reduced(planted.features, ~held)
-    folds = np.where(held, 5, rng.integers(0, 5, len(held)))
-    probabilities = np.zeros((len(held), len(names)))
-    for fold in range(6):
-        rows = (folds != fold) & ~held
-        probabilities[folds == fold] = ridge(inputs[rows], planted.labels[rows], len(names), inputs[folds == fold])
-    table = pd.DataFrame(planted.properties, columns=list(PROPERTIES)).assign(site=planted.site)
-    for name, each in zip(LOOKS, (250, 80), strict=True):
-        numbers = group_by_looks(planted.features, each)
-        table[name] = [f"group {n}" for n in numbers]
+    held = np.random.default_rng([seed, 1]).random(len(planted.labels)) < HELD_OUT
+    space = scale(planted.seen.views, subject.eyes.views.widths)
+    probabilities = subject.judged(planted, space, seed)
+    table = pd.DataFrame(planted.seen.properties, columns=list(PROPERTIES)).assign(site=planted.site)
     wrong = probabilities.argmax(axis=1) != planted.labels
-    return Case(table, inputs, probabilities, planted.labels, wrong, held)
-
-
-def reduced(features: Features, train: Mask) -> Features:
-    """The 256 main directions of standardised features, fitted on train rows."""
-    from sklearn.decomposition import PCA
-
-    standard = standardised(features, features[train].mean(axis=0), features[train].std(axis=0) + 1e-6)
-    fitted = PCA(min(256, int(train.sum())), svd_solver="randomized", random_state=0).fit(standard[train])
-    return np.asarray(fitted.transform(standard), dtype=np.float32)
+    return Case(table, planted.seen.looks, space, probabilities, planted.labels, wrong, held)
 
 
 def standardised(features: Features, mean: Features, deviation: Features) -> Features:
@@ -290,15 +356,6 @@ def standardised(features: Features, mean: Features, deviation: Features) -> Fea
     standard = (features - mean) / deviation
     standard *= 10 / (np.linalg.norm(standard, axis=1, keepdims=True) + 1e-9)
     return np.asarray(standard, dtype=np.float32)
-
-
-def ridge(inputs: Features, labels: Columns, classes: int, ask: Features) -> Floats:
-    """Probabilities by ridge regression on the classes, sharpened into a distribution."""
-    targets = np.eye(classes)[labels] - 1 / classes
-    gram = inputs.T @ inputs + 20 * np.eye(inputs.shape[1])
-    scores = ask @ np.linalg.solve(gram, inputs.T @ targets)
-    powers = np.exp(6 * (scores - scores.max(axis=1, keepdims=True)))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
 # --- contenders: slices in order, each as rows of all images, the most typical first
@@ -310,9 +367,11 @@ def ours(case: Case, classes: Classes, seed: int) -> list[tuple[str, Columns]]:
     labels = [classes.ids[column] for column in case.labels]
     found = find_slices(
         case.table.iloc[train], case.wrong[train], [str(row) for row in train],
-        settings=SliceSettings(), classes=classes, labels=[labels[row] for row in train], seed=seed,
+        settings=SliceSettings(), classes=classes, labels=[labels[row] for row in train],
+        looks=case.looks[train], seed=seed,
     )  # fmt: skip
-    return [(s.name, typical_rows(s, case.table, labels)) for s in found]
+    table = case.table.assign(**looks_columns(found, case.looks[train], [str(row) for row in train], case.looks))
+    return [(s.name, typical_rows(s, table, labels)) for s in found]
 
 
 def domino_like(case: Case, classes: Classes, seed: int) -> list[tuple[str, Columns]]:
@@ -401,19 +460,19 @@ def figures_of(case: Case, inside: Mask, found: Sequence[tuple[str, Columns]], s
     )  # fmt: skip
 
 
-def planted_runs(altering: Altering, seeds: int, contenders: Sequence[str], quick: bool) -> Iterator[Figures]:
+def planted_runs(subject: Subject, seeds: Sequence[int], contenders: Sequence[str], quick: bool) -> Iterator[Figures]:
     """All kinds, strengths, sizes and seeds, by every contender."""
-    images = altering.images
+    images = subject.images
     classes = Classes(tuple(f"c{n}" for n in range(len(images.names))), images.names)
     kinds = {kind: strengths for kind, (_, strengths) in ALTERED.items()}
     kinds |= {"wrong labels, named": WRONG_LABELS, "wrong labels, look-alikes": WRONG_LABELS}
     for kind, strengths in kinds.items():
         for strength in strengths:
-            for size in SIZES[1:] if quick else SIZES:
-                for seed in range(seeds):
+            for size in SIZES[2:] if quick else SIZES:
+                for seed in seeds:
                     rng = np.random.default_rng([seed, round(1000 * size), round(1000 * strength)])
-                    planted = plant(altering, kind, strength, size, rng)
-                    case = judge(planted, images.names, seed)
+                    planted = plant(subject, kind, strength, size, rng)
+                    case = judge(subject, planted, seed)
                     for contender in contenders:
                         began = time.perf_counter()
                         found = CONTENDERS[contender](case, classes, seed)
@@ -423,12 +482,13 @@ def planted_runs(altering: Altering, seeds: int, contenders: Sequence[str], quic
                         )  # fmt: skip
 
 
-def quiet_runs(images: Images, runs: int, contenders: Sequence[str]) -> dict[str, float]:
+def quiet_runs(subject: Subject, runs: int, contenders: Sequence[str]) -> dict[str, float]:
     """Share of runs in which each contender reports nothing, where errors are dealt at random within each class."""
+    images = subject.images
     classes = Classes(tuple(f"c{n}" for n in range(len(images.names))), images.names)
     site = np.random.default_rng(0).choice([f"s{n}" for n in range(8)], len(images.labels))
     inside = np.zeros(len(images.labels), dtype=np.bool_)
-    case = judge(Planted(images.features, images.properties, images.labels, inside, site), images.names, 0)
+    case = judge(subject, Planted(subject.plain, images.labels, inside, site), 0)
     rate = float(case.wrong.mean())
     quiet = dict.fromkeys(contenders, 0)
     for run in range(runs):
@@ -436,7 +496,7 @@ def quiet_runs(images: Images, runs: int, contenders: Sequence[str]) -> dict[str
         other = np.where(case.labels == 0, 1, 0)
         probabilities = np.full_like(case.probabilities, 0.2 / len(classes))
         probabilities[np.arange(len(wrong)), np.where(wrong, other, case.labels)] += 0.8
-        dealt = Case(case.table, case.features, probabilities, case.labels, wrong, case.held)
+        dealt = replace(case, probabilities=probabilities, wrong=wrong)
         for contender in contenders:
             quiet[contender] += not CONTENDERS[contender](dealt, classes, run)
     return {contender: count / runs for contender, count in quiet.items()}
@@ -513,19 +573,26 @@ def _cell(figures: Sequence[Figures], contender: str) -> str:
 # --- data
 
 
-def measured(pixels: Pixels) -> Floats:
-    """Properties of images of shape (n, side, side, 3), in the order of ``PROPERTIES``; the same size for all."""
+def measured(pixels: Sequence[Pixels] | Pixels) -> Floats:
+    """Properties of images of shape (side, side, 3), in the order of ``PROPERTIES``; the same size for all."""
     fixed = {"width": SIDE, "height": SIDE, "aspect": 1.0, "jpeg_quality": 100.0}
-    rows = [measure_pixels(image) | fixed for image in pixels]
+    rows = [measure_pixels(at_measuring_scale(image)) | fixed for image in pixels]
     return np.array([[row[name] for name in PROPERTIES] for row in rows], dtype=np.float64)
 
 
-def load_images(
-    name: str, files: Sequence[Path], labels: Sequence[str], cache: Path
-) -> tuple[Images, Callable[[Pixels], Features]]:
-    """Images with features and properties, and what encodes altered ones; kept in the cache."""
+def at_measuring_scale(image: Pixels) -> Pixels:
+    """As small as an image file is made before its properties are measured."""
+    from PIL import Image
+
+    small = Image.fromarray(image)
+    small.thumbnail((MEASURE_SIDE, MEASURE_SIDE), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    return np.asarray(small)
+
+
+def load_images(name: str, files: Sequence[Path], labels: Sequence[str], cache: Path) -> tuple[Images, Eyes]:
+    """Images with features and properties, and what sees altered ones; kept in the cache."""
     from curation.backbone import load_backbone
-    from curation.features import FeatureStore
+    from curation.features import FeatureStore, ViewFeatures
     from curation.images import PixelCache, inspect_image
     from curation.records import Sample
 
@@ -538,11 +605,11 @@ def load_images(
     if not kept.exists():
         np.save(kept, measured(pixels))
     columns = np.array([names.index(label) for label in labels], dtype=np.int64)
-    images = Images(name, pixels, columns, names, np.asarray(features), np.load(kept))
-    return images, lambda changed: store.encode(changed)[0]
+    images = Images(name, pixels, columns, names, np.asarray(features), np.load(kept), tuple(samples))
+    return images, Eyes(store, ViewFeatures(backbone, cache / "views"))
 
 
-def cifar(archive: Path, rows: int | None, cache: Path) -> tuple[Images, Callable[[Pixels], Features]]:
+def cifar(archive: Path, rows: int | None, cache: Path) -> tuple[Images, Eyes]:
     """The images of CIFAR-10N with their clean labels."""
     import pandas as pd
 
@@ -553,7 +620,7 @@ def cifar(archive: Path, rows: int | None, cache: Path) -> tuple[Images, Callabl
     return load_images("CIFAR-10N", [file.parent / p for p in table["path"]], list(table["clean_label"]), cache)
 
 
-def elpv(cache: Path) -> tuple[Images, Callable[[Pixels], Features]]:
+def elpv(cache: Path) -> tuple[Images, Eyes]:
     """ELPV, functional or defective."""
     from curation.demo import read_elpv
 
@@ -566,9 +633,12 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cifar10n", type=Path, default=os.environ.get("CURATION_CIFAR10N"), help="zip of CIFAR-10N")
     parser.add_argument("--elpv", action="store_true", help="ELPV (package elpv-dataset); also where no zip is named")
     parser.add_argument("--seeds", type=int, default=3, help="draws of each planted slice (3)")
+    parser.add_argument("--first-seed", type=int, default=0, help="the first of the draws (0)")
     parser.add_argument("--only-ours", action="store_true", help="leave the contenders out")
     parser.add_argument("--null-runs", type=int, default=NULL_RUNS, help=f"runs with nothing planted ({NULL_RUNS})")
-    parser.add_argument("--quick", action="store_true", help="4,000 images of CIFAR-10N, one seed, no slice of 1 %%")
+    parser.add_argument(
+        "--quick", action="store_true", help="4,000 images of CIFAR-10N, one seed, slices of 5 and 10 %%"
+    )
     parser.add_argument("--cache", type=Path, help="folder that keeps features (a temporary one)")
     parser.add_argument("--json", type=Path, help="write everything that was measured")
     return parser.parse_args(arguments)
@@ -585,15 +655,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cache.mkdir(parents=True, exist_ok=True)
         sets = [cifar(options.cifar10n, QUICK if options.quick else None, cache)] if options.cifar10n else []
         sets += [elpv(cache)] if options.elpv or not sets else []
-        for images, encode in sets:
-            altering = Altering(images, encode, cache)
-            for row in planted_runs(altering, 1 if options.quick else options.seeds, contenders, options.quick):
+        for images, eyes in sets:
+            subject = Subject(images, eyes, cache)
+            seeds = range(options.first_seed, options.first_seed + (1 if options.quick else options.seeds))
+            for row in planted_runs(subject, seeds, contenders, options.quick):
                 figures.append(row)
                 print_row(row)
             heard = [c for c in contenders if c in (OURS, "sliceguard-like clusters", "cleanlab underperforming_group")]
-            few = {c: quiet_runs(images, min(options.null_runs, 10), [c])[c] for c in heard if c != OURS}
+            few = {c: quiet_runs(subject, min(options.null_runs, 10), [c])[c] for c in heard if c != OURS}
             quiet[images.name] = dict.fromkeys(contenders, float("nan")) | few
-            quiet[images.name] |= quiet_runs(images, options.null_runs, [OURS])
+            quiet[images.name] |= quiet_runs(subject, options.null_runs, [OURS])
     claims = summary(figures, quiet, search_seconds(*WIDE))
     print_table(figures, quiet)
     return conclude(claims, {"planted": [asdict(f) for f in figures], "quiet": quiet}, options.json)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from curation.backbone import Backbone
 from curation.engine import Engine, LocalEngine
-from curation.images import PixelCache, squash
+from curation.images import PixelCache
 from curation.records import Progress, Sample
 from curation.runs import write_whole
 
@@ -254,17 +254,14 @@ class ViewFeatures:
         """Images at one of ``sizes``, (samples, size, size, 3) uint8, as the network sees them there."""
         return PixelCache(self._folder, size).decode(samples)
 
-    def encode(self, images: npt.NDArray[np.uint8]) -> Features:
-        """Features of images (n, side, side, 3) uint8 of the first view's size that are no sample's, not cached."""
-        from PIL import Image
+    def encode(self, images_at: Callable[[int], npt.NDArray[np.uint8]]) -> Features:
+        """The same of images that are in no file, not cached; ``images_at`` gives them (n, side, side, 3) at a side."""
+        return np.concatenate([self._encode(view, images_at(view.size)) for view, _ in self.views], axis=1)
 
-        found = []
-        for view, widths in self.views:
-            batch = BATCH[view.device.type] // 2
-            seen = [squash(Image.fromarray(image), view.size) for image in images]
-            parts = [_viewed(view, np.stack(seen[start : start + batch])) for start in range(0, len(images), batch)]
-            found.append(np.concatenate([np.zeros((0, sum(widths)), dtype=np.float32), *parts]))
-        return np.concatenate(found, axis=1)
+    def _encode(self, view: Backbone, images: npt.NDArray[np.uint8]) -> Features:
+        batch = BATCH[view.device.type] // 2
+        batches = (images[start : start + batch] for start in range(0, len(images), batch))
+        return np.concatenate(list(self._engine.map(_viewed, view, batches)))
 
     def _compute(self, file: RowFile, view: Backbone, samples: Sequence[Sample], progress: Progress | None) -> None:
         known = file.index()

@@ -52,7 +52,6 @@ class Judging:
         *,
         find_slices: bool,
         predictions: Predictions | None = None,
-        looks: pd.DataFrame | None = None,
     ) -> Scored:
         """Judge the labels of ``rows`` by predictions that have not seen them: ours, or those given."""
         from curation import issues as issue_finding
@@ -79,8 +78,8 @@ class Judging:
         if find_slices:
             wrong = predictions.probabilities.argmax(axis=1) != columns
             weak = slices.find_slices(
-                self.slice_table(rows, properties, looks), wrong, ids,
-                settings=self.settings.slices, classes=classes, labels=given,
+                self.slice_table(rows, properties), wrong, ids,
+                settings=self.settings.slices, classes=classes, labels=given, looks=features,
             )  # fmt: skip
         return Scored(predictions, quality, tuple(found), tuple(weak))
 

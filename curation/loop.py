@@ -64,8 +64,6 @@ Outcome = Literal["done", "waiting"]
 
 #: Recipes are tried for so many of the weakest open slices, until one is repaired.
 MOST_TRIED = 3
-#: Groups of images that look alike hold about so many, coarse and fine.
-LOOK_SIZES = (250, 80)
 #: Share of the budget that images from the pool get which a slice's shot list asks for.
 SHOT_SHARE = 0.2
 
@@ -147,9 +145,10 @@ class Loop:
         labels = self.ledger.labels()
         rows = trainable(self.samples, labels)
         properties = self.parts.measure(self.samples, self.parts.progress)
-        scored = self.judging.score(rows, labels, properties, find_slices=True, looks=self._looks(folder))
+        scored = self.judging.score(rows, labels, properties, find_slices=True)
         leaks = self.judging.leaks(rows, labeled_holdout(self.samples, labels))
         slices = self._remember(number, scored, labels, properties)
+        self._keep_looks(folder, slices, rows)
         by_hand = {r.sample_id for r in self.ledger.remarks() if r.kind == "sent" and r.iteration == number}
         entries = build_batch(
             scored.quality,
@@ -231,22 +230,21 @@ class Loop:
         turns = zip_longest(*wanted)
         return list(dict.fromkeys(s for turn in turns for s in turn if s is not None))
 
-    def _looks(self, folder: Path) -> pd.DataFrame:
-        """Which images look alike, all of them, so that a group is the same in train, holdout and pool; kept."""
+    def _keep_looks(self, folder: Path, slices: Sequence[Slice], rows: Sequence[Sample]) -> None:
+        """What slices ask for by looks, of all samples, so that it is the same in train, holdout and pool."""
         import pandas as pd
 
-        from curation.neighbours import group_by_looks
-        from curation.slices import LOOKS
+        from curation.slices import by_looks, looks_columns
 
-        features = self.parts.encoder.features(self.samples, self.parts.progress)
-        looks = pd.DataFrame({"sample_id": [s.id for s in self.samples]})
-        for name, each in zip(LOOKS, LOOK_SIZES, strict=True):
-            looks[name] = [f"group {number + 1}" for number in group_by_looks(features, each)]
-        write_frame(folder / "looks.parquet", looks)
-        return looks.set_index("sample_id")
+        columns: dict[str, Any] = {"sample_id": [s.id for s in self.samples]}
+        if any(by_looks(c.field) for found in slices for c in found.conditions):
+            features = self.parts.encoder.features(self.samples, self.parts.progress)
+            of_rows = self.parts.encoder.features(rows, self.parts.progress)
+            columns |= looks_columns(slices, of_rows, [s.id for s in rows], features)
+        write_frame(folder / "looks.parquet", pd.DataFrame(columns))
 
     def looks(self, number: int) -> pd.DataFrame | None:
-        """Which images look alike, as an iteration had it, by sample id; ``None`` where it kept nothing of it."""
+        """What slices of an iteration ask for by looks, by sample id; ``None`` where it kept nothing of it."""
         file = self.paths.iteration(number) / "looks.parquet"
         if not file.exists():
             return None

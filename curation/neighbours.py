@@ -28,7 +28,10 @@ _TRAINED = 40
 
 def unit_directions(features: Features) -> Features:
     """Features without their mean, at length 1, shape (samples, dimensions): their products are cosines."""
-    centred = features - features.mean(axis=0) if len(features) else features
+    return _at_length_one(features - features.mean(axis=0) if len(features) else features)
+
+
+def _at_length_one(centred: Features) -> Features:
     return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6), dtype=np.float32)
 
 
@@ -174,20 +177,19 @@ def join_groups(count: int, pairs: Sequence[tuple[int, int]]) -> Integers:
     return np.unique([root(row) for row in range(count)], return_inverse=True)[1].astype(np.int64).reshape(count)
 
 
-def group_by_looks(features: Features, each: int, seed: int = 0) -> Integers:
-    """Groups of about ``each`` images that look alike, by features alone: a number for each sample, shape (samples,).
+def nearness(features: Features, centres: Integers, others: Features | None = None) -> Features:
+    """How near images are to some others, by cosine: which share of all is farther, shape (images, centres), in [0, 1).
 
-    k-means on the 64 main directions of the features at length 1; groups are numbered from the largest on, so that the
-    same samples get the same numbers again. Samples of a set too small to divide are all in group 0.
+    ``features`` are those of all, shape (samples, dimensions), ``centres`` are rows of them; ``others`` are features of
+    further images that are placed among them, in place of the samples themselves.
+
+    >>> nearness(np.array([[1, 0], [1, 0.5], [0, 1], [-2, -1]], dtype=np.float32), np.array([0])).ravel().tolist()
+    [0.75, 0.5, 0.25, 0.0]
     """
-    from sklearn.cluster import KMeans
-    from sklearn.decomposition import PCA
-
-    count = min(len(features) // max(each, 1), 64)
-    if count < 2:
-        return np.zeros(len(features), dtype=np.int64)
     unit = unit_directions(features)
-    reduced = PCA(min(64, *unit.shape), svd_solver="randomized", random_state=seed).fit_transform(unit)
-    found = KMeans(count, n_init=1, max_iter=50, random_state=seed).fit_predict(reduced)
-    order = np.argsort(-np.bincount(found, minlength=count), kind="stable")
-    return np.asarray(np.argsort(order)[found], dtype=np.int64)
+    asked = unit if others is None else _at_length_one(others - features.mean(axis=0))
+    similar, between = unit @ unit[centres].T, asked @ unit[centres].T
+    found = np.empty(between.shape, dtype=np.float32)
+    for place in range(len(centres)):
+        found[:, place] = np.searchsorted(np.sort(similar[:, place]), between[:, place]) / max(len(unit), 1)
+    return found

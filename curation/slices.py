@@ -5,13 +5,14 @@ as sums of products of one 0/1 matrix (Sagadeeva and Boehm, "SliceLine", SIGMOD 
 of the same class (Mantel and Haenszel 1959), so that a hard class alone makes no other condition look weak; classes
 that are hard throughout are reported last. How far the best conjunction would stand out if errors fell on the samples
 of a class at random is found by permuting them (Westfall and Young 1993), so a slice is reported only where it is more
-than the best of thousands of tries on noise. Where no words fit, groups of images that look alike are searched in turn.
+than the best of thousands of tries on noise. Where no words fit, it is the images that look most like one of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -30,11 +31,17 @@ Mask = npt.NDArray[np.bool_]
 Counts = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
+Features = npt.NDArray[np.float32]
 
 #: Numeric columns are cut at these quantiles: below the first, at or above the second.
 LOW_CUTS, HIGH_CUTS = (0.01, 0.02, 0.04, 0.07, 0.12, 0.25), (0.75, 0.88, 0.93, 0.96, 0.98, 0.99)
-#: Columns that say which images look alike (``curation.neighbours.group_by_looks``); searched after those with words.
-LOOKS = ("looks", "looks_closely")
+#: Images that look alike are so many at most: a quarter of all no longer have anything in common that can be seen.
+_LOOK_CUTS = (0.82, 0.88, 0.93, 0.96, 0.98)
+#: Of at most so many images the nearest are tried; of fewer where all are so many that it would take too much memory.
+_MOST_CENTRES, _NEARNESSES = 1_000, 12_800_000
+#: Columns that say how near images are to one of them begin so, and go on with its sample id; and columns of groups
+#: that look alike, which projects of before have.
+_LOOKS, _GROUPS = "looks like ", ("looks", "looks_closely")
 #: A whole-number column of metadata with no more values than this is read as categories.
 FEW_VALUES = 10
 #: Values of a category beyond the most frequent ones are not tried, nor are more slices reported than people can use.
@@ -44,7 +51,9 @@ MOST_TYPICAL = 20
 #: A slice whose error rate is less than this times that of comparable images is no weakness, however sure it is.
 LEAST_RISE = 1.2
 #: How the chance of a false slice is divided: conditions with words, looks, classes alone; the rest is for later ones.
-_SHARES = (0.4, 0.2, 0.2)
+_SHARES = {"words": 0.3, "looks": 0.2, "class": 0.1}
+#: Most conditions of a slice of each kind.
+_DEEPEST = {"words": 3, "looks": 2, "class": 1}
 #: Permutations: as many as this many multiplications allow, within the two bounds.
 _FEWEST, _MOST, _WORK = 200, 300, 1.5e11
 #: Pairs of conditions that are refined by a third.
@@ -73,6 +82,12 @@ class _Candidates:
     parts: npt.NDArray[np.int64]
     sizes: Scores
 
+    @cached_property
+    def depths(self) -> npt.NDArray[np.int64]:
+        """How many conditions each candidate has, shape (candidates,)."""
+        ordered = np.sort(self.parts, axis=1)
+        return np.asarray(1 + (np.diff(ordered, axis=1) > 0).sum(axis=1), dtype=np.int64)
+
 
 # --- finding
 
@@ -85,6 +100,7 @@ def find_slices(
     settings: SliceSettings,
     classes: Classes,
     labels: Sequence[str],
+    looks: Features | None = None,
     seed: int = 0,
 ) -> list[Slice]:
     """Find where the model is weak: the slices whose repair would remove most errors first, none on pure chance.
@@ -94,45 +110,91 @@ def find_slices(
     could be repaired.
 
     ``table`` holds metadata and properties, one row a sample in the order of ``errors`` (shape (samples,), bool:
-    the out-of-sample prediction differs from the label), ``sample_ids`` and ``labels`` (class ids). Columns named in
-    ``LOOKS`` hold groups that look alike; they are searched for what conditions with words do not explain. The chance
-    that any slice at all is reported where errors fall at random within each class is at most ``settings.alpha``;
-    ``p_value`` is corrected for everything that was tried. Of slices that overlap, a further one is reported only where
-    it stands out beyond what those before it explain. Raises RecordError where lengths differ.
+    the out-of-sample prediction differs from the label), ``sample_ids`` and ``labels`` (class ids). ``looks``, features
+    of shape (samples, dimensions), tell what looks alike: the nearest of each of many images are tried too, and
+    reported where no words fit nearly as well; ``looks_columns`` makes the columns that their conditions ask for.
+
+    The chance that any slice at all is reported where errors fall at random within each class is at most
+    ``settings.alpha``; ``p_value`` is corrected for everything that was tried. Of slices that overlap, a further one is
+    reported only where it stands out beyond what those before it explain. Raises RecordError where lengths differ.
     """
     wrong = np.asarray(errors, dtype=np.bool_)
     _check_lengths(len(table), wrong, sample_ids, labels)
+    if looks is not None and len(looks) != len(table):
+        raise RecordError(f"looks must have one row of features a row of the table ({len(table)}), got {len(looks)}")
     if not wrong.any() or wrong.all():
         return []
-    atoms = _find_atoms(table, labels, classes, settings.min_size)
     rng = np.random.default_rng(seed)
+    near = _near_some(looks, sample_ids, rng)
     of_class = np.unique(np.asarray(labels, dtype=str), return_inverse=True)[1].astype(np.int64)
     chosen: list[Mask] = []
     found: list[Slice] = []
-    for stage, share in zip(("words", "looks", "class"), _SHARES, strict=True):
-        own = _atoms_of(stage, atoms)
-        strata = _strata_codes(np.zeros_like(of_class) if stage == "class" else of_class, chosen)
-        if not own.conditions or len(chosen) >= MOST_SLICES:
-            continue
-        search = _Search(own, settings.min_size, 1 if stage == "class" else settings.max_conditions, wrong, strata)
-        picked = []
-        for conditions, mask, p_value in _pick(search, wrong, share * settings.alpha, MOST_SLICES - len(chosen), rng):
+    for stages in (("words", "looks"), ("class",)):
+        alone = stages == ("class",)
+        strata = _strata_codes(np.zeros_like(of_class) if alone else of_class, chosen)
+        trials: list[_Trial] = []
+        for stage in stages:
+            atoms = _find_atoms(stage, near if stage == "looks" else table, labels, classes, settings.min_size)
+            if atoms.conditions and len(chosen) < MOST_SLICES:
+                search = _Search(atoms, settings.min_size, min(settings.max_conditions, _DEEPEST[stage]), wrong, strata)
+                trials.append(_Trial(search, wrong, _SHARES[stage] * settings.alpha, rng))
+        for conditions, mask, p_value in _pick(trials, wrong, MOST_SLICES - len(chosen)):
             chosen.append(mask)
-            comparable = comparable_rate(wrong, mask, of_class) if stage != "class" else float(wrong[~mask].mean())
+            comparable = float(wrong[~mask].mean()) if alone else comparable_rate(wrong, mask, of_class)
             made = _slice_of(conditions, mask, wrong, sample_ids, classes, p_value, comparable)
-            rows = typical_rows(made, table, labels)[:MOST_TYPICAL]
-            picked.append(replace(made, typical=tuple(sample_ids[row] for row in rows)))
-        found += sorted(picked, key=lambda s: (-s.removable, s.name))
-    return found
+            own = [c.field for c in conditions if by_looks(c.field)]
+            rows = typical_rows(made, table.assign(**{field: near[field].to_numpy() for field in own}), labels)
+            found.append(replace(made, typical=tuple(sample_ids[row] for row in rows[:MOST_TYPICAL])))
+    return sorted(found, key=lambda s: (_kind(s), -s.removable, s.name))
 
 
-def _atoms_of(stage: str, atoms: _Atoms) -> _Atoms:
-    """The conditions that a stage of the search may use: looks only where no words fit, classes alone at the end."""
-    kinds = np.array(["looks" if c.field in LOOKS else "class" if c.field == "class" else "words"
-                      for c in atoms.conditions])  # fmt: skip
-    keep = ((kinds == stage) | (kinds == "class")) & (kinds == stage).any()
-    rows = np.flatnonzero(keep)
-    return _Atoms(tuple(atoms.conditions[row] for row in rows), atoms.fields[rows], atoms.masks[:, rows])
+def _kind(found: Slice) -> int:
+    """0 for a slice with words, 1 where images look alike, 2 for a class alone."""
+    stages = {_stage_of(c.field) for c in found.conditions}
+    return 1 if "looks" in stages else 0 if "words" in stages else 2
+
+
+def _stage_of(field: str) -> str:
+    """Where in the search a condition on a field is tried: with words, by looks, or classes alone at the end."""
+    return "class" if field == "class" else "looks" if by_looks(field) else "words"
+
+
+def by_looks(field: str) -> bool:
+    """Whether a field tells which images look alike, in no words."""
+    return field.startswith(_LOOKS) or field in _GROUPS
+
+
+def looks_columns(
+    slices: Sequence[Slice], features: Features, sample_ids: Sequence[str], others: Features
+) -> dict[str, Features]:
+    """The columns that conditions of slices on looks ask for, of images with features ``others``, (images, dimensions).
+
+    ``features``, (samples, dimensions), and ``sample_ids`` are those among which the slices were found.
+    """
+    from curation.neighbours import nearness
+
+    row_of = {_look_of(sample_id): row for row, sample_id in enumerate(sample_ids)}
+    fields = list(dict.fromkeys(c.field for s in slices for c in s.conditions if c.field in row_of))
+    near = nearness(features, np.array([row_of[field] for field in fields], dtype=np.int64), others)
+    return {field: near[:, place] for place, field in enumerate(fields)}
+
+
+def _look_of(sample_id: str) -> str:
+    """The column that says how near images are to this one."""
+    return f"{_LOOKS}{sample_id}"
+
+
+def _near_some(looks: Features | None, sample_ids: Sequence[str], rng: np.random.Generator) -> pd.DataFrame:
+    """How near all samples are to some of them, drawn at random; a column each."""
+    import pandas as pd
+
+    from curation.neighbours import nearness
+
+    if looks is None:
+        return pd.DataFrame(index=range(len(sample_ids)))
+    count = max(min(len(looks), _MOST_CENTRES, _NEARNESSES // max(len(looks), 1)), 1)
+    centres = np.sort(rng.permutation(len(looks))[:count])
+    return pd.DataFrame(nearness(looks, centres), columns=[_look_of(sample_ids[row]) for row in centres])
 
 
 def comparable_rate(wrong: Mask, mask: Mask, of_class: Codes) -> float:
@@ -159,7 +221,10 @@ def _check_lengths(rows: int, errors: Mask, sample_ids: Sequence[str], labels: S
 
 
 class _Search:
-    """All conjunctions of an ``_Atoms`` up to a depth, to be scored for any pattern of errors within the strata."""
+    """All conjunctions of an ``_Atoms`` up to a depth, to be scored for any pattern of errors within the strata.
+
+    Looks are joined with classes alone: they are many, and where two of them meet has no meaning.
+    """
 
     def __init__(self, atoms: _Atoms, min_size: int, depth: int, wrong: Mask, strata: Codes) -> None:
         self.atoms = atoms
@@ -167,30 +232,45 @@ class _Search:
         self.depth = depth
         self.strata = strata
         self.rows = len(atoms.masks)
-        self.joint = _joint(atoms.masks, atoms.masks)
-        self.flat = self._singles_and_pairs()
+        self.partners = np.flatnonzero([not by_looks(c.field) for c in atoms.conditions])
+        #: Second conditions: all of them, else those that may be one and, last, none.
+        self.right = atoms.masks
+        if len(self.partners) < len(atoms.conditions):
+            none = np.ones((self.rows, 1), dtype=np.float32)
+            self.right = np.concatenate([atoms.masks[:, self.partners], none], axis=1)
+        self.joint = _joint(atoms.masks, self.right)
+        self.places, self.flat = self._singles_and_pairs()
         # The same for every pattern that has as many errors in each stratum, so for every permutation within them.
         self.expected = self._expected(wrong, strata)
 
-    def _singles_and_pairs(self) -> _Candidates:
-        """Single conditions (repeated as a pair with themselves), and pairs of different fields that add something."""
-        sizes = self.joint.astype(np.float64)
-        own = np.diag(sizes)
-        fields = self.atoms.fields
-        keep = (sizes >= self.min_size) & (sizes <= self.rows - self.min_size)
-        pairs = np.triu(keep & (fields[:, None] != fields[None, :]), 1)
-        pairs &= (sizes < own[:, None]) & (sizes < own[None, :]) & (self.depth > 1)
-        first, second = np.nonzero(pairs | (np.eye(len(own), dtype=np.bool_) & keep))
-        return _Candidates(np.stack([first, second], axis=1), sizes[first, second])
+    def _singles_and_pairs(self) -> tuple[tuple[Codes, Codes], _Candidates]:
+        """Single conditions (repeated as a pair with themselves), and pairs of different fields that add something.
+
+        Also where in ``joint`` they stand.
+        """
+        sizes, fields, partners = self.joint.astype(np.float64), self.atoms.fields, self.partners
+        numbers = np.arange(len(fields))
+        place = np.full(len(fields), -1)
+        place[partners] = np.arange(len(partners))
+        alone = place if len(partners) == len(fields) else np.full(len(fields), len(partners))
+        own = sizes[numbers, alone]
+        both = sizes[:, : len(partners)]
+        pairs = (both >= self.min_size) & (both < own[:, None]) & (both < own[None, partners]) & (self.depth > 1)
+        pairs &= fields[:, None] != fields[None, partners]
+        pairs &= (place[:, None] < 0) | (place[:, None] < place[None, partners])  # of two partners, each pair once
+        first, column = np.nonzero(pairs)
+        kept = numbers[(own >= self.min_size) & (own <= self.rows - self.min_size)]
+        parts = np.stack([np.append(kept, first), np.append(kept, partners[column])], axis=1)
+        places = np.append(kept, first), np.append(alone[kept], column)
+        return places, _Candidates(parts, sizes[places])
 
     def _expected(self, wrong: Mask, strata: Codes) -> _Sums:
         """What errors that fall at random within strata come to in every single condition and pair."""
-        first, second = self.flat.parts.T
-        sums = _Sums(len(first))
+        sums = _Sums(len(self.flat.sizes))
         for code in np.unique(strata):
             stratum = strata == code
-            inside = _joint(self.atoms.masks[stratum], self.atoms.masks[stratum])
-            sums.add(inside[first, second], int(wrong[stratum].sum()), int(stratum.sum()))
+            inside = _joint(self.atoms.masks[stratum], self.right[stratum])
+            sums.add(inside[self.places], int(wrong[stratum].sum()), int(stratum.sum()))
         return sums
 
     def score(self, wrong: Mask, chosen: Sequence[Mask] = ()) -> tuple[_Candidates, Scores]:
@@ -200,8 +280,7 @@ class _Search:
         """
         strata = _strata_codes(self.strata, chosen)
         expected = self._expected(wrong, strata) if len(chosen) else self.expected
-        first, second = self.flat.parts.T
-        scores = expected.scores(_seen(self.atoms.masks, self.atoms.masks, self.joint, wrong)[first, second])
+        scores = expected.scores(_seen(self.atoms.masks, self.right, self.joint, wrong)[self.places])
         return self._with_triples(scores, wrong, strata) if self.depth > 2 else (self.flat, scores)
 
     def _with_triples(self, scores: Scores, wrong: Mask, strata: Codes) -> tuple[_Candidates, Scores]:
@@ -298,7 +377,7 @@ def _best_by_chance(search: _Search, wrong: Mask, level: float, rng: np.random.G
 
     Stops as soon as so many of them reach the scores of the errors themselves that no slice can be told from chance.
     """
-    work = float(min(wrong.sum(), (~wrong).sum()) + 1) * len(search.atoms.conditions) ** 2
+    work = float(min(wrong.sum(), (~wrong).sum()) + 1) * search.joint.size
     count = int(np.clip(_WORK / work, max(_FEWEST, np.ceil(2 * search.depth / level)), _MOST))
     seen = _best_by_depth(*search.score(wrong), search.depth)
     best = np.full((count, search.depth), np.inf)
@@ -319,14 +398,8 @@ def _permuted(wrong: Mask, strata: Codes, rng: np.random.Generator) -> Mask:
     return shuffled
 
 
-def _depths(candidates: _Candidates) -> npt.NDArray[np.int64]:
-    """How many conditions each candidate has, shape (candidates,)."""
-    ordered = np.sort(candidates.parts, axis=1)
-    return np.asarray(1 + (np.diff(ordered, axis=1) > 0).sum(axis=1), dtype=np.int64)
-
-
 def _best_by_depth(candidates: _Candidates, scores: Scores, depth: int) -> Scores:
-    depths = _depths(candidates)
+    depths = candidates.depths
     return np.array([scores[depths == number].max(initial=0.0) for number in range(1, depth + 1)])
 
 
@@ -335,7 +408,7 @@ def _p_values(candidates: _Candidates, scores: Scores, chance: Scores) -> Scores
 
     Single conditions are far fewer than pairs, so they need not stand out against what pairs reach by chance.
     """
-    depths = _depths(candidates)
+    depths = candidates.depths
     found: Scores = np.ones(len(scores), dtype=np.float64)
     for number in range(1, chance.shape[1] + 1):
         ordered = np.sort(chance[:, number - 1])
@@ -345,32 +418,50 @@ def _p_values(candidates: _Candidates, scores: Scores, chance: Scores) -> Scores
     return found
 
 
-def _pick(
-    search: _Search, wrong: Mask, level: float, most: int, rng: np.random.Generator
-) -> Iterator[tuple[tuple[Condition, ...], Mask, float]]:
+class _Trial:
+    """A search, and how well its candidates stand out beyond what chance reaches."""
+
+    def __init__(self, search: _Search, wrong: Mask, level: float, rng: np.random.Generator) -> None:
+        self.search = search
+        self._wrong = wrong
+        self._level = level
+        self._chance = _best_by_chance(search, wrong, level, rng)
+        self._price = 2 * np.log(max(len(search.atoms.conditions), 2))
+
+    def ranked(self, chosen: Sequence[Mask]) -> tuple[_Candidates, Scores, Scores]:
+        """Candidates, the merit of each beyond what is chosen (-inf where chance reaches as far), and their p-values.
+
+        A further condition must raise the squared score by twice the logarithm of how many could have been added. The
+        later slices are held against what chance reaches in the first.
+        """
+        candidates, scores = self.search.score(self._wrong, chosen)
+        p_values = _p_values(candidates, scores, self._chance)
+        merit = scores**2 - self._price * (candidates.depths - 1)
+        return candidates, np.where((p_values <= self._level) & (scores > 0), merit, -np.inf), p_values
+
+
+def _pick(trials: Sequence[_Trial], wrong: Mask, most: int) -> Iterator[tuple[tuple[Condition, ...], Mask, float]]:
     """The slice that stands out most, then the one that does so beyond it, and so on, each with its p-value.
 
-    A further condition must raise the squared score by twice the logarithm of how many could have been added. The
-    later slices are held against what chance reaches in the first.
+    One of an earlier search is preferred to one of a later that is not clearly better.
     """
-    chance = _best_by_chance(search, wrong, level, rng)
-    price = 2 * np.log(max(len(search.atoms.conditions), 2))
     chosen: list[Mask] = []
-    picked = 0
-    while picked < most:
-        candidates, scores = search.score(wrong, chosen)
-        p_values = _p_values(candidates, scores, chance)
-        merit = np.where((p_values <= level) & (scores > 0), scores**2 - price * (_depths(candidates) - 1), -np.inf)
-        best = _first_weak(search, candidates, merit, wrong)
+    for _ in range(most):
+        best: tuple[float, _Search, _Candidates, Scores, Scores, int] | None = None
+        for trial in trials:
+            candidates, merit, p_values = trial.ranked(chosen)
+            number = _first_weak(trial.search, candidates, merit, wrong)
+            if number is not None and (best is None or best[0] < _AS_GOOD * merit[number]):
+                best = (float(merit[number]), trial.search, candidates, merit, p_values, number)
         if best is None:
             return
-        chosen.append(search.mask(candidates.parts[best]))
-        best = _easier_to_repair(search, candidates, merit, wrong, best)
-        mask = search.mask(candidates.parts[best])
+        _, search, candidates, merit, p_values, number = best
+        chosen.append(search.mask(candidates.parts[number]))
+        number = _easier_to_repair(search, candidates, merit, wrong, number)
+        mask = search.mask(candidates.parts[number])
         if (mask != chosen[-1]).any():
             chosen.append(mask)  # neither what the other explains is reported again
-        picked += 1
-        yield search.conditions(candidates.parts[best]), mask, float(p_values[best])
+        yield search.conditions(candidates.parts[number]), mask, float(p_values[number])
 
 
 def _easier_to_repair(search: _Search, candidates: _Candidates, merit: Scores, wrong: Mask, best: int) -> int:
@@ -435,14 +526,20 @@ def _slice_of(
 # --- conditions
 
 
-def _find_atoms(table: pd.DataFrame, labels: Sequence[str], classes: Classes, min_size: int) -> _Atoms:
-    """Every single condition that at least ``min_size`` rows fulfil and as many don't, each set of rows once."""
+def _find_atoms(stage: str, table: pd.DataFrame, labels: Sequence[str], classes: Classes, min_size: int) -> _Atoms:
+    """Every single condition that a stage of the search may use, each set of rows once; none without one of its own.
+
+    At least ``min_size`` rows fulfil it, and as many don't. Conditions on the class are in every stage.
+    """
+    own = table[[c for c in table.columns if _stage_of(str(c)) == stage]]
+    if stage != "class" and not len(own.columns):
+        return _Atoms((), np.zeros(0, dtype=np.int64), np.zeros((len(table), 0), dtype=np.float32))
     kept: list[Condition] = []
     fields: list[int] = []
     columns: list[Mask] = []
     seen: set[bytes] = set()
-    for number, condition in _conditions(table, labels, classes, min_size):
-        mask = _holds(condition, table, labels)
+    for number, condition in _conditions(own, labels, classes, min_size):
+        mask = _holds(condition, own, labels)
         key = np.packbits(mask).tobytes()
         if key in seen or not min_size <= mask.sum() <= len(mask) - min_size:
             continue
@@ -450,7 +547,11 @@ def _find_atoms(table: pd.DataFrame, labels: Sequence[str], classes: Classes, mi
         kept.append(condition)
         fields.append(number)
         columns.append(mask)
-    masks = np.stack(columns, axis=1).astype(np.float32) if columns else np.zeros((len(table), 0), dtype=np.float32)
+    if all(_stage_of(c.field) != stage for c in kept):
+        kept, fields, columns = [], [], []
+    masks = np.zeros((len(table), len(columns)), dtype=np.float32)
+    for place, mask in enumerate(columns):
+        masks[:, place] = mask
     return _Atoms(tuple(kept), np.array(fields, dtype=np.int64), masks)
 
 
@@ -468,7 +569,8 @@ def _conditions(
         for value in _frequent(_texts(table[name]), min_size):
             yield number, Condition(name, "=", value)
     for number, name in enumerate([n for n in names if n in numeric], start=1 + len(names)):
-        for op, cut in _cuts(table[name].to_numpy(dtype=np.float64, na_value=np.nan)):
+        low, high = ((), _LOOK_CUTS) if by_looks(name) else (LOW_CUTS, HIGH_CUTS)
+        for op, cut in _cuts(table[name].to_numpy(dtype=np.float64, na_value=np.nan), low, high):
             yield number, Condition(name, op, cut)
 
 
@@ -499,15 +601,15 @@ def _frequent(texts: npt.NDArray[np.object_], min_size: int) -> list[str]:
     return [str(values[place]) for place in order if counts[place] >= min_size]
 
 
-def _cuts(values: Scores) -> Iterator[tuple[Literal["<", ">="], float]]:
+def _cuts(values: Scores, low: Sequence[float], high: Sequence[float]) -> Iterator[tuple[Literal["<", ">="], float]]:
     """Readable cut points near the quantiles; where a value is very frequent, the next one that divides the rows."""
     ordered = np.sort(values[np.isfinite(values)])
     if not len(ordered) or ordered[0] == ordered[-1]:
         return
-    for share in LOW_CUTS:
+    for share in low:
         cut = ordered[min(int(share * len(ordered)), len(ordered) - 1)]
         yield "<", readable(float(cut if cut > ordered[0] else ordered[np.searchsorted(ordered, cut, side="right")]))
-    for share in HIGH_CUTS:
+    for share in high:
         cut = ordered[min(int(np.ceil(share * len(ordered))), len(ordered) - 1)]
         yield ">=", readable(float(cut if cut > ordered[0] else ordered[np.searchsorted(ordered, cut, side="right")]))
 
@@ -524,6 +626,8 @@ def readable(value: float) -> float:
 def _holds(condition: Condition, table: pd.DataFrame, labels: Sequence[str]) -> Mask:
     if condition.field == "class":
         return np.array([label == condition.value for label in labels], dtype=np.bool_)
+    if condition.field not in table.columns and by_looks(condition.field):
+        return np.zeros(len(table), dtype=np.bool_)  # the image that they look like is gone
     if condition.field not in table.columns:
         raise RecordError(f"a slice asks for '{condition.field}', which is no column of this table")
     column = table[condition.field]
@@ -669,8 +773,8 @@ def described(conditions: Sequence[Condition], classes: Classes, *, numbers: boo
         phrase = _PHRASES.get((condition.field, condition.op))
         if condition.field == "class":
             who = f"images labeled {classes.name(str(condition.value))}"
-        elif condition.field in LOOKS:
-            which.append(f"that look alike ({condition.value})")
+        elif by_looks(condition.field):
+            which.append(f"that look alike ({_look_name(condition)})")
         elif phrase and numbers:
             which.append(f"{phrase} ({_condition_name(condition, classes)})")
         else:
@@ -682,6 +786,13 @@ def _condition_name(condition: Condition, classes: Classes) -> str:
     if condition.field == "class":
         return f"class = {classes.name(str(condition.value))}"
     value = f"{condition.value:g}" if isinstance(condition.value, float) else condition.value
-    if condition.field in LOOKS:
-        return f"looks like {value}"
+    if by_looks(condition.field):
+        return f"looks like {_look_name(condition)}"
     return f"{condition.field} {condition.op} {value}"
+
+
+def _look_name(condition: Condition) -> str:
+    """What images look like, and how many of them, or the name of their group."""
+    if condition.op == "=":
+        return str(condition.value)
+    return f"{condition.field.removeprefix(_LOOKS)[:12]}, nearest {1 - float(condition.value):.0%}"

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from curation.audit import wilson_interval
 from curation.records import Classes, Slice, SliceStatus
-from curation.slices import LEAST_RISE, LOOKS, comparable_rate, described, members
+from curation.slices import LEAST_RISE, by_looks, comparable_rate, described, members
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,8 +82,8 @@ def _same(new: Slice, old: Sequence[Slice]) -> Slice | None:
 
 
 def _by_looks(found: Slice) -> bool:
-    """Whether it speaks of groups that look alike, whose numbers change when images are added."""
-    return any(c.field in LOOKS for c in found.conditions)
+    """Whether it speaks of the nearest of an image, which are others when images are added."""
+    return any(by_looks(c.field) for c in found.conditions)
 
 
 def _measured(

@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from curation.config import TrainingSettings
 from curation.copies import make_copies, plan_copies
 from curation.errors import DataError, TrainingError
 from curation.features import ViewFeatures, part_tensors
+from curation.images import squash
 from curation.records import Augmentation, Predictions, Progress, Sample
 from curation.regression import LENGTH, choose_regressions, scale_of, scaled_by, softmax, squared_distances
 from curation.runs import write_whole
@@ -183,7 +185,7 @@ class ViewTrainer:
         found = [self.views.features(samples, progress)]
         of: list[Integers] = [np.arange(len(samples))]
         for images, rows in make_copies(self.views, samples, planned, seed):
-            found.append(self.views.encode(images))
+            found.append(self.views.encode(partial(_resized, images)))
             of.append(rows)
             if progress:
                 progress("computing augmented images", sum(map(len, of)) - len(samples), len(planned))
@@ -197,6 +199,13 @@ class ViewTrainer:
             f"a head on features of {backbone.name} at {sizes} px with mirror images, on {rows:,} images "
             f"{f'and {copies:,} augmented copies ' if copies else ''}({strengths}); {device_name(str(backbone.device))}"
         )
+
+
+def _resized(images: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
+    """Images (n, side, side, 3) at another side."""
+    from PIL import Image
+
+    return np.stack([squash(Image.fromarray(image), side) for image in images])
 
 
 def fit_view_head(

@@ -121,6 +121,8 @@ def test_views_are_means_with_the_mirror_image_at_every_size_and_kept(
     both = np.concatenate([of(m, axis=2) for m in maps for of in (np.mean, np.std, np.max)], axis=1)
     beside = both.reshape(2, 3, -1).mean(axis=0)
     assert np.allclose(found[:, WIDTH + 1280 : 2 * WIDTH], beside, atol=1e-3)
+    encoded = views.encode(lambda side: PixelCache(tmp_path / "pixels", side).decode(some))
+    assert np.allclose(encoded, found, atol=1e-3)
     told: list[int] = []
     again = ViewFeatures(backbone, tmp_path).features(some[::-1], lambda what, done, total: told.append(done))
     assert np.array_equal(again[::-1], found)

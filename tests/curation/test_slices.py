@@ -11,8 +11,9 @@ import pytest
 from curation.audit import wilson_interval
 from curation.config import SliceSettings
 from curation.errors import RecordError
+from curation.neighbours import unit_directions
 from curation.records import Classes, Condition, Slice
-from curation.slices import confirm_slices, find_slices, members, standing_out, weakness_of, words
+from curation.slices import confirm_slices, find_slices, looks_columns, members, standing_out, weakness_of, words
 
 CLASSES = Classes(("c1", "c2"), ("functional", "defective"))
 
@@ -27,10 +28,15 @@ def table_of(rows: int, rng: np.random.Generator, *, properties: int = 4) -> tup
 
 
 def search(
-    table: pd.DataFrame, errors: np.ndarray, labels: list[str], settings: SliceSettings | None = None
+    table: pd.DataFrame,
+    errors: np.ndarray,
+    labels: list[str],
+    settings: SliceSettings | None = None,
+    looks: np.ndarray | None = None,
 ) -> list[Slice]:
     ids = [f"s{row}" for row in range(len(table))]
-    return find_slices(table, errors, ids, settings=settings or SliceSettings(), classes=CLASSES, labels=labels)
+    chosen = settings or SliceSettings()
+    return find_slices(table, errors, ids, settings=chosen, classes=CLASSES, labels=labels, looks=looks)
 
 
 def a_slice(*conditions: Condition) -> Slice:
@@ -77,18 +83,57 @@ class TestFinding:
         assert [(c.field, c.op) for c in found.conditions] == [("sharpness", "<")]
         assert found.weakness == "blurred"
 
-    def test_groups_that_look_alike_come_after_what_has_words_and_classes_last(self) -> None:
+    def test_images_that_look_alike_come_after_what_has_words_and_classes_last(self) -> None:
         rng = np.random.default_rng(12)
-        table, labels = table_of(3000, rng)
-        table["looks"] = rng.choice([f"group {n}" for n in range(10)], 3000)
-        group = (table["looks"] == "group 3").to_numpy()
+        table, labels = table_of(1500, rng)
+        looks = rng.normal(size=(1500, 6)).astype(np.float32)
+        alike = np.argsort(-(unit_directions(looks) @ unit_directions(looks)[7]))[:150]
+        group = np.isin(np.arange(1500), alike)
         dark = (table["brightness"] < 0.05).to_numpy()
         hard = np.array(labels) == "c2"
-        errors = rng.random(3000) < np.where(dark, 0.6, np.where(group, 0.5, np.where(hard, 0.2, 0.05)))
-        found = search(table, errors, labels)
-        assert [[c.field for c in s.conditions] for s in found] == [["brightness"], ["looks"], ["class"]]
-        assert found[1].name == "looks like group 3"
-        assert words(found[1], CLASSES).startswith("Images that look alike (group 3): ")
+        errors = rng.random(1500) < np.where(dark, 0.6, np.where(group, 0.5, np.where(hard, 0.2, 0.05)))
+        found = search(table, errors, labels, looks=looks)
+        assert [[c.field.partition(" like ")[0] for c in s.conditions] for s in found] == [
+            ["brightness"],
+            ["looks"],
+            ["class"],
+        ]
+        assert np.isin(found[1].sample_ids, [f"s{row}" for row in alike]).mean() > 0.7
+        assert found[1].removable > found[0].removable
+        (condition,) = found[1].conditions
+        centre = condition.field.removeprefix("looks like ")
+        assert found[1].typical[0] == centre
+        assert found[1].name == f"looks like {centre}, nearest {1 - float(condition.value):.0%}"
+        assert words(found[1], CLASSES).startswith(f"Images that look alike ({centre}, nearest ")
+
+    def test_looks_are_asked_of_other_images_too(self) -> None:
+        rng = np.random.default_rng(15)
+        table, labels = table_of(800, rng)
+        looks = rng.normal(size=(800, 6)).astype(np.float32)
+        alike = unit_directions(looks) @ unit_directions(looks)[7]
+        errors = rng.random(800) < np.where(alike > 0.6, 0.6, 0.05)
+        ids = [f"s{row}" for row in range(800)]
+        (found,) = search(table, errors, labels, looks=looks)
+        own = table.assign(**looks_columns([found], looks, ids, looks))
+        assert tuple(ids[row] for row in np.flatnonzero(members(found, own, labels))) == found.sample_ids
+        centre = looks[ids.index(found.typical[0])]
+        near, far = centre + 0.01, 2 * looks.mean(axis=0) - centre
+        other = pd.DataFrame(looks_columns([found], looks, ids, np.stack([near, far])))
+        assert members(found, other, ["c1", "c1"]).tolist() == [True, False]
+
+    def test_look_that_is_gone_holds_nobody(self) -> None:
+        gone = a_slice(Condition("looks like s9", ">=", 0.9))
+        assert looks_columns([gone], np.eye(2, dtype=np.float32), ["s0", "s1"], np.eye(2, dtype=np.float32)) == {}
+        assert members(gone, pd.DataFrame({"x": [1, 2]}), ["c1", "c1"]).tolist() == [False, False]
+
+    def test_looks_on_pure_noise_have_no_slice_in_nearly_all_runs(self) -> None:
+        with_any = 0
+        for seed in range(20):
+            rng = np.random.default_rng(2000 + seed)
+            table, labels = table_of(300, rng, properties=1)
+            looks = rng.normal(size=(300, 4)).astype(np.float32)
+            with_any += bool(search(table, rng.random(300) < 0.15, labels, looks=looks))
+        assert with_any <= 2
 
     def test_hard_class_makes_nothing_else_look_weak(self) -> None:
         """Most dark images are of the hard class; within it they are no worse than the bright ones."""
@@ -208,6 +253,11 @@ class TestFinding:
         table, labels = table_of(50, np.random.default_rng(0))
         with pytest.raises(RecordError, match=r"one error, sample id and label a row of the table \(50 rows\)"):
             search(table, np.zeros(49, dtype=bool), labels)
+
+    def test_looks_of_other_rows_are_refused(self) -> None:
+        table, labels = table_of(50, np.random.default_rng(0))
+        with pytest.raises(RecordError, match=r"one row of features a row of the table \(50\), got 49"):
+            search(table, np.arange(50) < 9, labels, looks=np.zeros((49, 3), dtype=np.float32))
 
     def test_same_input_gives_the_same_slices(self) -> None:
         rng = np.random.default_rng(8)

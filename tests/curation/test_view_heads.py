@@ -127,7 +127,7 @@ def test_augmented_copies_are_learnt_from_and_left_out_with_what_they_are_of(
     assert seen["labels"][60:].tolist() == labels[:6].tolist() * 2
     assert told[-1] == ("computing augmented images", 12, 12)
     plain = trainer(views).train(samples, labels, CLASSES, seed=0, augmentations=(), checkpoint=Path(), progress=None)
-    turned = views.encode(255 - views.pixels(samples[6:20]))
+    turned = views.encode(lambda side: 255 - views.decode(samples[6:20], side))
     right = [(m.head.probabilities(turned).argmax(axis=1) == labels[6:20]).mean() for m in (plain, model)]
     assert right[1] > right[0], "inverted images are told better by who has learnt from some"
 
