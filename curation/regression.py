@@ -106,7 +106,8 @@ def scale(features: Features, widths: Sequence[int] = ()) -> Features:
 def scale_of(features: Features, widths: Sequence[int] = ()) -> tuple[Features, Features]:
     """What ``scale`` takes from each dimension and divides the rest by, both of shape (dimensions,)."""
     mean = features.mean(axis=0)
-    deviation = (features - mean).std(axis=0)
+    centred = features - mean
+    deviation = np.sqrt(np.einsum("sd,sd->d", centred, centred) / len(centred))
     divisor = np.where(deviation > 1e-8, deviation, 1) / part_weights(widths, features.shape[1])
     return mean, np.asarray(divisor, dtype=np.float32)
 
@@ -382,6 +383,7 @@ class LeaveOutKernel:
         self._rooted = self._kernel.rooted
         self._gram = (self._rooted.T @ self._rooted).astype(np.float64)
         self._hat: tuple[float, Features] | None = None
+        self._lower: dict[float, Features] = {}
         self._probe = np.flatnonzero(probed(groups, seed))
 
     def choose(self, labels: Integers) -> float:
@@ -428,7 +430,10 @@ class LeaveOutKernel:
         """B (rows, m) with H = B B', and what B times gives the fitted values of these rows, (m, classes)."""
         from scipy.linalg import solve_triangular
 
-        lower = np.linalg.cholesky(self._gram + noise * np.eye(len(self._gram))).astype(np.float32)
+        if noise not in self._lower:
+            ridge = self._gram + noise * np.eye(len(self._gram))
+            self._lower[noise] = np.linalg.cholesky(ridge).astype(np.float32)
+        lower = self._lower[noise]
         half = solve_triangular(lower, rows.T, lower=True, check_finite=False).T
         right = solve_triangular(lower, self._rooted.T @ targets, lower=True, check_finite=False)
         return np.ascontiguousarray(half), right
@@ -471,7 +476,8 @@ class _Kernel:
 def squared_distances(left: Features, right: Features, products: Features | None = None) -> Features:
     """Squared distances of rows of two arrays, (rows of left, rows of right), float32; ``products`` are theirs."""
     products = left @ right.T if products is None else products
-    squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None, :] - 2 * products
+    own = (np.einsum("sd,sd->s", rows, rows) for rows in (left, right))
+    squares = next(own)[:, None] + next(own)[None, :] - 2 * products
     return np.asarray(np.maximum(squares, 0), dtype=np.float32)
 
 

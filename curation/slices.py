@@ -538,8 +538,11 @@ def _find_atoms(stage: str, table: pd.DataFrame, labels: Sequence[str], classes:
     fields: list[int] = []
     columns: list[Mask] = []
     seen: set[bytes] = set()
+    # By name, out of the table: there may be a thousand, each asked for several times.
+    near = dict(zip(map(str, own.columns), own.to_numpy(dtype=np.float64).T, strict=True)) if stage == "looks" else {}
     for number, condition in _conditions(own, labels, classes, min_size):
-        mask = _holds(condition, own, labels)
+        nearness = near.get(condition.field)
+        mask = _holds(condition, own, labels) if nearness is None else nearness >= float(condition.value)
         key = np.packbits(mask).tobytes()
         if key in seen or not min_size <= mask.sum() <= len(mask) - min_size:
             continue
@@ -564,7 +567,7 @@ def _conditions(
         if class_id in present:
             yield 0, Condition("class", "=", class_id)
     names = [str(c) for c in table.columns if c != "class" and c not in QUALITY_ONLY]
-    numeric = {name for name in names if _is_numeric(table[name])}
+    numeric = {name for name in names if by_looks(name) or _is_numeric(table[name])}
     for number, name in enumerate([n for n in names if n not in numeric], start=1):
         for value in _frequent(_texts(table[name]), min_size):
             yield number, Condition(name, "=", value)
