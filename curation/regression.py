@@ -37,6 +37,8 @@ LANDMARKS = 2000
 MOST_CLASSES = 100
 #: Larger groups are left out by folds: one Newton step is too far for them.
 _LARGEST_STEP = 32
+#: Samples whose features are looked at at once where a copy of all of them would take time and memory.
+_BLOCK = 256
 #: Strength and noise are chosen by the left-out error of so many groups.
 _PROBED = 1000
 
@@ -106,17 +108,21 @@ def scale(features: Features, widths: Sequence[int] = ()) -> Features:
 def scale_of(features: Features, widths: Sequence[int] = ()) -> tuple[Features, Features]:
     """What ``scale`` takes from each dimension and divides the rest by, both of shape (dimensions,)."""
     mean = features.mean(axis=0)
-    centred = features - mean
-    deviation = np.sqrt(np.einsum("sd,sd->d", centred, centred) / len(centred))
+    squares = np.zeros(features.shape[1])
+    for start in range(0, len(features), _BLOCK):
+        centred = features[start : start + _BLOCK] - mean
+        squares += np.einsum("sd,sd->d", centred, centred)
+    deviation = np.sqrt(squares / max(len(features), 1))
     divisor = np.where(deviation > 1e-8, deviation, 1) / part_weights(widths, features.shape[1])
     return mean, np.asarray(divisor, dtype=np.float32)
 
 
 def scaled_by(features: Features, mean: Features, divisor: Features) -> Features:
     """Features moved and divided a dimension, then each sample brought to one length; the same shape, float32."""
-    standard = (features - mean) / divisor
-    length = np.linalg.norm(standard, axis=1, keepdims=True)
-    return np.asarray(standard * (LENGTH / np.maximum(length, 1e-6)), dtype=np.float32)
+    standard = np.asarray(features - mean, dtype=np.float32)
+    standard /= divisor  # in place: there may be gigabytes
+    standard *= LENGTH / np.maximum(np.sqrt(np.einsum("sd,sd->s", standard, standard)), 1e-6)[:, None]
+    return standard
 
 
 def part_weights(widths: Sequence[int], dimensions: int) -> Features:
@@ -147,7 +153,7 @@ def principal_components(inputs: Features, count: int, seed: int, products: Feat
     if inputs.shape[1] <= count:
         return inputs
     if products is not None and len(inputs) > 4 * count:
-        left, squares, _ = randomized_svd(products, count, n_iter=3, power_iteration_normalizer="LU", random_state=seed)
+        left, squares, _ = randomized_svd(products, count, n_iter=2, power_iteration_normalizer="LU", random_state=seed)
         return np.asarray(left * np.sqrt(squares), dtype=np.float32)
     if len(inputs) <= 4 * count:
         values, vectors = np.linalg.eigh((inputs @ inputs.T).astype(np.float64))
