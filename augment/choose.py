@@ -17,7 +17,8 @@ from curation.config import SliceSettings
 from curation.errors import RecordError
 from curation.properties import PROPERTIES
 from curation.records import Augmentation, Estimate, Slice
-from curation.slices import members, weakness_of
+from curation.slice_words import weakness_of
+from curation.slices import members
 
 if TYPE_CHECKING:
     import pandas as pd

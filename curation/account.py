@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from curation import audit as auditing
 from curation import gain as gains
+from curation import slice_words
 from curation import slices as slicing
 from curation.config import CostSettings
 from curation.costs import CostFigures, label_weights, measure_costs, positive_class
@@ -195,7 +196,7 @@ def slice_cards(
         cards.append(
             SliceCard(
                 slice=found,
-                words=slicing.words(found, account.classes),
+                words=slice_words.words(found, account.classes),
                 examples=_examples(account, scored, found),
                 recipe_words=_recipe_words(account, found),
                 preview=preview.read_bytes() if preview and preview.exists() else None,

@@ -175,10 +175,10 @@ def _run_safetensors(content: bytes, pixels: Sequence[Pixels]) -> Floats:
     from curation.backbone import create_model
 
     about = _about(content)
-    if "views" in json.loads(about["preprocessing"]):
+    prepared = json.loads(about["preprocessing"])
+    if "views" in prepared:
         with torch.inference_mode():
             return np.asarray(load_exported(content)(*map(torch.from_numpy, pixels)).double().numpy())
-    prepared = json.loads(about["preprocessing"])
     model = create_model(about["architecture"], len(json.loads(about["class_names"])))
     model.load_state_dict(load(content))
     model.eval()

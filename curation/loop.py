@@ -234,7 +234,8 @@ class Loop:
         """What slices ask for by looks, of all samples, so that it is the same in train, holdout and pool."""
         import pandas as pd
 
-        from curation.slices import by_looks, looks_columns
+        from curation.slice_words import by_looks
+        from curation.slices import looks_columns
 
         columns: dict[str, Any] = {"sample_id": [s.id for s in self.samples]}
         if any(by_looks(c.field) for found in slices for c in found.conditions):
@@ -261,7 +262,7 @@ class Loop:
         rows = [self.by_id[s] for s in scored.predictions.sample_ids]
         given = [class_of(labels, s) for s in rows]
         wrong = np.array([p != g for p, g in zip(scored.predictions.predicted(), given, strict=True)], dtype=np.bool_)
-        table = self.judging.slice_table(rows, properties, self.looks(number))
+        table = self.judging.slice_table(rows, properties)
         before = self.slices(number - 1) if number > 1 else []
         return track(scored.slices, before, table, wrong, [s.id for s in rows], given, number)
 

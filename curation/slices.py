@@ -23,6 +23,7 @@ from curation.config import SliceSettings
 from curation.errors import RecordError
 from curation.properties import PROPERTIES, QUALITY_ONLY
 from curation.records import Classes, Condition, Slice
+from curation.slice_words import WEAKNESSES, by_looks, condition_name, look_of, weakness_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,9 +40,6 @@ LOW_CUTS, HIGH_CUTS = (0.01, 0.02, 0.04, 0.07, 0.12, 0.25), (0.75, 0.88, 0.93, 0
 _LOOK_CUTS = (0.82, 0.88, 0.93, 0.96, 0.98)
 #: Of at most so many images the nearest are tried; of fewer where all are so many that it would take too much memory.
 _MOST_CENTRES, _NEARNESSES = 1_000, 12_800_000
-#: Columns that say how near images are to one of them begin so, and go on with its sample id; and columns of groups
-#: that look alike, which projects of before have.
-_LOOKS, _GROUPS = "looks like ", ("looks", "looks_closely")
 #: A whole-number column of metadata with no more values than this is read as categories.
 FEW_VALUES = 10
 #: Values of a category beyond the most frequent ones are not tried, nor are more slices reported than people can use.
@@ -159,11 +157,6 @@ def _stage_of(field: str) -> str:
     return "class" if field == "class" else "looks" if by_looks(field) else "words"
 
 
-def by_looks(field: str) -> bool:
-    """Whether a field tells which images look alike, in no words."""
-    return field.startswith(_LOOKS) or field in _GROUPS
-
-
 def looks_columns(
     slices: Sequence[Slice], features: Features, sample_ids: Sequence[str], others: Features
 ) -> dict[str, Features]:
@@ -173,15 +166,10 @@ def looks_columns(
     """
     from curation.neighbours import nearness
 
-    row_of = {_look_of(sample_id): row for row, sample_id in enumerate(sample_ids)}
+    row_of = {look_of(sample_id): row for row, sample_id in enumerate(sample_ids)}
     fields = list(dict.fromkeys(c.field for s in slices for c in s.conditions if c.field in row_of))
     near = nearness(features, np.array([row_of[field] for field in fields], dtype=np.int64), others)
     return {field: near[:, place] for place, field in enumerate(fields)}
-
-
-def _look_of(sample_id: str) -> str:
-    """The column that says how near images are to this one."""
-    return f"{_LOOKS}{sample_id}"
 
 
 def _near_some(looks: Features | None, sample_ids: Sequence[str], rng: np.random.Generator) -> pd.DataFrame:
@@ -194,7 +182,7 @@ def _near_some(looks: Features | None, sample_ids: Sequence[str], rng: np.random
         return pd.DataFrame(index=range(len(sample_ids)))
     count = max(min(len(looks), _MOST_CENTRES, _NEARNESSES // max(len(looks), 1)), 1)
     centres = np.sort(rng.permutation(len(looks))[:count])
-    return pd.DataFrame(nearness(looks, centres), columns=[_look_of(sample_ids[row]) for row in centres])
+    return pd.DataFrame(nearness(looks, centres), columns=[look_of(sample_ids[row]) for row in centres])
 
 
 def comparable_rate(wrong: Mask, mask: Mask, of_class: Codes) -> float:
@@ -473,7 +461,7 @@ def _easier_to_repair(search: _Search, candidates: _Candidates, merit: Scores, w
         return best
     mask = search.mask(candidates.parts[best])
     near = np.argsort(-merit, kind="stable")[:_NEAR]
-    for known in (_PLAINEST, tuple(_WEAKNESSES.values())):
+    for known in (_PLAINEST, tuple(WEAKNESSES.values())):
         for number in near[merit[near] >= _AS_GOOD * merit[best]]:
             if weakness_of(search.conditions(candidates.parts[number])) not in known:
                 continue
@@ -509,7 +497,7 @@ def _slice_of(
 ) -> Slice:
     size, errors = int(mask.sum()), int(wrong[mask].sum())
     return Slice(
-        name=" and ".join(_condition_name(c, classes) for c in conditions),
+        name=" and ".join(condition_name(c, classes) for c in conditions),
         conditions=conditions,
         sample_ids=tuple(sample_ids[row] for row in np.flatnonzero(mask)),
         size=size,
@@ -696,106 +684,3 @@ def _confirmed(found: Slice, mask: Mask, wrong: Mask) -> Slice:
     if not size:
         return replace(found, holdout_size=0, holdout_error_rate=None, holdout_ci=None)
     return replace(found, holdout_size=size, holdout_error_rate=errors / size, holdout_ci=wilson_interval(errors, size))
-
-
-# --- saying
-
-
-#: What a recipe should produce for a condition on a property.
-_WEAKNESSES: dict[tuple[str, str], str] = {
-    ("brightness", "<"): "dark",
-    ("brightness", ">="): "bright",
-    ("sharpness", "<"): "blurred",
-    ("noise", ">="): "noisy",
-    ("contrast", "<"): "low_contrast",
-    ("highlights", ">="): "glare",
-    ("tilt", ">="): "tilted",
-    ("jpeg_quality", "<"): "compressed",
-    **dict.fromkeys([("warmth", "<"), ("warmth", ">="), ("tint", "<"), ("tint", ">=")], "colour_cast"),
-    ("busyness", ">="): "busy",
-    ("width", "<"): "small",
-    ("height", "<"): "small",
-}
-
-_PHRASES: dict[tuple[str, str], str] = {
-    ("brightness", "<"): "darker than most",
-    ("brightness", ">="): "brighter than most",
-    ("contrast", "<"): "with less contrast than most",
-    ("contrast", ">="): "with more contrast than most",
-    ("sharpness", "<"): "less sharp than most",
-    ("sharpness", ">="): "sharper than most",
-    ("noise", "<"): "less noisy than most",
-    ("noise", ">="): "noisier than most",
-    ("saturation", "<"): "less colourful than most",
-    ("saturation", ">="): "more colourful than most",
-    ("warmth", "<"): "bluer than most",
-    ("warmth", ">="): "redder than most",
-    ("tint", "<"): "more magenta than most",
-    ("tint", ">="): "greener than most",
-    ("tilt", "<"): "more level than most",
-    ("tilt", ">="): "more tilted than most",
-    ("jpeg_quality", "<"): "compressed more than most",
-    ("jpeg_quality", ">="): "compressed less than most",
-    ("highlights", "<"): "with less glare than most",
-    ("highlights", ">="): "with more glare than most",
-    ("busyness", "<"): "plainer than most",
-    ("busyness", ">="): "busier than most",
-    ("width", "<"): "narrower than most",
-    ("width", ">="): "wider than most",
-    ("height", "<"): "lower than most",
-    ("height", ">="): "higher than most",
-    ("aspect", "<"): "upright in shape more than most",
-    ("aspect", ">="): "wide in shape more than most",
-}
-
-
-def weakness_of(conditions: Sequence[Condition]) -> str:
-    """The weakness that the first telling condition names, ``rare`` where none does.
-
-    >>> weakness_of([Condition("wafer", "=", "poly"), Condition("brightness", "<", 0.2)])
-    'dark'
-    >>> weakness_of([Condition("wafer", "=", "poly")])
-    'rare'
-    """
-    return next((_WEAKNESSES[c.field, c.op] for c in conditions if (c.field, c.op) in _WEAKNESSES), "rare")
-
-
-def words(found: Slice, classes: Classes) -> str:
-    """A slice as one plain sentence: who is in it, how often the model is wrong there, and how often elsewhere."""
-    low, high = found.ci
-    rates = f"{found.error_rate:.0%} wrong ({low:.0%} to {high:.0%}), elsewhere {found.rest_error_rate:.0%}"
-    text = described(found.conditions, classes)
-    return f"{text[0].upper()}{text[1:]}: {rates}"
-
-
-def described(conditions: Sequence[Condition], classes: Classes, *, numbers: bool = False) -> str:
-    """Who is in a slice, in plain words; with ``numbers``, the cut points of measured properties too."""
-    who = "images"
-    which: list[str] = []
-    for condition in conditions:
-        phrase = _PHRASES.get((condition.field, condition.op))
-        if condition.field == "class":
-            who = f"images labeled {classes.name(str(condition.value))}"
-        elif by_looks(condition.field):
-            which.append(f"that look alike ({_look_name(condition)})")
-        elif phrase and numbers:
-            which.append(f"{phrase} ({_condition_name(condition, classes)})")
-        else:
-            which.append(phrase or f"with {_condition_name(condition, classes)}")
-    return ", ".join([f"{who} {which[0]}", *which[1:]]) if which else who
-
-
-def _condition_name(condition: Condition, classes: Classes) -> str:
-    if condition.field == "class":
-        return f"class = {classes.name(str(condition.value))}"
-    value = f"{condition.value:g}" if isinstance(condition.value, float) else condition.value
-    if by_looks(condition.field):
-        return f"looks like {_look_name(condition)}"
-    return f"{condition.field} {condition.op} {value}"
-
-
-def _look_name(condition: Condition) -> str:
-    """What images look like, and how many of them, or the name of their group."""
-    if condition.op == "=":
-        return str(condition.value)
-    return f"{condition.field.removeprefix(_LOOKS)[:12]}, nearest {1 - float(condition.value):.0%}"

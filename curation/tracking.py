@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from curation.audit import wilson_interval
 from curation.records import Classes, Slice, SliceStatus
-from curation.slices import LEAST_RISE, by_looks, comparable_rate, described, members
+from curation.slice_words import by_looks, described
+from curation.slices import LEAST_RISE, comparable_rate, members
 
 if TYPE_CHECKING:
     import pandas as pd

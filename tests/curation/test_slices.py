@@ -13,7 +13,8 @@ from curation.config import SliceSettings
 from curation.errors import RecordError
 from curation.neighbours import unit_directions
 from curation.records import Classes, Condition, Slice
-from curation.slices import confirm_slices, find_slices, looks_columns, members, standing_out, weakness_of, words
+from curation.slice_words import weakness_of, words
+from curation.slices import confirm_slices, find_slices, looks_columns, members, standing_out
 
 CLASSES = Classes(("c1", "c2"), ("functional", "defective"))
 

@@ -1,0 +1,122 @@
+"""What the conditions of a slice mean: in words for people, as the weakness that a recipe is for, and by looks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from curation.records import Classes, Condition, Slice
+
+#: Columns that say how near images are to one of them begin so, and go on with its sample id; and columns of groups
+#: that look alike, which projects of before have.
+_LOOKS, _GROUPS = "looks like ", ("looks", "looks_closely")
+
+
+def by_looks(field: str) -> bool:
+    """Whether a field tells which images look alike, in no words."""
+    return field.startswith(_LOOKS) or field in _GROUPS
+
+
+def look_of(sample_id: str) -> str:
+    """The column that says how near images are to this one."""
+    return f"{_LOOKS}{sample_id}"
+
+
+#: What a recipe should produce for a condition on a property.
+WEAKNESSES: dict[tuple[str, str], str] = {
+    ("brightness", "<"): "dark",
+    ("brightness", ">="): "bright",
+    ("sharpness", "<"): "blurred",
+    ("noise", ">="): "noisy",
+    ("contrast", "<"): "low_contrast",
+    ("highlights", ">="): "glare",
+    ("tilt", ">="): "tilted",
+    ("jpeg_quality", "<"): "compressed",
+    **dict.fromkeys([("warmth", "<"), ("warmth", ">="), ("tint", "<"), ("tint", ">=")], "colour_cast"),
+    ("busyness", ">="): "busy",
+    ("width", "<"): "small",
+    ("height", "<"): "small",
+}
+
+_PHRASES: dict[tuple[str, str], str] = {
+    ("brightness", "<"): "darker than most",
+    ("brightness", ">="): "brighter than most",
+    ("contrast", "<"): "with less contrast than most",
+    ("contrast", ">="): "with more contrast than most",
+    ("sharpness", "<"): "less sharp than most",
+    ("sharpness", ">="): "sharper than most",
+    ("noise", "<"): "less noisy than most",
+    ("noise", ">="): "noisier than most",
+    ("saturation", "<"): "less colourful than most",
+    ("saturation", ">="): "more colourful than most",
+    ("warmth", "<"): "bluer than most",
+    ("warmth", ">="): "redder than most",
+    ("tint", "<"): "more magenta than most",
+    ("tint", ">="): "greener than most",
+    ("tilt", "<"): "more level than most",
+    ("tilt", ">="): "more tilted than most",
+    ("jpeg_quality", "<"): "compressed more than most",
+    ("jpeg_quality", ">="): "compressed less than most",
+    ("highlights", "<"): "with less glare than most",
+    ("highlights", ">="): "with more glare than most",
+    ("busyness", "<"): "plainer than most",
+    ("busyness", ">="): "busier than most",
+    ("width", "<"): "narrower than most",
+    ("width", ">="): "wider than most",
+    ("height", "<"): "lower than most",
+    ("height", ">="): "higher than most",
+    ("aspect", "<"): "upright in shape more than most",
+    ("aspect", ">="): "wide in shape more than most",
+}
+
+
+def weakness_of(conditions: Sequence[Condition]) -> str:
+    """The weakness that the first telling condition names, ``rare`` where none does.
+
+    >>> weakness_of([Condition("wafer", "=", "poly"), Condition("brightness", "<", 0.2)])
+    'dark'
+    >>> weakness_of([Condition("wafer", "=", "poly")])
+    'rare'
+    """
+    return next((WEAKNESSES[c.field, c.op] for c in conditions if (c.field, c.op) in WEAKNESSES), "rare")
+
+
+def words(found: Slice, classes: Classes) -> str:
+    """A slice as one plain sentence: who is in it, how often the model is wrong there, and how often elsewhere."""
+    low, high = found.ci
+    rates = f"{found.error_rate:.0%} wrong ({low:.0%} to {high:.0%}), elsewhere {found.rest_error_rate:.0%}"
+    text = described(found.conditions, classes)
+    return f"{text[0].upper()}{text[1:]}: {rates}"
+
+
+def described(conditions: Sequence[Condition], classes: Classes, *, numbers: bool = False) -> str:
+    """Who is in a slice, in plain words; with ``numbers``, the cut points of measured properties too."""
+    who = "images"
+    which: list[str] = []
+    for condition in conditions:
+        phrase = _PHRASES.get((condition.field, condition.op))
+        if condition.field == "class":
+            who = f"images labeled {classes.name(str(condition.value))}"
+        elif by_looks(condition.field):
+            which.append(f"that look alike ({_look_name(condition)})")
+        elif phrase and numbers:
+            which.append(f"{phrase} ({condition_name(condition, classes)})")
+        else:
+            which.append(phrase or f"with {condition_name(condition, classes)}")
+    return ", ".join([f"{who} {which[0]}", *which[1:]]) if which else who
+
+
+def condition_name(condition: Condition, classes: Classes) -> str:
+    """A condition as it stands in a slice's name."""
+    if condition.field == "class":
+        return f"class = {classes.name(str(condition.value))}"
+    value = f"{condition.value:g}" if isinstance(condition.value, float) else condition.value
+    if by_looks(condition.field):
+        return f"looks like {_look_name(condition)}"
+    return f"{condition.field} {condition.op} {value}"
+
+
+def _look_name(condition: Condition) -> str:
+    """What images look like, and how many of them, or the name of their group."""
+    if condition.op == "=":
+        return str(condition.value)
+    return f"{condition.field.removeprefix(_LOOKS)[:12]}, nearest {1 - float(condition.value):.0%}"
