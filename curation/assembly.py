@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation.config import Settings
-from curation.judging import joint_groups
+from curation.judging import joint_groups, near_duplicates
+from curation.kept import Kept
 from curation.parts import Parts, Reporter, Trainer
 from curation.records import Augmentation, Progress, Sample
 from curation.repairing import Repairer
-from curation.reporting import Say
 from curation.runs import ProjectPaths
 
 if TYPE_CHECKING:
@@ -24,34 +25,51 @@ if TYPE_CHECKING:
     from curation.images import PixelCache
 
 
-def feature_store(paths: ProjectPaths, settings: Settings, say: Say) -> FeatureStore:
-    """Features by the settings' backbone, which is told in words to ``say``; kept in the project's cache."""
+@dataclass(frozen=True, eq=False)
+class Encoders:
+    """The network and what it tells of images: the store that models are trained on, and what labels are judged by.
+
+    ``made_from`` is what it was loaded by (``made_from``): while that stays, another would be the same. ``kept`` is
+    what was worked out of their features.
+    """
+
+    store: FeatureStore
+    views: ViewFeatures
+    made_from: Hashable
+    kept: Kept = field(default_factory=Kept)
+
+
+def made_from(settings: Settings) -> Hashable:
+    """All that decides over a network and what is computed with it, the state of its file of weights included."""
+    chosen = settings.backbone
+    weights = Path(chosen.weights) if chosen.weights else None
+    file = (weights.stat().st_mtime_ns, weights.stat().st_size) if weights and weights.exists() else None
+    how = (settings.training.deterministic, settings.training.method, settings.detection.views)
+    return chosen, file, how, settings.engine, settings.engine_address
+
+
+def load_encoders(paths: ProjectPaths, settings: Settings) -> Encoders:
+    """The settings' network, loaded, with features kept in the project's cache; errors as of ``load_backbone``."""
     from curation.backbone import deterministic, load_backbone
-    from curation.features import FeatureStore
+    from curation.features import FeatureStore, ViewFeatures
     from curation.images import PixelCache
 
+    asked = made_from(settings)
     size = settings.backbone.size or 224
     weights = Path(settings.backbone.weights) if settings.backbone.weights else None
     chosen = settings.backbone
     with deterministic(settings.training.deterministic):
         backbone = load_backbone(chosen.name, weights=weights, size=size, device=chosen.device)
-    say(backbone.describe())
     views = paths.cache / "views" if settings.detection.views == "many" else None
     viewed = settings.training.method in ("auto", "views")
     engine = _engine(settings, backbone)
     pixels = PixelCache(paths.cache / "pixels", size)
-    return FeatureStore(backbone, pixels, paths.cache / "features", views=views, view_all=viewed, engine=engine)
-
-
-def view_features(store: FeatureStore, paths: ProjectPaths, settings: Settings) -> ViewFeatures:
-    """What labels are judged by, and a head on views is trained on; kept in the project's cache."""
-    from curation.features import ViewFeatures
-
-    return ViewFeatures(store.backbone, paths.cache / "views", engine=_engine(settings, store.backbone))
+    store = FeatureStore(backbone, pixels, paths.cache / "features", views=views, view_all=viewed, engine=engine)
+    return Encoders(store, ViewFeatures(backbone, paths.cache / "views", engine=engine), asked)
 
 
 def make_parts(
-    store: FeatureStore,
+    encoders: Encoders,
     paths: ProjectPaths,
     settings: Settings,
     samples: Sequence[Sample],
@@ -62,13 +80,13 @@ def make_parts(
     from curation.heads import encode_copies
     from curation.properties import measure_properties
 
-    backbone, pixels = store.backbone, store.pixels
-    views = view_features(store, paths, settings)
+    store, views, pixels = encoders.store, encoders.views, encoders.store.pixels
     return Parts(
-        engine=_engine(settings, backbone),
+        engine=_engine(settings, store.backbone),
+        kept=encoders.kept,
         encoder=store,
         judge=views if settings.detection.views == "many" else None,
-        trainer=_trainer(store, views, settings),
+        trainer=_trainer(encoders, settings),
         measure=lambda samples, progress: measure_properties(samples, paths.cache / "properties.parquet", progress),
         plan_recipe=_repairer(paths, settings, samples, store, pixels),
         reporters=[reporter],
@@ -77,14 +95,20 @@ def make_parts(
     )
 
 
-def _trainer(store: FeatureStore, views: ViewFeatures, settings: Settings) -> Trainer:
+def _trainer(encoders: Encoders, settings: Settings) -> Trainer:
     """What trains, by the settings."""
     from curation.heads import HeadTrainer
+    from curation.neighbours import join_groups
     from curation.view_heads import ViewTrainer
     from curation.ways import EitherTrainer
 
-    method = settings.training.method
-    viewer = ViewTrainer(views, settings.training, lambda samples: _alike(samples, store.features(samples)))
+    store, kept, method = encoders.store, encoders.kept, settings.training.method
+
+    def group(samples: Sequence[Sample]) -> npt.NDArray[np.int64]:
+        pairs = near_duplicates(kept, store, samples)
+        return joint_groups(samples, join_groups(len(samples), [pair[:2] for pair in pairs]))
+
+    viewer = ViewTrainer(encoders.views, settings.training, group, kept)
     if method == "head":
         return HeadTrainer(store, store.pixels)
     if method == "views":

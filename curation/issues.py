@@ -316,14 +316,14 @@ def _conflict(
 # --- leaks
 
 
-def find_leaks(samples: Sequence[Sample], features: Features, *, threshold: float | None = None) -> list[Issue]:
+def find_leaks(samples: Sequence[Sample], pairs: Sequence[Pair]) -> list[Issue]:
     """Holdout images that look the same as one of train (kind ``leak``), most alike first.
 
-    ``features`` has shape (samples, dimensions), in the order of ``samples``. What the model has all but seen is told
-    correctly too easily, so figures on the holdout are better than they would be on new images.
+    ``pairs`` are rows of ``samples`` with their cosine, as of ``near_duplicate_pairs``. What the model has all but seen
+    is told correctly too easily, so figures on the holdout are better than they would be on new images.
     """
     twins: dict[int, list[tuple[float, int]]] = {}
-    for left, right, cosine in near_duplicate_pairs(features, threshold):
+    for left, right, cosine in pairs:
         for held, other in ((left, right), (right, left)):
             if (samples[held].split, samples[other].split) == ("holdout", "train"):
                 twins.setdefault(held, []).append((-cosine, other))

@@ -7,15 +7,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from curation.config import Settings
 from curation.errors import ProjectError
+from curation.kept import Kept
 from curation.ledger import Ledger
-from curation.parts import Parts, Scored
+from curation.parts import Encoder, Parts, Scored
 from curation.records import (
     SKIPPED,
     WITHDRAWN,
@@ -32,6 +33,8 @@ from curation.reviews import by_labelers, standing
 if TYPE_CHECKING:
     import pandas as pd
 
+    from curation.neighbours import Pair
+    from curation.regression import Inputs
     from curation.scoring import OutOfSample
 
 
@@ -56,14 +59,14 @@ class Judging:
         """Judge the labels of ``rows`` by predictions that have not seen them: ours, or those given."""
         from curation import issues as issue_finding
         from curation import scoring, slices
-        from curation.neighbours import join_groups, near_duplicate_pairs
+        from curation.neighbours import join_groups
 
         classes = self.ledger.classes()
         given = [class_of(labels, s) for s in rows]
         columns = np.array([classes.index(c) for c in given], dtype=np.int64)
         features = self.parts.encoder.features(rows, self.parts.progress)
         ids = tuple(s.id for s in rows)
-        pairs = near_duplicate_pairs(features)
+        pairs = near_duplicates(self.parts.kept, self.parts.encoder, rows, self.parts.progress)
         if predictions is None:
             groups = joint_groups(rows, join_groups(len(rows), [pair[:2] for pair in pairs]))
             settled = self.settled(ids, given)
@@ -107,7 +110,7 @@ class Judging:
         if not holdout or not self.settings.detection.duplicates:
             return []
         both = [*train, *holdout]
-        return find_leaks(both, self.parts.encoder.features(both, self.parts.progress))
+        return find_leaks(both, near_duplicates(self.parts.kept, self.parts.encoder, both, self.parts.progress))
 
     def settled(self, sample_ids: Sequence[str], labels: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Which labels a reviewer gave, or more people have named than anything else, shape (samples,)."""
@@ -146,6 +149,7 @@ class Judging:
     ) -> OutOfSample:
         """Predictions of ours that have not seen the labels they judge, by the scorer that the settings name."""
         from curation import crossval, streaming
+        from curation.regression import kept_inputs
 
         seed, folds, progress = self.settings.seed, self.settings.detection.folds, self.parts.progress
         engine = self.parts.engine
@@ -156,14 +160,29 @@ class Judging:
                 folder=self.cache / "folds" / made_of, progress=progress, engine=engine,
             )  # fmt: skip
         judge = self.parts.judge
-        judged, widths = (judge.features(rows, progress), judge.widths) if judge else (features, ())
+        widths = judge.widths if judge else ()
+
+        def judged() -> npt.NDArray[np.float32]:
+            return judge.features(rows, progress) if judge else features
+
         if len(rows) > streaming.FROM:
             return streaming.score_streaming(
-                judged, columns, len(class_ids), groups=groups, seed=seed, settled=settled, widths=widths,
+                judged(), columns, len(class_ids), groups=groups, seed=seed, settled=settled, widths=widths,
                 progress=progress, engine=engine,
             )  # fmt: skip
-        told = {"groups": groups, "seed": seed, "folds": folds, "settled": settled, "widths": widths}
-        return next(engine.map(_score_labels, (judged, told), [(columns, len(class_ids))]))
+        ids = [s.id for s in rows]
+        inputs = kept_inputs(self.parts.kept, ids, judged, len(class_ids), groups, seed=seed, widths=widths)
+        return next(engine.map(_score_labels, inputs, [(columns, folds, settled)]))
+
+
+def near_duplicates(
+    kept: Kept, encoder: Encoder, samples: Sequence[Sample], progress: Progress | None = None
+) -> Sequence[Pair]:
+    """Pairs of rows of ``samples`` that look like one picture (``near_duplicate_pairs``)."""
+    from curation.neighbours import near_duplicate_pairs
+
+    ids = tuple(s.id for s in samples)
+    return kept.of("near-duplicates", ids, lambda: near_duplicate_pairs(encoder.features(samples, progress)))
 
 
 def trainable(samples: Sequence[Sample], labels: Mapping[str, CurrentLabel]) -> list[Sample]:
@@ -224,11 +243,12 @@ def class_of(labels: Mapping[str, CurrentLabel], sample: Sample) -> str:
 
 
 def _score_labels(
-    judged: tuple[npt.NDArray[np.float32], Mapping[str, Any]],
-    labels: tuple[npt.NDArray[np.int64], int],
+    inputs: Inputs,
+    labels: tuple[npt.NDArray[np.int64], int, npt.NDArray[np.bool_]],
     _: Progress | None = None,
 ) -> OutOfSample:
-    """Judge labels, and the number of classes, by features and the rest of what ``score_out_of_sample`` takes."""
-    from curation.scoring import score_out_of_sample
+    """Judge labels, in so many folds where there are any, of which some are settled."""
+    from curation.scoring import score_inputs
 
-    return score_out_of_sample(judged[0], *labels, **judged[1])
+    columns, folds, settled = labels
+    return score_inputs(inputs, columns, folds=folds, settled=settled)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from curation.engine import Engine, LocalEngine
 from curation.evidence import Said
 from curation.holdout import Check
+from curation.kept import Kept
 from curation.records import (
     Augmentation,
     Classes,
@@ -164,4 +165,5 @@ class Parts:
     progress: Progress | None = None
     judge: Judge | None = None  #: features that labels are judged by, where not those of ``encoder``
     engine: Engine = field(default_factory=LocalEngine)  #: where labels are scored
+    kept: Kept = field(default_factory=Kept)  #: what was worked out for scoring before
     copies: Copies | None = None  #: features of augmented copies; without it augmentation gets no credit

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from curation import dataset, files, releases, reviews
 from curation.asking import Asking
-from curation.assembly import feature_store, make_parts, view_features
+from curation.assembly import Encoders, load_encoders, made_from, make_parts
 from curation.config import Settings, read_settings, settings_to_toml
 from curation.errors import ConfigError, DataError, ProjectError
 from curation.flags import flag_table
@@ -106,6 +106,7 @@ class Project:
         self._answer_key = AnswerKey(self.root / key, self.ledger) if key else None
         #: Images whose files are gone or changed, as of the last time that files were looked at.
         self.aside: tuple[dataset.SetAside, ...] = ()
+        self._loaded: Encoders | None = None
 
     @property
     def _asking(self) -> Asking:
@@ -508,13 +509,21 @@ class Project:
         usable = self._usable()
         if self.aside and not usable:
             raise ProjectError(f"not one of {len(self.aside):,} images is as it was at import: {self.aside[0].reason}")
-        store = feature_store(self.paths, settings, self.say)
-        reporting = self._reporting(settings, store.backbone.describe(), fiftyone=settings.report.fiftyone)
+        encoders = self._encoders(settings)
+        described = encoders.store.backbone.describe()
+        self.say(described)
+        reporting = self._reporting(settings, described, fiftyone=settings.report.fiftyone)
         return Loop(
             self.paths, settings, self.ledger, usable,
-            make_parts(store, self.paths, settings, self.samples(), reporting, self.progress),
+            make_parts(encoders, self.paths, settings, self.samples(), reporting, self.progress),
             secret=self.paths.secret.read_text(encoding="utf-8").strip(),
         )  # fmt: skip
+
+    def _encoders(self, settings: Settings) -> Encoders:
+        """The network and what it tells of images; loaded once while the project is open and its settings stay."""
+        if self._loaded is None or self._loaded.made_from != made_from(settings):
+            self._loaded = load_encoders(self.paths, settings)
+        return self._loaded
 
     def slices(self, number: int | None = None) -> list[Slice]:
         """The weak slices of an iteration (the last one that has any by default), weakest first, fixed ones last."""
@@ -608,9 +617,9 @@ class Project:
             raise ProjectError(f"iteration {chosen} has no model; there are {trained}")
         if self.settings.training.method == "head":
             raise ConfigError("a head alone can't be exported; set training.method = 'auto' and run again")
-        store = feature_store(self.paths, self.settings, self.say)
-        views = view_features(store, self.paths, self.settings)
-        model = load_model(self.paths.iteration(chosen) / "model.safetensors", store, views)
+        encoders = self._encoders(self.settings)
+        self.say(encoders.store.backbone.describe())
+        model = load_model(self.paths.iteration(chosen) / "model.safetensors", encoders.store, encoders.views)
         names = [self.classes.name(class_id) for class_id in model.class_ids]
         difference = export_model(model, names, Path(file), file_format, self.samples()[:CHECKED])
         return {"file": str(file), "iteration": chosen, "difference": difference}

@@ -7,13 +7,16 @@ for that, whole shuffled folds are left out. Strength and noise are chosen by th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from curation.errors import RecordError
+from curation.kept import Kept
 
 Floats = npt.NDArray[np.float64]
 Features = npt.NDArray[np.float32]
@@ -62,26 +65,77 @@ class Regressions:
         return [part for part in (self.logistic, self.kernel) if part is not None]
 
 
+class Inputs:
+    """Samples as regressions take them, and what these work out of them before they see a label; for any labels.
+
+    ``features`` has shape (samples, dimensions), ``groups`` (samples,), any whole numbers: what is left out together.
+    ``widths`` are those of the parts that features are made of, where there are several (``part_weights``). ``rows``
+    are the features moved by ``mean``, divided by ``divisor`` and brought to one length. RecordError for features that
+    are not finite numbers.
+    """
+
+    def __init__(
+        self, features: Features, n_classes: int, groups: Integers, *, seed: int, widths: Sequence[int] = ()
+    ) -> None:
+        bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+        if len(bad):
+            raise RecordError(
+                f"features must be finite numbers, but those of {len(bad)} samples are not, first in row {bad[0]}; "
+                "delete the cached features and compute them again"
+            )
+        self.mean, self.divisor = scale_of(features, widths)
+        self.rows = scaled_by(features, self.mean, self.divisor)
+        self.n_classes = n_classes
+        self.groups = np.unique(groups, return_inverse=True)[1].astype(np.int64)
+        self.seed = seed
+
+    @cached_property
+    def products(self) -> Features | None:
+        """Products of all pairs of rows, what both regressions begin with; where they are smaller than the rows."""
+        return self.rows @ self.rows.T if len(self.rows) <= min(LANDMARKS, self.rows.shape[1]) else None
+
+    @cached_property
+    def reduced(self) -> Features:
+        """What logistic regression is fitted on."""
+        count = _components(len(self.rows), self.n_classes)
+        return principal_components(self.rows, count, self.seed, self.products)
+
+    @cached_property
+    def kernel(self) -> LeaveOutKernel:
+        """Kernel regression, its noise not chosen yet."""
+        return LeaveOutKernel(self.rows, self.n_classes, self.groups, self.seed, self.products)
+
+
+def kept_inputs(
+    kept: Kept, sample_ids: Sequence[str], read: Callable[[], Features], n_classes: int, groups: Integers, *,
+    seed: int, widths: Sequence[int],
+) -> Inputs:  # fmt: skip
+    """``Inputs`` of the features that ``read`` gives; those of the last time, where few samples stay the same."""
+
+    def make() -> Inputs:
+        return Inputs(read(), n_classes, groups, seed=seed, widths=widths)
+
+    made_from = (tuple(sample_ids), groups.tobytes(), n_classes, seed, tuple(widths))
+    return kept.of("regressions", made_from, make) if len(sample_ids) <= LANDMARKS else make()
+
+
 def choose_regressions(
-    scaled: Features, labels: Integers, n_classes: int, *, groups: Integers, seed: int, folds: int = 5,
-    method: Method = "auto",
+    inputs: Inputs, labels: Integers, *, folds: int = 5, method: Method = "auto"
 ) -> Regressions:  # fmt: skip
-    """The regressions of a ``method`` on what ``scale`` gave, strength and noise chosen by their error left out."""
-    groups = np.unique(groups, return_inverse=True)[1].astype(np.int64)
+    """The regressions of a ``method``, strength and noise chosen by their error left out; ``labels``: (samples,)."""
+    groups, n_classes = inputs.groups, inputs.n_classes
     numbers = np.full(len(labels), -1, dtype=np.int64)
     settings: dict[str, float] = {}
     logistic, kernel, reduced = None, None, None
-    # What both begin with, where it is smaller than the inputs: products of all pairs of samples.
-    products = scaled @ scaled.T if method == "auto" and len(scaled) <= min(LANDMARKS, scaled.shape[1]) else None
     if method in ("loo", "folds") or (method == "auto" and n_classes <= MOST_CLASSES):
-        in_folds = fold_numbers(labels, groups, folds, seed)
+        in_folds = fold_numbers(labels, groups, folds, inputs.seed)
         steps = np.zeros(len(labels), dtype=bool) if method == "folds" else _sizes(groups) <= _LARGEST_STEP
         numbers[~steps] = in_folds[~steps]
-        reduced = principal_components(scaled, _components(len(labels), n_classes), seed, products)
+        reduced = inputs.reduced
         logistic = LeaveOutLogistic(reduced, n_classes, groups, in_folds, steps)
-        settings["strength"] = logistic.choose(labels, seed)
+        settings["strength"] = logistic.choose(labels, inputs.seed)
     if method in ("auto", "kernel"):
-        kernel = LeaveOutKernel(scaled, n_classes, groups, seed, products)
+        kernel = copy(inputs.kernel)  # with a noise of its own
         settings["noise"] = kernel.choose(labels)
     return Regressions(logistic, kernel, reduced, numbers, settings)
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from curation.errors import InputError, RecordError
-from curation.regression import Method, choose_regressions, scale
+from curation.regression import Inputs, Method, choose_regressions
 
 Floats = npt.NDArray[np.float64]
 Features = npt.NDArray[np.float32]
@@ -83,9 +83,24 @@ def score_out_of_sample(
     all of one class or the samples all of one group.
     """
     began = time.perf_counter()
-    check_inputs(features, labels, n_classes, groups)
-    scaled = scale(features, widths)
-    chosen = choose_regressions(scaled, labels, n_classes, groups=groups, seed=seed, folds=folds, method=method)
+    check_shapes(features, labels, n_classes, groups)
+    inputs = Inputs(features, n_classes, groups, seed=seed, widths=widths)
+    found = score_inputs(inputs, labels, folds=folds, method=method, settled=settled)
+    return replace(found, seconds=time.perf_counter() - began)
+
+
+def score_inputs(
+    inputs: Inputs,
+    labels: Integers,
+    *,
+    folds: int = 5,
+    method: Method = "auto",
+    settled: npt.NDArray[np.bool_] | None = None,
+) -> OutOfSample:
+    """As ``score_out_of_sample``, of inputs that may have been judged with other labels before."""
+    began = time.perf_counter()
+    check_shapes(inputs.rows, labels, inputs.n_classes, inputs.groups)
+    chosen = choose_regressions(inputs, labels, folds=folds, method=method)
     parts, settings = chosen.parts, dict(chosen.settings)
     probabilities = np.asarray(np.mean([p.probabilities(labels, labels) for p in parts], axis=0))
     if method == "auto":
@@ -119,19 +134,8 @@ def corrected_labels(probabilities: Floats, labels: Integers, settled: npt.NDArr
     return np.asarray(np.where(chosen, probabilities.argmax(axis=1), labels), dtype=np.int64)
 
 
-def check_inputs(features: Features, labels: Integers, n_classes: int, groups: Integers) -> None:
-    """Raise RecordError or InputError where labels can't be judged by these arrays; see ``score_out_of_sample``."""
-    check_shapes(features, labels, n_classes, groups)
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if len(bad):
-        raise RecordError(
-            f"features must be finite numbers, but those of {len(bad)} samples are not, first in row {bad[0]}; "
-            "delete the cached features and compute them again"
-        )
-
-
 def check_shapes(features: npt.NDArray[Any], labels: Integers, n_classes: int, groups: Integers) -> None:
-    """As ``check_inputs``, without reading the features."""
+    """Raise RecordError or InputError where labels can't be judged by these arrays; see ``score_out_of_sample``."""
     rows = (len(labels),)
     if features.ndim != 2 or features.shape[:1] != rows or labels.shape != rows or groups.shape != rows:
         raise RecordError(

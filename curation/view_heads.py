@@ -25,8 +25,17 @@ from curation.copies import make_copies, plan_copies
 from curation.errors import DataError, TrainingError
 from curation.features import ViewFeatures, part_tensors
 from curation.images import squash
+from curation.kept import Kept
 from curation.records import Augmentation, Predictions, Progress, Sample
-from curation.regression import LENGTH, choose_regressions, scale_of, scaled_by, softmax, squared_distances
+from curation.regression import (
+    LENGTH,
+    Inputs,
+    choose_regressions,
+    kept_inputs,
+    scaled_by,
+    softmax,
+    squared_distances,
+)
 from curation.runs import write_whole
 
 if TYPE_CHECKING:
@@ -137,10 +146,11 @@ def load_view_model(file: Path, views: ViewFeatures) -> ViewModel:
 class ViewTrainer:
     """Trains a head on views; ``group`` numbers samples, (samples,): those of one number are left out together."""
 
-    def __init__(self, views: ViewFeatures, settings: TrainingSettings, group: Group) -> None:
+    def __init__(self, views: ViewFeatures, settings: TrainingSettings, group: Group, kept: Kept | None = None) -> None:
         self.views = views
         self._settings = settings
         self._group = group
+        self._kept = kept or Kept()
 
     def train(
         self,
@@ -155,14 +165,22 @@ class ViewTrainer:
     ) -> ViewModel:
         """Fit the head; ``labels`` has shape (samples,), columns of ``class_ids``; TrainingError for one class."""
         began = time.perf_counter()
-        features, of = self._rows(samples, augmentations, seed, progress)
-        groups = self._group(samples)[of]
-        head, chosen = fit_view_head(
-            features, labels[of], len(class_ids), groups=groups, widths=self.views.widths, seed=seed,
-            class_balance=self._settings.class_balance,
-        )  # fmt: skip
-        words = self._words(len(samples), len(of) - len(samples), chosen)
-        return ViewModel(self.views, class_ids, head, words, len(of), time.perf_counter() - began)
+        balance, rows = self._settings.class_balance, len(samples)
+        if plan_copies(samples, augmentations):
+            features, of = self._rows(samples, augmentations, seed, progress)
+            rows = len(of)
+            head, chosen = fit_view_head(
+                features, labels[of], len(class_ids), groups=self._group(samples)[of], widths=self.views.widths,
+                seed=seed, class_balance=balance,
+            )  # fmt: skip
+        else:
+            inputs = kept_inputs(
+                self._kept, [s.id for s in samples], lambda: self.views.features(samples, progress), len(class_ids),
+                apart(self._group(samples)), seed=seed, widths=self.views.widths,
+            )  # fmt: skip
+            head, chosen = fit_view_head_on(inputs, labels, class_balance=balance)
+        words = self._words(len(samples), rows - len(samples), chosen)
+        return ViewModel(self.views, class_ids, head, words, rows, time.perf_counter() - began)
 
     def losses(
         self, samples: Sequence[Sample], labels: Integers, n_classes: int, held: npt.NDArray[np.bool_], seed: int
@@ -218,13 +236,18 @@ def fit_view_head(
     that features are made of. With ``class_balance`` every class is taken to be as frequent as another (Saerens,
     Latinne and Decaestecker, Neural Computation 2002). Raises TrainingError where the labels are all of one class.
     """
-    if len(np.unique(labels)) < 2:
-        raise TrainingError("a head needs at least two classes to train on; add labeled images of another class")
-    mean, divisor = scale_of(features, widths)
-    rows = scaled_by(features, mean, divisor)
-    if len(np.unique(groups)) < 2:  # something has to be left out
-        groups = np.arange(len(labels))
-    chosen = choose_regressions(rows, labels, n_classes, groups=groups, seed=seed)
+    _check_classes(labels)
+    inputs = Inputs(features, n_classes, apart(groups), seed=seed, widths=widths)
+    return fit_view_head_on(inputs, labels, class_balance=class_balance)
+
+
+def fit_view_head_on(
+    inputs: Inputs, labels: Integers, *, class_balance: bool = False
+) -> tuple[ViewHead, dict[str, float]]:
+    """As ``fit_view_head``, on inputs of several groups, which may have been learned from with other labels before."""
+    _check_classes(labels)
+    rows, n_classes = inputs.rows, inputs.n_classes
+    chosen = choose_regressions(inputs, labels)
     weights: Floats = np.zeros((0, rows.shape[1]))
     intercepts: Floats = np.zeros(0)
     if chosen.logistic is not None and chosen.reduced is not None:
@@ -236,8 +259,8 @@ def fit_view_head(
     kernel = chosen.kernel.fitted(labels)
     frequency = np.maximum(np.bincount(labels, minlength=n_classes), 1) / len(labels)
     head = ViewHead(
-        mean=mean.astype(np.float32),
-        divisor=divisor.astype(np.float32),
+        mean=inputs.mean.astype(np.float32),
+        divisor=inputs.divisor.astype(np.float32),
         weights=weights.astype(np.float32),
         intercepts=intercepts.astype(np.float32),
         landmarks=rows[kernel.landmarks].astype(np.float16),
@@ -246,6 +269,16 @@ def fit_view_head(
         offset=(-np.log(frequency) if class_balance else np.zeros(n_classes)).astype(np.float32),
     )
     return head, dict(chosen.settings)
+
+
+def apart(groups: Integers) -> Integers:
+    """Groups (samples,), or each sample by itself where all are of one: something has to be left out."""
+    return groups if len(np.unique(groups)) > 1 else np.arange(len(groups))
+
+
+def _check_classes(labels: Integers) -> None:
+    if len(np.unique(labels)) < 2:
+        raise TrainingError("a head needs at least two classes to train on; add labeled images of another class")
 
 
 def network_of(model: Any, mean: Sequence[float], std: Sequence[float], head: ViewHead) -> torch.nn.Module:
