@@ -83,6 +83,7 @@ class Judging:
             weak = slices.find_slices(
                 self.slice_table(rows, properties), wrong, ids,
                 settings=self.settings.slices, classes=classes, labels=given, looks=features,
+                paths=[s.path for s in rows],
             )  # fmt: skip
         return Scored(predictions, quality, tuple(found), tuple(weak))
 

@@ -232,17 +232,22 @@ class Loop:
 
     def _keep_looks(self, folder: Path, slices: Sequence[Slice], rows: Sequence[Sample]) -> None:
         """What slices ask for by looks, of all samples, so that it is the same in train, holdout and pool."""
+        looks = self._looks_of(slices, rows, self.samples)
+        write_frame(folder / "looks.parquet", looks.rename_axis("sample_id").reset_index())
+
+    def _looks_of(self, slices: Sequence[Slice], rows: Sequence[Sample], samples: Sequence[Sample]) -> pd.DataFrame:
+        """What conditions of slices on looks ask for among ``rows``, of samples, by sample id."""
         import pandas as pd
 
         from curation.slice_words import by_looks
         from curation.slices import looks_columns
 
-        columns: dict[str, Any] = {"sample_id": [s.id for s in self.samples]}
+        columns: dict[str, Any] = {}
         if any(by_looks(c.field) for found in slices for c in found.conditions):
-            features = self.parts.encoder.features(self.samples, self.parts.progress)
+            features = self.parts.encoder.features(samples, self.parts.progress)
             of_rows = self.parts.encoder.features(rows, self.parts.progress)
             columns |= looks_columns(slices, of_rows, [s.id for s in rows], features)
-        write_frame(folder / "looks.parquet", pd.DataFrame(columns))
+        return pd.DataFrame(columns, index=[s.id for s in samples])
 
     def looks(self, number: int) -> pd.DataFrame | None:
         """What slices of an iteration ask for by looks, by sample id; ``None`` where it kept nothing of it."""
@@ -262,8 +267,8 @@ class Loop:
         rows = [self.by_id[s] for s in scored.predictions.sample_ids]
         given = [class_of(labels, s) for s in rows]
         wrong = np.array([p != g for p, g in zip(scored.predictions.predicted(), given, strict=True)], dtype=np.bool_)
-        table = self.judging.slice_table(rows, properties)
         before = self.slices(number - 1) if number > 1 else []
+        table = self.judging.slice_table(rows, properties, self._looks_of(before, rows, rows))
         return track(scored.slices, before, table, wrong, [s.id for s in rows], given, number)
 
     def shots(self, number: int, labels: Mapping[str, CurrentLabel]) -> list[Shot]:

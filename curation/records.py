@@ -336,12 +336,14 @@ class Condition:
     """One condition of a slice, for instance ``brightness < 0.21`` or ``wafer = poly``.
 
     ``field`` is ``class``, a metadata column or a measured property; ``op`` one of ``=``, ``<``, ``>=``.
-    For ``field == "class"`` the value is a class id.
+    For ``field == "class"`` the value is a class id. ``shown`` is the path of the image that a condition on looks
+    speaks of, which people are told in place of its id.
     """
 
     field: str
     op: Literal["=", "<", ">="]
     value: str | float
+    shown: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from curation.records import Classes, Condition, Slice
 #: Columns that say how near images are to one of them begin so, and go on with its sample id; and columns of groups
 #: that look alike, which projects of before have.
 _LOOKS, _GROUPS = "looks like ", ("looks", "looks_closely")
+#: Characters of a path that are told of, its last ones.
+_LONGEST = 40
 
 
 def by_looks(field: str) -> bool:
@@ -97,7 +99,8 @@ def described(conditions: Sequence[Condition], classes: Classes, *, numbers: boo
         if condition.field == "class":
             who = f"images labeled {classes.name(str(condition.value))}"
         elif by_looks(condition.field):
-            which.append(f"that look alike ({_look_name(condition)})")
+            phrase = "that look alike ({})" if condition.op == "=" else "that look like {} (the nearest {})"
+            which.append(phrase.format(*_likeness(condition)))
         elif phrase and numbers:
             which.append(f"{phrase} ({condition_name(condition, classes)})")
         else:
@@ -111,12 +114,14 @@ def condition_name(condition: Condition, classes: Classes) -> str:
         return f"class = {classes.name(str(condition.value))}"
     value = f"{condition.value:g}" if isinstance(condition.value, float) else condition.value
     if by_looks(condition.field):
-        return f"looks like {_look_name(condition)}"
+        return f"looks like {', nearest '.join(_likeness(condition))}"
     return f"{condition.field} {condition.op} {value}"
 
 
-def _look_name(condition: Condition) -> str:
-    """What images look like, and how many of them, or the name of their group."""
+def _likeness(condition: Condition) -> tuple[str, ...]:
+    """What images look like, and which share of all is so near; or the name of their group."""
     if condition.op == "=":
-        return str(condition.value)
-    return f"{condition.field.removeprefix(_LOOKS)[:12]}, nearest {1 - float(condition.value):.0%}"
+        return (str(condition.value),)
+    name = condition.shown or condition.field.removeprefix(_LOOKS)[:12]
+    cut = name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}"
+    return cut, f"{1 - float(condition.value):.0%}"

@@ -99,6 +99,7 @@ def find_slices(
     classes: Classes,
     labels: Sequence[str],
     looks: Features | None = None,
+    paths: Sequence[str] | None = None,
     seed: int = 0,
 ) -> list[Slice]:
     """Find where the model is weak: the slices whose repair would remove most errors first, none on pure chance.
@@ -110,7 +111,8 @@ def find_slices(
     ``table`` holds metadata and properties, one row a sample in the order of ``errors`` (shape (samples,), bool:
     the out-of-sample prediction differs from the label), ``sample_ids`` and ``labels`` (class ids). ``looks``, features
     of shape (samples, dimensions), tell what looks alike: the nearest of each of many images are tried too, and
-    reported where no words fit nearly as well; ``looks_columns`` makes the columns that their conditions ask for.
+    reported where no words fit nearly as well; ``looks_columns`` makes the columns that their conditions ask for, and
+    ``paths``, one a row, is what such an image is called in names.
 
     The chance that any slice at all is reported where errors fall at random within each class is at most
     ``settings.alpha``; ``p_value`` is corrected for everything that was tried. Of slices that overlap, a further one is
@@ -139,11 +141,20 @@ def find_slices(
         for conditions, mask, p_value in _pick(trials, wrong, MOST_SLICES - len(chosen)):
             chosen.append(mask)
             comparable = float(wrong[~mask].mean()) if alone else comparable_rate(wrong, mask, of_class)
+            conditions = tuple(_called(c, sample_ids, paths) for c in conditions)
             made = _slice_of(conditions, mask, wrong, sample_ids, classes, p_value, comparable)
             own = [c.field for c in conditions if by_looks(c.field)]
             rows = typical_rows(made, table.assign(**{field: near[field].to_numpy() for field in own}), labels)
             found.append(replace(made, typical=tuple(sample_ids[row] for row in rows[:MOST_TYPICAL])))
     return sorted(found, key=lambda s: (_kind(s), -s.removable, s.name))
+
+
+def _called(condition: Condition, sample_ids: Sequence[str], paths: Sequence[str] | None) -> Condition:
+    """The condition with the path of the image that it speaks of, where it does and there are paths."""
+    if paths is None or not by_looks(condition.field):
+        return condition
+    path = next((p for s, p in zip(sample_ids, paths, strict=True) if look_of(s) == condition.field), "")
+    return replace(condition, shown=path)
 
 
 def _kind(found: Slice) -> int:

@@ -56,7 +56,8 @@ def track(
             continue
         left.remove(old)
         measured = _measured(old, table, wrong, sample_ids, labels, of_class)
-        again = new if measured is None or _by_looks(old) else replace(measured, p_value=new.p_value)
+        lasting = measured is not None and _can_be_asked(old, table)
+        again = replace(measured, p_value=new.p_value) if measured is not None and lasting else new
         status: SliceStatus = "open" if old.status == "fixed" else old.status
         weak.append(_noted(replace(again, status=status, wanted=old.wanted, began=old.began), iteration, old.history))
     fixed: list[Slice] = []
@@ -82,9 +83,9 @@ def _same(new: Slice, old: Sequence[Slice]) -> Slice | None:
     return best if share >= SAME else None
 
 
-def _by_looks(found: Slice) -> bool:
-    """Whether it speaks of the nearest of an image, which are others when images are added."""
-    return any(by_looks(c.field) for c in found.conditions)
+def _can_be_asked(found: Slice, table: pd.DataFrame) -> bool:
+    """Whether the table has the columns that a slice speaks of."""
+    return all(c.field == "class" or c.field in table.columns for c in found.conditions)
 
 
 def _measured(
@@ -96,11 +97,11 @@ def _measured(
     of_class: npt.NDArray[np.int64],
 ) -> Slice | None:
     """An old slice with what is in it now; ``None`` where its conditions can't be asked or nothing is in it."""
-    if _by_looks(old):
+    if _can_be_asked(old, table):
+        mask = members(old, table, labels)
+    elif any(by_looks(c.field) for c in old.conditions):  # the image that they look like is gone
         own = set(old.sample_ids)
         mask = np.array([s in own for s in sample_ids], dtype=np.bool_)
-    elif all(c.field == "class" or c.field in table.columns for c in old.conditions):
-        mask = members(old, table, labels)
     else:
         return None
     if not mask.any() or mask.all():

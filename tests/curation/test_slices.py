@@ -34,10 +34,11 @@ def search(
     labels: list[str],
     settings: SliceSettings | None = None,
     looks: np.ndarray | None = None,
+    paths: list[str] | None = None,
 ) -> list[Slice]:
     ids = [f"s{row}" for row in range(len(table))]
     chosen = settings or SliceSettings()
-    return find_slices(table, errors, ids, settings=chosen, classes=CLASSES, labels=labels, looks=looks)
+    return find_slices(table, errors, ids, settings=chosen, classes=CLASSES, labels=labels, looks=looks, paths=paths)
 
 
 def a_slice(*conditions: Condition) -> Slice:
@@ -105,7 +106,7 @@ class TestFinding:
         centre = condition.field.removeprefix("looks like ")
         assert found[1].typical[0] == centre
         assert found[1].name == f"looks like {centre}, nearest {1 - float(condition.value):.0%}"
-        assert words(found[1], CLASSES).startswith(f"Images that look alike ({centre}, nearest ")
+        assert words(found[1], CLASSES).startswith(f"Images that look like {centre} (the nearest ")
 
     def test_looks_are_asked_of_other_images_too(self) -> None:
         rng = np.random.default_rng(15)
@@ -121,6 +122,19 @@ class TestFinding:
         near, far = centre + 0.01, 2 * looks.mean(axis=0) - centre
         other = pd.DataFrame(looks_columns([found], looks, ids, np.stack([near, far])))
         assert members(found, other, ["c1", "c1"]).tolist() == [True, False]
+
+    def test_an_image_is_called_by_its_path_of_which_the_end_is_told_where_it_is_long(self) -> None:
+        rng = np.random.default_rng(0)
+        labels = ["c1"] * 800
+        looks = rng.normal(size=(800, 6)).astype(np.float32)
+        alike = unit_directions(looks) @ unit_directions(looks)[7]
+        errors = rng.random(800) < np.where(np.argsort(np.argsort(-alike)) < 90, 0.6, 0.08)
+        table = pd.DataFrame({"brightness": rng.random(800)})
+        for folder, shown in (("cells/", "cells/s{}.png"), ("a" * 60 + "/", "…" + "a" * 30 + "/s{}.png")):
+            (found,) = search(table, errors, labels, looks=looks, paths=[f"{folder}s{n:03}.png" for n in range(800)])
+            place = int(found.conditions[0].field.removeprefix("looks like s"))
+            assert found.name.startswith(f"looks like {shown.format(f'{place:03}')}, nearest ")
+            assert found.conditions[0].shown == f"{folder}s{place:03}.png"
 
     def test_look_that_is_gone_holds_nobody(self) -> None:
         gone = a_slice(Condition("looks like s9", ">=", 0.9))

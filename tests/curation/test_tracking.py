@@ -53,6 +53,19 @@ class TestTracking:
         (again,) = track([weak()], [replace(weak(), status="fixed")], TABLE, errors_in(20), IDS, LABELS, 3)
         assert again.status == "open"
 
+    def test_slice_by_looks_found_again_around_another_image_keeps_its_name(self) -> None:
+        """Its members are those that are nearest now; where its image is gone, the new one takes its place."""
+        first, second = (Condition(f"looks like {s}", ">=", 0.8, f"cells/{s}.png") for s in ("s7", "s11"))
+        old = replace(weak("looks like cells/s7.png, nearest 20%"), conditions=(first,), status="accepted")
+        new = replace(weak("looks like cells/s11.png, nearest 20%"), conditions=(second,))
+        table = TABLE.assign(**{"looks like s7": (100 - np.abs(np.arange(100) - 3)) / 100 - 0.045})
+        (again,) = track([new], [old], table, errors_in(20), IDS, LABELS, 2)
+        assert (again.name, again.conditions, again.status) == (old.name, (first,), "accepted")
+        assert again.sample_ids == tuple(IDS[:19])
+        (other,) = track([new], [old], TABLE, errors_in(20), IDS, LABELS, 2)
+        assert (other.name, other.conditions, other.status) == (new.name, (second,), "accepted")
+        assert other.sample_ids == new.sample_ids
+
     def test_another_slice_is_another(self) -> None:
         other = replace(weak("x"), conditions=(Condition("brightness", ">=", 0.8),), sample_ids=tuple(IDS[80:]))
         found = track([other], [weak()], TABLE, errors_in(20), IDS, LABELS, 2)
