@@ -21,8 +21,8 @@ Mask = npt.NDArray[np.bool_]
 _Z = 1.959964
 #: Reviewing pays while a review puts so many labels right; chosen by simulated projects (benchmarks/proof.py).
 LEAST_YIELD = 0.05
-#: Which middle share of what is believed is told as a 95 % interval. Priors serve images of every kind, so they are wider
-#: than needed for any: so much of the draws held the truth of 2,000 simulated projects in 93 to 96 % (docs/log.md).
+#: Which middle share of what is believed is told as a 95 % interval. Priors serve images of every kind, so they are
+#: wider than any needs: so much of the draws held the truth of 2,000 simulated projects in 93 to 96 % (docs/log.md).
 BELIEVED = 0.9
 
 

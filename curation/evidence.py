@@ -29,8 +29,8 @@ Integers = npt.NDArray[np.int64]
 DRAWS = 1_000
 #: Priors, normal: intercept and slope of the doubt, level of what is not flagged; people's errors on right labels
 #: (about one in ten, more where the flagger doubts); naming the true class where it is not the given one; naming the
-#: given class although it is wrong. All are logits. The first three were chosen by simulation (docs/log.md, "How well the
-#: proof keeps its word").
+#: given class although it is wrong. All are logits. The first three were chosen by simulation (docs/log.md, "How
+#: well the proof keeps its word").
 _MEAN = np.array([-1.5, 1.0, -0.2, -2.2, 0.1, 1.5, -2.2])
 _SPREAD = np.array([1.5, 0.4, 0.6, 1.0, 0.2, 0.8, 0.7])
 #: Steps of numeric derivatives: the point itself, then up and down along each parameter.
