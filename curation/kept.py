@@ -18,8 +18,8 @@ class Kept:
     def __init__(self) -> None:
         self._results: dict[str, OrderedDict[Hashable, Any]] = {}
 
-    def of(self, kind: str, made_from: Hashable, make: Callable[[], T]) -> T:
-        """What ``make`` gives, or has given when it was last asked for this kind of the same.
+    def of(self, kind: str, made_from: Hashable, make: Callable[[], T], places: int = PLACES) -> T:
+        """What ``make`` gives, or has given when it was last asked for this kind of the same; so many are kept.
 
         >>> kept = Kept()
         >>> kept.of("sorted", 1, lambda: "made"), kept.of("sorted", 1, lambda: "made again")
@@ -28,7 +28,7 @@ class Kept:
         results = self._results.setdefault(kind, OrderedDict())
         if made_from not in results:
             results[made_from] = make()
-            while len(results) > PLACES:
+            while len(results) > places:
                 results.popitem(last=False)
         results.move_to_end(made_from)
         found: T = results[made_from]

@@ -110,13 +110,16 @@ def kept_inputs(
     kept: Kept, sample_ids: Sequence[str], read: Callable[[], Features], n_classes: int, groups: Integers, *,
     seed: int, widths: Sequence[int],
 ) -> Inputs:  # fmt: skip
-    """``Inputs`` of the features that ``read`` gives; those of the last time, where few samples stay the same."""
+    """``Inputs`` of the features that ``read`` gives; those of the last time, where few samples stay the same.
+
+    Of 2,000 samples they take some 200 MB.
+    """
 
     def make() -> Inputs:
         return Inputs(read(), n_classes, groups, seed=seed, widths=widths)
 
     made_from = (tuple(sample_ids), groups.tobytes(), n_classes, seed, tuple(widths))
-    return kept.of("regressions", made_from, make) if len(sample_ids) <= LANDMARKS else make()
+    return kept.of("regressions", made_from, make, places=1) if len(sample_ids) <= LANDMARKS else make()
 
 
 def choose_regressions(
