@@ -29,10 +29,11 @@ Integers = npt.NDArray[np.int64]
 DRAWS = 1_000
 #: Priors, normal: intercept and slope of the doubt, level of what is not flagged; people's errors on right labels
 #: (about one in ten, more where the flagger doubts); naming the true class where it is not the given one; naming the
-#: given class although it is wrong. All are logits. The first three were chosen by simulation (docs/log.md, "How
+#: given class although it is wrong. All are logits. Decisions rest on priors near to what is usual, intervals on weaker
+#: ones, which serve images of other kinds as well; the first three of each were chosen by simulation (docs/log.md, "How
 #: well the proof keeps its word").
-_MEAN = np.array([-1.5, 1.0, -0.2, -2.2, 0.1, 1.5, -2.2])
-_SPREAD = np.array([1.5, 0.4, 0.6, 1.0, 0.2, 0.8, 0.7])
+_USUAL = np.array([[-1.0, 1.0, -0.4, -2.2, 0.1, 1.5, -2.2], [1.5, 0.3, 0.4, 1.0, 0.2, 0.8, 0.7]])
+_WEAK = np.array([[-1.5, 1.0, -0.2, -2.2, 0.1, 1.5, -2.2], [1.5, 0.4, 0.6, 1.0, 0.2, 0.8, 0.7]])
 #: Steps of numeric derivatives: the point itself, then up and down along each parameter.
 _STEP = 1e-2
 _STENCIL = np.concatenate([np.zeros((1, 7)), np.stack([_STEP * np.eye(7), -_STEP * np.eye(7)], axis=1).reshape(14, 7)])
@@ -69,7 +70,10 @@ class Answers:
 
 @dataclass(frozen=True, eq=False)
 class Beliefs:
-    """What the answers taught: the most probable parameters (7,), and draws from their posterior (draws, 7)."""
+    """What the answers taught: the most probable parameters (7,), by which decisions are made, and draws (draws, 7).
+
+    Draws are from the posterior under weaker priors, for intervals.
+    """
 
     best: Floats
     draws: Floats
@@ -205,37 +209,43 @@ def _held(decision: Decision, sure: float) -> Decision:
 
 
 def learn(answers: Answers, seed: int = 0, draws: int = DRAWS) -> Beliefs:
-    """Fit the model: most probable parameters, and so many draws from a t distribution about them.
+    """Fit the model: most probable parameters, and so many draws from their posterior under weaker priors.
 
-    Draws are reweighted by the posterior itself and drawn anew (Rubin 1987), because few answers make it skew.
-    Without any answer the beliefs are the priors.
+    They are drawn from a t distribution, reweighted by the posterior itself and drawn anew (Rubin 1987), because few
+    answers make it skew. Without any answer the beliefs are the priors.
     """
+    best = _most_probable(answers, _USUAL)
+    return Beliefs(best, _drawn(answers, draws, np.random.default_rng(seed)) if draws else best[None])
+
+
+def _most_probable(answers: Answers, prior: Floats) -> Floats:
     from scipy.optimize import minimize
 
-    rng = np.random.default_rng(seed)
-
     def loss(theta: Floats) -> tuple[float, Floats]:
-        around = _log_posterior(theta + _STENCIL, answers)
+        around = _log_posterior(theta + _STENCIL, answers, prior)
         return -float(around[0]), -(around[1::2] - around[2::2]) / (2 * _STEP)
 
-    best = np.asarray(minimize(loss, _MEAN, jac=True, method="BFGS", options={"gtol": 1e-2, "maxiter": 60}).x)
-    if not draws:
-        return Beliefs(best, best[None])
-    values, vectors = np.linalg.eigh(np.linalg.inv(_curvature(best, answers)))
+    return np.asarray(minimize(loss, prior[0], jac=True, method="BFGS", options={"gtol": 1e-2, "maxiter": 60}).x)
+
+
+def _drawn(answers: Answers, draws: int, rng: np.random.Generator) -> Floats:
+    """Draws from the posterior under the weak priors, shape (draws, 7)."""
+    best = _most_probable(answers, _WEAK)
+    values, vectors = np.linalg.eigh(np.linalg.inv(_curvature(best, answers, _WEAK)))
     root = vectors * np.sqrt(np.clip(values, 1e-6, 25.0))
     normal = rng.normal(size=(2 * draws, len(best)))
     wide = rng.chisquare(8, size=(2 * draws, 1)) / 8  # Student's t: its tails cover those of the posterior
     proposed = best + (normal / np.sqrt(wide)) @ root.T
     density = -0.5 * (8 + len(best)) * np.log1p((normal**2).sum(axis=1) / wide[:, 0] / 8)
-    weight = _log_posterior(proposed, answers) - density
+    weight = _log_posterior(proposed, answers, _WEAK) - density
     chance = np.exp(weight - weight.max())
-    return Beliefs(best, proposed[rng.choice(len(proposed), draws, p=chance / chance.sum())])
+    return np.asarray(proposed[rng.choice(len(proposed), draws, p=chance / chance.sum())])
 
 
-def _log_posterior(theta: Floats, answers: Answers) -> Floats:
-    """Up to a constant, shape (draws,); ``theta`` has shape (draws, 7)."""
-    prior = -0.5 * (((theta - _MEAN) / _SPREAD) ** 2).sum(axis=1)
-    return np.asarray(prior + _log_sum(_joint(theta, answers)).sum(axis=1))
+def _log_posterior(theta: Floats, answers: Answers, prior: Floats) -> Floats:
+    """Up to a constant, shape (draws,); ``theta`` has shape (draws, 7), ``prior`` (2, 7): means and spreads."""
+    before = -0.5 * (((theta - prior[0]) / prior[1]) ** 2).sum(axis=1)
+    return np.asarray(before + _log_sum(_joint(theta, answers)).sum(axis=1))
 
 
 def _joint(theta: Floats, answers: Answers) -> tuple[Floats, Floats, Floats]:
@@ -278,13 +288,13 @@ def _log_logistic(values: Floats) -> Floats:
     return np.asarray(np.minimum(values, 0) - np.log1p(np.exp(-np.abs(values))))
 
 
-def _curvature(at: Floats, answers: Answers) -> Floats:
+def _curvature(at: Floats, answers: Answers, prior: Floats) -> Floats:
     """Second derivatives of minus the log posterior by central differences, shape (7, 7)."""
     moves = np.eye(len(at)) * _STEP
     pairs = [(i, j) for i in range(len(at)) for j in range(i, len(at))]
     signs = ((1, 1), (1, -1), (-1, 1), (-1, -1))
     ends = np.array([at + x * moves[i] + y * moves[j] for i, j in pairs for x, y in signs])
-    values = _log_posterior(ends, answers).reshape(-1, 4)
+    values = _log_posterior(ends, answers, prior).reshape(-1, 4)
     result = np.zeros((len(at), len(at)))
     for (i, j), (a, b, c, d) in zip(pairs, values, strict=True):
         result[i, j] = result[j, i] = -(a - b - c + d) / (4 * _STEP**2)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from curation import evidence
 from curation.audit import look_ahead, recall, recommend, still_wrong
 from curation.errors import RecordError
 from curation.evidence import Answers, doubt_of, gather, hold_back, learn
@@ -95,6 +96,24 @@ class TestOneLabel:
         one = np.zeros(1, dtype=np.int64)
         with pytest.raises(RecordError, match="one value a label"):
             Answers(np.zeros(2), np.zeros(1, dtype=bool), one, one, one, np.zeros(1), 3)
+
+
+class TestBeliefs:
+    NOTHING = answers([(0.0, True, 0, 0, 0)])
+
+    def test_without_answers_they_are_the_priors_and_intervals_rest_on_the_weaker_ones(self) -> None:
+        beliefs = learn(self.NOTHING, draws=4000)
+        assert beliefs.best == pytest.approx(evidence._USUAL[0], abs=0.02)
+        assert beliefs.draws.mean(axis=0) == pytest.approx(evidence._WEAK[0], abs=0.15)
+        assert beliefs.draws.std(axis=0) == pytest.approx(evidence._WEAK[1], rel=0.15)
+        assert (evidence._WEAK[1] >= evidence._USUAL[1]).all()
+
+    def test_decisions_are_the_same_with_and_without_draws(self) -> None:
+        said = people(3)["said"]
+        with_draws, without = learn(said), learn(said, draws=0)
+        np.testing.assert_array_equal(with_draws.best, without.best)
+        assert len(with_draws.draws) == evidence.DRAWS
+        np.testing.assert_array_equal(without.draws, without.best[None])
 
 
 class TestWhatIsLeft:
