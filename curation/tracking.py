@@ -56,8 +56,10 @@ def track(
             continue
         left.remove(old)
         measured = _measured(old, table, wrong, sample_ids, labels, of_class)
-        lasting = measured is not None and _can_be_asked(old, table)
-        again = replace(measured, p_value=new.p_value) if measured is not None and lasting else new
+        if measured is not None and _can_be_asked(old, table):
+            again = replace(measured, p_value=new.p_value)
+        else:
+            again = new
         status: SliceStatus = "open" if old.status == "fixed" else old.status
         weak.append(_noted(replace(again, status=status, wanted=old.wanted, began=old.began), iteration, old.history))
     fixed: list[Slice] = []
