@@ -55,11 +55,8 @@ def track(
             weak.append(_noted(new, iteration))
             continue
         left.remove(old)
-        measured = _measured(old, table, wrong, sample_ids, labels, of_class)
-        if measured is not None and _can_be_asked(old, table):
-            again = replace(measured, p_value=new.p_value)
-        else:
-            again = new
+        measured = _measured(old, table, wrong, sample_ids, labels, of_class) if _can_be_asked(old, table) else None
+        again = replace(measured, p_value=new.p_value) if measured is not None else new
         status: SliceStatus = "open" if old.status == "fixed" else old.status
         weak.append(_noted(replace(again, status=status, wanted=old.wanted, began=old.began), iteration, old.history))
     fixed: list[Slice] = []
