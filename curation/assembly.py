@@ -11,7 +11,7 @@ from curation.config import Settings
 from curation.judging import joint_groups, near_duplicates
 from curation.kept import Kept
 from curation.parts import Parts, Reporter, Trainer
-from curation.records import Augmentation, Progress, Sample
+from curation.records import Augmentation, Classes, Progress, Sample
 from curation.repairing import Repairer
 from curation.runs import ProjectPaths
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from curation.backbone import Backbone
     from curation.engine import Engine
     from curation.features import FeatureStore, ViewFeatures
-    from curation.images import PixelCache
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +72,11 @@ def make_parts(
     paths: ProjectPaths,
     settings: Settings,
     samples: Sequence[Sample],
+    classes: Classes,
     reporter: Reporter,
     progress: Progress | None = None,
 ) -> Parts:
-    """What the loop works with; ``samples`` are all of the project's."""
+    """What the loop works with; ``samples`` and ``classes`` are all of the project's."""
     from curation.heads import encode_copies
     from curation.properties import measure_properties
 
@@ -88,7 +88,7 @@ def make_parts(
         judge=views if settings.detection.views == "many" else None,
         trainer=_trainer(encoders, settings),
         measure=lambda samples, progress: measure_properties(samples, paths.cache / "properties.parquet", progress),
-        plan_recipe=_repairer(paths, settings, samples, store, pixels),
+        plan_recipe=_repairer(paths, settings, samples, classes, store),
         reporters=[reporter],
         progress=progress,
         copies=lambda samples, augmentations, seed: encode_copies(store, pixels, samples, augmentations, seed),
@@ -125,18 +125,19 @@ def _alike(samples: Sequence[Sample], features: npt.NDArray[np.float32]) -> npt.
 
 
 def _repairer(
-    paths: ProjectPaths, settings: Settings, samples: Sequence[Sample], store: FeatureStore, pixels: PixelCache
+    paths: ProjectPaths, settings: Settings, samples: Sequence[Sample], classes: Classes, store: FeatureStore
 ) -> Repairer:
     from augment.recipes import read_recipes
 
     return Repairer(
         store=store,
-        pixels=pixels.pixels,
+        pixels=store.pixels.pixels,
         group=_alike,
         samples={s.id: s for s in samples},
         settings=settings.slices,
         recipes=read_recipes(paths.root / settings.slices.recipes) if settings.slices.recipes else (),
         seed=settings.seed,
+        class_name=classes.name,
     )
 
 

@@ -54,8 +54,8 @@ class Repairer:
     """Tries a slice's recipe and says what is to be done; a slice in, the slice with its repair and copies out.
 
     ``pixels`` gives samples as arrays of shape (n, side, side, 3), ``group`` the numbers of images that must not be
-    divided between folds, ``others`` what must not lose: masks over training samples by name, given their ids and
-    class ids. ``recipes`` are the user's own; with ``settings.trial`` a recipe that is not proven is used too.
+    divided between folds, ``class_name`` what a class id is called. ``recipes`` are the user's own; with
+    ``settings.trial`` a recipe that is not proven is used too.
     """
 
     store: Store
@@ -65,6 +65,7 @@ class Repairer:
     settings: SliceSettings
     recipes: Sequence[Recipe] = ()
     seed: int = 0
+    class_name: Callable[[str], str] = str
 
     def __call__(
         self,
@@ -143,13 +144,15 @@ class Repairer:
         own, copied = set(weak.sample_ids), set(copies.sample_ids)
         rows = self._drawn(sample_ids, own | copied)
         ids = [sample_ids[row] for row in rows]
-        names, columns = np.unique([labels[row] for row in rows], return_inverse=True)
+        class_ids, columns = np.unique([labels[row] for row in rows], return_inverse=True)
         chosen = [self.samples[s] for s in ids]
         features = self.store.features(chosen)
         inside = np.array([s in own for s in ids], dtype=np.bool_)
         row_of = {s: row for row, s in enumerate(ids)}
         sources = np.array([row_of[s] for s in copies.sample_ids for _ in range(copies.copies)], dtype=np.int64)
-        others = {f"class {n}": (columns == n) & ~inside for n in range(len(names))}
+        others = {
+            f"other images labeled {self.class_name(str(c))}": (columns == n) & ~inside for n, c in enumerate(class_ids)
+        }
         return trial(
             features, self._made(copies, features.shape[1]), sources, columns.astype(np.int64), inside,
             self._folds(chosen, features), seed=self.seed, others=others,

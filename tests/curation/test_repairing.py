@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageFilter
 
+from augment.choose import Trial, trial
 from curation.config import SliceSettings
 from curation.records import Condition, Progress, Sample, Slice
 from curation.repairing import Repairer
@@ -64,6 +65,22 @@ class Set:
         return Repairer(
             store, store.pixels, lambda samples, features: np.arange(len(samples)), self.samples, settings
         )  # fmt: skip
+
+
+def test_classes_that_must_not_lose_go_by_their_names(
+    made: Set, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[list[str]] = []
+
+    def noted(*given: object, **how: object) -> Trial:
+        told.append(list(how["others"]))  # type: ignore[call-overload]
+        return trial(*given, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("augment.choose.trial", noted)
+    names = {"c1": "left", "c2": "right"}
+    repairer = replace(made.repairer(SliceSettings()), class_name=names.__getitem__)
+    repairer(made.weak, made.table, made.ids, made.labels, tmp_path)
+    assert told == [["other images labeled left", "other images labeled right"]]
 
 
 @pytest.fixture(scope="module")
