@@ -5,6 +5,8 @@ Features are those of the default backbone, beside what `curate flag` makes of t
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 import time
 import zipfile
 from collections.abc import Sequence
@@ -42,11 +44,21 @@ class Case:
 
 def cifar_cases(archive: Path, rows: int | None, cache: Path, given: Sequence[str] = CIFAR10N) -> list[Case]:
     """Label sets of CIFAR-10N in a zip."""
-    folder = cache / "cifar10n"
-    with zipfile.ZipFile(archive) as packed:
-        packed.extractall(folder)
-    table = next(folder.rglob("train.csv"))
+    table = cifar_table(archive, cache)
     return table_cases(table.parent, table, given, "clean_label", rows, cache)
+
+
+def cifar_table(archive: Path, cache: Path) -> Path:
+    """CIFAR-10N's table, its images beside it, unpacked where they are not yet; whole, as others may be reading."""
+    folder = cache / "cifar10n"
+    if not folder.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as temporary, zipfile.ZipFile(archive) as packed:
+            whole = Path(temporary) / "whole"
+            packed.extractall(whole)
+            with contextlib.suppress(OSError):  # somebody else has unpacked it meanwhile
+                whole.rename(folder)
+    return next(folder.rglob("train.csv"))
 
 
 def table_cases(

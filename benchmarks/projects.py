@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import solve_triangular
 
-from benchmarks.cases import Case, cifar_cases, digits_case, table_cases
+from benchmarks.cases import Case, cifar_cases, cifar_table, digits_case, table_cases
 from curation.audit import still_wrong
 from curation.credit import TrainingSet, fit_head, predict_head
 from curation.evidence import SURE, Answers, Beliefs, doubt_of, learn
@@ -253,17 +253,6 @@ def reduced(case: Case, cache: Path) -> Features:
     cache.mkdir(parents=True, exist_ok=True)
     np.save(kept, found)
     return found
-
-
-def cifar_table(archive: Path, cache: Path) -> Path:
-    """CIFAR-10N's table, unpacked where it is not yet."""
-    import zipfile
-
-    folder = cache / "cifar10n"
-    if not folder.exists():
-        with zipfile.ZipFile(archive) as packed:
-            packed.extractall(folder)
-    return next(folder.rglob("train.csv"))
 
 
 def cifar_column(cache: Path, name: str, case: Case) -> Columns:

@@ -31,7 +31,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a checkout that is not installed
 
-from benchmarks.cases import elpv_cases
+from benchmarks.cases import cifar_table, elpv_cases
 from benchmarks.claims import conclude
 from benchmarks.projects import (
     COMPONENTS,
@@ -39,7 +39,6 @@ from benchmarks.projects import (
     Features,
     Pool,
     Project,
-    cifar_table,
     clean_accuracy,
     digits_pools,
     pool_from_counts,

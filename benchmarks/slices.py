@@ -27,7 +27,6 @@ import os
 import sys
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -39,6 +38,7 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a checkout that is not installed
 
+from benchmarks.cases import cifar_table
 from benchmarks.claims import conclude
 from curation.config import SliceSettings
 from curation.images import read_image
@@ -632,9 +632,7 @@ def cifar(archive: Path, rows: int | None, cache: Path) -> tuple[Images, Eyes]:
     """The images of CIFAR-10N with their clean labels."""
     import pandas as pd
 
-    with zipfile.ZipFile(archive) as packed:
-        packed.extractall(cache / "cifar10n")
-    file = next((cache / "cifar10n").rglob("train.csv"))
+    file = cifar_table(archive, cache)
     table = pd.read_csv(file, dtype=str)[:rows]
     return load_images("CIFAR-10N", [file.parent / p for p in table["path"]], list(table["clean_label"]), cache)
 

@@ -31,7 +31,6 @@ import os
 import sys
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +41,7 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a checkout that is not installed
 
+from benchmarks.cases import cifar_table
 from benchmarks.claims import conclude
 from curation.backbone import describe_device, load_backbone
 from curation.config import ReportSettings, ReviewSettings, Settings, TrainingSettings
@@ -195,10 +195,7 @@ def accuracy(options: argparse.Namespace) -> tuple[dict[str, Any], Claims]:
 
 def noise(options: argparse.Namespace) -> tuple[dict[str, Any], Claims]:
     """CIFAR-10N's worst labels."""
-    folder = options.cache / "cifar10n"
-    with zipfile.ZipFile(options.cifar10n) as packed:
-        packed.extractall(folder)
-    table = next(folder.rglob("train.csv"))
+    table = cifar_table(options.cifar10n, options.cache)
     with table.open(encoding="utf-8", newline="") as lines:
         entries = list(csv.DictReader(lines))
     classes = tuple(sorted({e["clean_label"] for e in entries}))
