@@ -15,7 +15,7 @@ reported beside. So is how many of those that count the search reports when it l
 the others can't be told from chance by their train rows. A slice is found where, of the ten most typical held-out
 members of one of the first three slices, at least half are planted, and that slice holds a third of it. ``--images``
 takes the first so many of CIFAR-10N. ``--quick`` takes 2,000, what is altered most, slices of 5 and 10 % (smaller ones
-have too few held-out rows), one seed and 50 runs with nothing planted. What is computed of images, altered ones among
+have too few held-out rows), one seed and 25 runs with nothing planted. What is computed of images, altered ones among
 them, and how these are judged is kept in ``--cache``. Exit code 1 where a claim does not hold.
 """
 
@@ -67,7 +67,7 @@ HELD_OUT = 0.3
 SIZES = (0.01, 0.02, 0.05, 0.10)
 #: Share of the images that there is an altered version of; slices are drawn from it.
 POOL = 0.12
-NULL_RUNS, QUICK_NULL_RUNS = 100, 50
+NULL_RUNS, QUICK_NULL_RUNS = 100, 25
 #: Share of the first class (of 500 at most) that the frame goes with.
 FRAMED = 0.8
 #: Rows and properties of the search that is timed.
