@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation.config import Settings
-from curation.judging import joint_groups, near_duplicates
+from curation.judging import groups_of, near_duplicates
 from curation.kept import Kept
 from curation.parts import Parts, Reporter, Trainer
 from curation.records import Augmentation, Classes, Progress, Sample
@@ -98,15 +98,13 @@ def make_parts(
 def _trainer(encoders: Encoders, settings: Settings) -> Trainer:
     """What trains, by the settings."""
     from curation.heads import HeadTrainer
-    from curation.neighbours import join_groups
     from curation.view_heads import ViewTrainer
     from curation.ways import EitherTrainer
 
     store, kept, method = encoders.store, encoders.kept, settings.training.method
 
     def group(samples: Sequence[Sample]) -> npt.NDArray[np.int64]:
-        pairs = near_duplicates(kept, store, samples)
-        return joint_groups(samples, join_groups(len(samples), [pair[:2] for pair in pairs]))
+        return groups_of(samples, near_duplicates(kept, samples, lambda: store.features(samples)))
 
     viewer = ViewTrainer(encoders.views, settings.training, group, kept)
     if method == "head":
@@ -119,9 +117,9 @@ def _trainer(encoders: Encoders, settings: Settings) -> Trainer:
 
 def _alike(samples: Sequence[Sample], features: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     """Group numbers, (samples,), of what shares a user's group or is a near-duplicate."""
-    from curation.neighbours import group_near_duplicates
+    from curation.neighbours import near_duplicate_pairs
 
-    return joint_groups(samples, group_near_duplicates(features))
+    return groups_of(samples, near_duplicate_pairs(features))
 
 
 def _repairer(

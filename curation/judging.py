@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from curation.config import Settings
 from curation.errors import ProjectError
 from curation.kept import Kept
 from curation.ledger import Ledger
-from curation.parts import Encoder, Parts, Scored
+from curation.parts import Parts, Scored
 from curation.records import (
     SKIPPED,
     WITHDRAWN,
@@ -59,16 +60,15 @@ class Judging:
         """Judge the labels of ``rows`` by predictions that have not seen them: ours, or those given."""
         from curation import issues as issue_finding
         from curation import scoring, slices
-        from curation.neighbours import join_groups
 
         classes = self.ledger.classes()
         given = [class_of(labels, s) for s in rows]
         columns = np.array([classes.index(c) for c in given], dtype=np.int64)
         features = self.parts.encoder.features(rows, self.parts.progress)
         ids = tuple(s.id for s in rows)
-        pairs = near_duplicates(self.parts.kept, self.parts.encoder, rows, self.parts.progress)
+        pairs = near_duplicates(self.parts.kept, rows, lambda: features)
         if predictions is None:
-            groups = joint_groups(rows, join_groups(len(rows), [pair[:2] for pair in pairs]))
+            groups = groups_of(rows, pairs)
             settled = self.settled(ids, given)
             out = self._out_of_sample(rows, columns, classes.ids, groups, features, settled)
             predictions = Predictions(ids, classes.ids, out.probabilities, out.folds)
@@ -111,7 +111,8 @@ class Judging:
         if not holdout or not self.settings.detection.duplicates:
             return []
         both = [*train, *holdout]
-        return find_leaks(both, near_duplicates(self.parts.kept, self.parts.encoder, both, self.parts.progress))
+        features = partial(self.parts.encoder.features, both, self.parts.progress)
+        return find_leaks(both, near_duplicates(self.parts.kept, both, features))
 
     def settled(self, sample_ids: Sequence[str], labels: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Which labels a reviewer gave, or more people have named than anything else, shape (samples,)."""
@@ -177,13 +178,19 @@ class Judging:
 
 
 def near_duplicates(
-    kept: Kept, encoder: Encoder, samples: Sequence[Sample], progress: Progress | None = None
+    kept: Kept, samples: Sequence[Sample], features: Callable[[], npt.NDArray[np.float32]]
 ) -> Sequence[Pair]:
-    """Pairs of rows of ``samples`` that look like one picture (``near_duplicate_pairs``)."""
+    """Pairs of rows of ``samples`` that look like one picture (``near_duplicate_pairs``); ``features`` reads theirs."""
     from curation.neighbours import near_duplicate_pairs
 
-    ids = tuple(s.id for s in samples)
-    return kept.of("near-duplicates", ids, lambda: near_duplicate_pairs(encoder.features(samples, progress)))
+    return kept.of("near-duplicates", tuple(s.id for s in samples), lambda: near_duplicate_pairs(features()))
+
+
+def groups_of(samples: Sequence[Sample], pairs: Sequence[Pair]) -> npt.NDArray[np.int64]:
+    """Group numbers, (samples,): of one are what shares a user's group, and near-duplicates, of which these are."""
+    from curation.neighbours import join_groups
+
+    return joint_groups(samples, join_groups(len(samples), [pair[:2] for pair in pairs]))
 
 
 def trainable(samples: Sequence[Sample], labels: Mapping[str, CurrentLabel]) -> list[Sample]:

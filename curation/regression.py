@@ -122,9 +122,7 @@ def kept_inputs(
     return kept.of("regressions", made_from, make, places=1) if len(sample_ids) <= LANDMARKS else make()
 
 
-def choose_regressions(
-    inputs: Inputs, labels: Integers, *, folds: int = 5, method: Method = "auto"
-) -> Regressions:  # fmt: skip
+def choose_regressions(inputs: Inputs, labels: Integers, *, folds: int = 5, method: Method = "auto") -> Regressions:
     """The regressions of a ``method``, strength and noise chosen by their error left out; ``labels``: (samples,)."""
     groups, n_classes = inputs.groups, inputs.n_classes
     numbers = np.full(len(labels), -1, dtype=np.int64)

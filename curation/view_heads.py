@@ -236,7 +236,6 @@ def fit_view_head(
     that features are made of. With ``class_balance`` every class is taken to be as frequent as another (Saerens,
     Latinne and Decaestecker, Neural Computation 2002). Raises TrainingError where the labels are all of one class.
     """
-    _check_classes(labels)
     inputs = Inputs(features, n_classes, apart(groups), seed=seed, widths=widths)
     return fit_view_head_on(inputs, labels, class_balance=class_balance)
 
@@ -245,7 +244,8 @@ def fit_view_head_on(
     inputs: Inputs, labels: Integers, *, class_balance: bool = False
 ) -> tuple[ViewHead, dict[str, float]]:
     """As ``fit_view_head``, on inputs of several groups, which may have been learned from with other labels before."""
-    _check_classes(labels)
+    if len(np.unique(labels)) < 2:
+        raise TrainingError("a head needs at least two classes to train on; add labeled images of another class")
     rows, n_classes = inputs.rows, inputs.n_classes
     chosen = choose_regressions(inputs, labels)
     weights: Floats = np.zeros((0, rows.shape[1]))
@@ -274,11 +274,6 @@ def fit_view_head_on(
 def apart(groups: Integers) -> Integers:
     """Groups (samples,), or each sample by itself where all are of one: something has to be left out."""
     return groups if len(np.unique(groups)) > 1 else np.arange(len(groups))
-
-
-def _check_classes(labels: Integers) -> None:
-    if len(np.unique(labels)) < 2:
-        raise TrainingError("a head needs at least two classes to train on; add labeled images of another class")
 
 
 def network_of(model: Any, mean: Sequence[float], std: Sequence[float], head: ViewHead) -> torch.nn.Module:
