@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a c
 
 from benchmarks.cases import Case, cifar_cases, digits_case, elpv_cases, table_cases
 from benchmarks.claims import conclude
-from curation.issues import doubtful_labels
+from curation.flagging import doubtful_labels
 from curation.neighbours import group_near_duplicates, nearest_neighbours
 from curation.regression import Method
 from curation.scoring import label_quality, score_out_of_sample

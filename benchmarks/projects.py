@@ -18,7 +18,7 @@ from benchmarks.cases import Case, cifar_cases, cifar_table, digits_case, table_
 from curation.audit import still_wrong
 from curation.credit import TrainingSet, fit_head, predict_head
 from curation.evidence import SURE, Answers, Beliefs, doubt_of, learn
-from curation.issues import doubtful_labels
+from curation.flagging import doubtful_labels
 from curation.queue import draw_controls
 from curation.regression import (
     LeaveOutKernel,

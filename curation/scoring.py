@@ -2,7 +2,7 @@
 
 No label is judged by a model that has seen it, nor a near-duplicate of it, nor its group (``regression.py``). The
 surest errors that a first round finds are corrected for a second one, so that fewer wrong labels are learned from.
-cleanlab is asked here for the quality of a label, and in ``issues.py`` for everything else.
+cleanlab is asked here for the quality of a label; in ``flagging.py`` and ``issues.py`` for everything else.
 """
 
 from __future__ import annotations

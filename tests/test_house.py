@@ -29,7 +29,7 @@ ORDER = [
         "curation.training", "curation.parallel", "curation.heads",
         "curation.neighbours", "curation.regression", "curation.scoring", "curation.streaming", "curation.crossval",
         "curation.view_heads", "curation.exports", "curation.ways",
-        "curation.issues", "curation.evidence", "curation.audit", "curation.slice_words",
+        "curation.flagging", "curation.issues", "curation.evidence", "curation.audit", "curation.slice_words",
         "curation.slices", "curation.tracking",
         "curation.queue", "curation.gain", "curation.credit", "curation.costs",
         "curation.reviews", "curation.releases", "curation.plane", "curation.holdout",
@@ -44,7 +44,7 @@ ORDER = [
 #: Heavy or single-door libraries and the files that may import them.
 DOORS = {
     "timm": {"curation/backbone.py", "curation/networks.py"},
-    "cleanlab": {"curation/scoring.py", "curation/issues.py", "labeling/consensus.py"},
+    "cleanlab": {"curation/scoring.py", "curation/flagging.py", "curation/issues.py", "labeling/consensus.py"},
     "label_studio_sdk": {"labeling/client.py", "labeling/server.py"},
     "albumentations": {"augment/transforms.py"},
     "ray": {"curation/engine.py"},
