@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from curation import flagging
 from curation.flagging import best_count, doubtful_labels, wrong_probability
 from curation.regression import softmax
 from curation.scoring import label_quality, score_out_of_sample
@@ -20,6 +21,13 @@ def crowd(count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
 def flags(features: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
     out = score_out_of_sample(features, labels, classes, groups=np.arange(len(labels)), seed=0)
     return doubtful_labels(out.probabilities, labels)
+
+
+def sure_to_unsure(count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities that are right about the classes drawn from them, some sure and some not; and these classes."""
+    rng = np.random.default_rng(0)
+    probabilities = softmax(rng.choice([1.0, 4.0, 8.0], size=(count, 1)) * rng.normal(size=(count, classes)))
+    return probabilities, (probabilities.cumsum(axis=1) < rng.random((count, 1))).sum(axis=1)
 
 
 def confused() -> tuple[np.ndarray, np.ndarray]:
@@ -80,27 +88,55 @@ class TestFlagging:
         assert contradicted.mean() > 0.35
         assert 0 < doubtful_labels(probabilities, labels).sum() < 0.6 * contradicted.sum()
 
-    def test_expected_errors_come_from_how_classes_are_confused(self) -> None:
-        """The same probabilities say 'wrong' more where that confusion of classes is common in the set."""
-        sure = np.array([[0.97, 0.02, 0.01], [0.02, 0.97, 0.01], [0.01, 0.02, 0.97]])
-        probabilities = np.concatenate([np.repeat(sure, 50, axis=0), [[0.5, 0.4, 0.1]], [[0.5, 0.1, 0.4]]])
-        labels = np.concatenate([np.repeat([0, 1, 2], 50), [1], [2]])
-        labels[:20] = 1  # cats called dogs
-        wrong = wrong_probability(probabilities, labels)
-        assert wrong[150] > wrong[151]
-        assert ((wrong >= 0) & (wrong <= 1)).all()
-
     def test_classes_without_a_sample_are_no_hindrance(self) -> None:
         probabilities = np.array([[0.9, 0.05, 0.05], [0.1, 0.1, 0.8]] * 20)
         labels = np.array([0, 2] * 20)
         labels[0] = 2
         assert np.flatnonzero(doubtful_labels(probabilities, labels)).tolist() == [0]
 
-    def test_the_count_is_the_fewest_where_expected_f1_is_as_good_as_largest(self) -> None:
+    def test_the_count_is_where_expected_f1_is_largest(self) -> None:
         # F1 after k: 2 * sum / (k + 2): 1.8/3, 3.4/4, 4.0/5, 4.0/6
         assert best_count(np.array([0.9, 0.8, 0.3, 0.0]), 2.0) == 2
-        # 1.6/2 after one, 2.401/3 after two: a second flag gains next to nothing, and is not raised
-        assert best_count(np.array([0.8, 0.4005, 0.0]), 1.0) == 1
+
+
+class TestWrongProbability:
+    """Given labels are drawn from true ones by a known noise, and the model knows what it can know."""
+
+    def test_as_many_errors_are_expected_as_there_are(self) -> None:
+        """A model that tells two classes in five from each other well, and labels of which 15 % are exchanged."""
+        probabilities, truth = sure_to_unsure(4000, 2)
+        rng = np.random.default_rng(1)
+        labels = np.where(rng.random(4000) < 0.15, 1 - truth, truth)
+        seen = 0.85 * probabilities + 0.15 * (1 - probabilities)  # what a model of such labels would say
+        wrong = wrong_probability(seen, labels)
+        assert abs(wrong.sum() - (labels != truth).sum()) < 0.15 * (labels != truth).sum()
+
+    def test_where_no_label_is_wrong_few_are_said_to_be(self) -> None:
+        probabilities, truth = sure_to_unsure(4000, 10)
+        assert wrong_probability(probabilities, truth).mean() < 0.05
+
+    def test_expected_errors_come_from_how_classes_are_confused(self) -> None:
+        """One class is labeled as the next in three of ten cases, the others never."""
+        probabilities, truth = sure_to_unsure(3000, 3)
+        rng = np.random.default_rng(1)
+        labels = np.where((truth == 0) & (rng.random(3000) < 0.3), 1, truth)
+        probabilities = np.concatenate([probabilities, [[0.5, 0.4, 0.1], [0.5, 0.1, 0.4]]])
+        wrong = wrong_probability(probabilities, np.concatenate([labels, [1, 2]]))
+        assert wrong[-2] > wrong[-1] + 0.2
+        assert ((wrong >= 0) & (wrong <= 1)).all()
+
+    def test_a_large_set_is_judged_by_a_part_of_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Another part gives nearly the same, and a class that was not drawn is no hindrance."""
+        probabilities, truth = sure_to_unsure(4000, 4)
+        probabilities = np.concatenate([probabilities * 0.999, np.full((4000, 1), 0.001)], axis=1)
+        labels = np.where(np.random.default_rng(1).random(4000) < 0.1, (truth + 1) % 4, truth)
+        labels[0] = 4  # in the drawn part it is not
+        whole = wrong_probability(probabilities, labels)
+        monkeypatch.setattr(flagging, "_ESTIMATED_ON", 2000)
+        part = wrong_probability(probabilities, labels)
+        assert not np.array_equal(part, whole)
+        assert np.abs(part - whole).mean() < 0.02
+        assert np.isfinite(part).all()
 
 
 class TestDegenerate:
