@@ -19,7 +19,7 @@ from curation.audit import still_wrong
 from curation.credit import TrainingSet, fit_head, predict_head
 from curation.evidence import SURE, Answers, Beliefs, doubt_of, learn
 from curation.flagging import doubtful_labels
-from curation.queue import draw_controls
+from curation.queue import confusion_weights, draw_controls
 from curation.regression import (
     LeaveOutKernel,
     apply_temperature,
@@ -108,7 +108,8 @@ class Project:
         count = min(round(controls * budget), room)
         drawn = sound[draw_controls(self.quality[sound].tolist(), count, random.Random(self.seed + self.reviews))]
         open_rows = np.setdiff1d(np.flatnonzero(fresh & (self.flags | beyond)), drawn)
-        worst = open_rows[np.lexsort((self.quality[open_rows], ~self.flags[open_rows]))][: room - len(drawn)]
+        counts = (1 - self.quality) * confusion_weights(self.probabilities, self.labels)
+        worst = open_rows[np.lexsort((-counts[open_rows], ~self.flags[open_rows]))][: room - len(drawn)]
         asked = np.concatenate([drawn, worst]).astype(np.int64)
         self.said[asked], self.said[again] = 1, 2
         self.flagged[asked] = self.flags[asked]

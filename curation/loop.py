@@ -165,7 +165,7 @@ class Loop:
             secret=self.secret,
             pool=self._uncertain_pool(number, labels),
             reserved=round(SHOT_SHARE * self.settings.review.budget) if self._wanted_pool(number, labels) else 0,
-            weights=self._weights(scored.issues),
+            weights=self._weights(scored, rows, labels),
         )
         write_frame(folder / "predictions.parquet", predictions_to_frame(scored.predictions))
         write_frame(folder / "quality.parquet", _quality_frame(scored.quality))
@@ -175,10 +175,16 @@ class Loop:
         kinds = Counter(i.kind for i in [*scored.issues, *leaks])
         return {"labeled": len(rows), "issues": dict(kinds), "queued": len(entries)}
 
-    def _weights(self, issues: Sequence[Issue]) -> dict[str, float] | None:
-        """What flagged labels may cost, where costs are set."""
+    def _weights(self, scored: Scored, rows: Sequence[Sample], labels: Mapping[str, CurrentLabel]) -> dict[str, float]:
+        """What each label counts in the queue beside its doubt: how rare the confusion is, and what it may cost."""
+        from curation.queue import confusion_weights
+
+        predictions, classes = scored.predictions.take([s.id for s in rows]), scored.predictions.class_ids
+        columns = np.array([classes.index(class_of(labels, s)) for s in rows], dtype=np.int64)
+        rare = dict(zip(predictions.sample_ids, confusion_weights(predictions.probabilities, columns), strict=True))
         positive = positive_class(self.settings.costs, self.ledger.classes())
-        return None if positive is None else label_weights(issues, self.settings.costs, positive)
+        costs = {} if positive is None else label_weights(scored.issues, self.settings.costs, positive)
+        return {sample: float(weight) * costs.get(sample, 1.0) for sample, weight in rare.items()}
 
     def _asked(self) -> dict[str, int]:
         """How many people have judged each sample, without those whom its label, as it was given, comes from."""

@@ -11,12 +11,19 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from curation.config import ReviewSettings
 from curation.issues import LABEL_KINDS
 from curation.records import Issue, Mode, QueueEntry
 
 #: A contested image is asked again until it has so many opinions.
 MOST_OPINIONS = 5
+#: How much more a rare confusion of classes counts than a common one, as a power; added first is a share of the mean.
+_RARE, _AT_LEAST = 0.06, 0.1
+
+Floats = npt.NDArray[np.float64]
 
 
 def build_batch(
@@ -47,8 +54,8 @@ def build_batch(
     that a batch that is closed early holds some of each. ``asked`` counts the opinions that an image has; one that has
     any is asked again only where contested. What is left of the budget goes to ``pool``, unlabeled images with the
     model's doubt, the most doubtful first; ``reserved`` places at least, as far as it goes. ``secret`` keeps the keys
-    opaque. Where ``weights`` say what a wrong label may cost (by sample, 1 at most), flagged images come by their
-    expected cost, (1 - quality) times that, instead.
+    opaque. Where ``weights`` say what a wrong label counts (by sample, 0 and up: what it may cost, or
+    ``confusion_weights``), flagged images come by (1 - quality) times that instead.
     """
     rng = random.Random(f"{seed}:{iteration}")
     flags = _flags(issues)
@@ -90,6 +97,27 @@ def build_batch(
             )
         )
     return entries
+
+
+def confusion_weights(probabilities: Floats, labels: npt.NDArray[np.int64]) -> Floats:
+    """What each label counts in the queue's order beside its doubt, shape (samples,), around 1.
+
+    A little more where few images labeled as it is are taken for the class that the model would give it: correcting
+    rare confusions first makes the model better by the same number of reviews, common ones being left in either case
+    (docs/log.md). ``probabilities`` (samples, classes) are out of sample, ``labels`` (samples,) their columns.
+
+    >>> sure, unsure = [0.1, 0.9, 0.0], [0.1, 0.0, 0.9]
+    >>> confusion_weights(np.array([sure, sure, sure, unsure]), np.zeros(4, dtype=int)).round(2).tolist()
+    [0.97, 0.97, 0.97, 1.03]
+    """
+    rows, n_classes = np.arange(len(labels)), probabilities.shape[1]
+    others = probabilities.copy()
+    others[rows, labels] = 0
+    taken_for = np.zeros((n_classes, n_classes))
+    np.add.at(taken_for, labels, others)
+    common = taken_for[labels, others.argmax(axis=1)]
+    mean = taken_for.sum() / max((taken_for > 0).sum(), 1)
+    return np.asarray((common / max(mean, 1e-12) + _AT_LEAST) ** -_RARE)
 
 
 def draw_controls(qualities: Sequence[float], count: int, rng: random.Random) -> list[int]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.config import ReviewSettings
-from curation.queue import build_batch, opaque_key
+from curation.queue import build_batch, confusion_weights, opaque_key
 from curation.records import Issue, QueueEntry
 
 #: 100 training images: s000 to s039 are flagged, the lower the number the worse.
@@ -40,6 +41,20 @@ class TestWhatIsAsked:
     def test_what_may_cost_more_comes_first(self) -> None:
         """Quality 0.05 at a weight of 0.5 leaves 0.475 at stake; 0.3 at a weight of 1 leaves 0.7."""
         assert samples(batch(2, PLAIN, weights={s: 1.0 if s == "s030" else 0.5 for s in TRAIN})) == ["s030", "s000"]
+
+    def test_a_rare_confusion_comes_before_a_common_one_of_nearly_the_same_doubt(self) -> None:
+        """Of 60 labels of the first class 40 are taken for the second, one for the third; that one is doubted less."""
+        probabilities = np.tile([0.9, 0.08, 0.02], (60, 1))
+        probabilities[:40] = [0.04, 0.9, 0.06]
+        probabilities[40] = [0.05, 0.1, 0.85]
+        weights = confusion_weights(probabilities, np.zeros(60, dtype=np.int64))
+        doubts = (1 - probabilities[:, 0]) * weights
+        assert doubts.argmax() == 40
+        assert 0.8 < weights.min() < weights.max() < 1.25
+        probabilities[40] = [0.3, 0.1, 0.6]  # much less doubted, it comes last
+        assert ((1 - probabilities[:, 0]) * confusion_weights(probabilities, np.zeros(60, dtype=np.int64)))[
+            :41
+        ].argmin() == 40
 
     def test_order_of_issues_does_not_matter_but_label_quality_does(self) -> None:
         assert samples(batch(5, PLAIN, issues=ISSUES[::-1])) == TRAIN[:5]
