@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain
@@ -50,15 +51,16 @@ def make_copies(
 ) -> Iterator[tuple[Pixels, Rows]]:
     """The planned copies in their order, at most ``TOGETHER`` at a time: images and the rows that they were made from.
 
-    The same seed gives the same copies, however many processes make them: ``workers`` (``None`` for one a core, 0 for
-    this process alone) are started where the time that the first copies took says that they pay. Raises TrainingError
-    where a worker dies or never answers, and whatever a recipe raises.
+    The same seed gives the same copies of a sample, whichever others are copied and however many processes make them:
+    ``workers`` (``None`` for one a core, 0 for this process alone) are started where the time that the first copies
+    took says that they pay. Raises TrainingError where a worker dies or never answers, and whatever a recipe raises.
     """
     parts = [planned[start : start + TOGETHER] for start in range(0, len(planned), TOGETHER)]
 
     def given(part: Sequence[Copy]) -> tuple[list[Transform], Pixels, list[int]]:
         images = source.pixels([samples[row] for _, _, row in part])
-        return [a.transform for a, _, _ in part], np.array(images), [seed + 7919 * n + row for _, n, row in part]
+        seeds = [seed + 7919 * number + zlib.crc32(samples[row].id.encode()) for _, number, row in part]
+        return [a.transform for a, _, _ in part], np.array(images), seeds
 
     if not parts:
         return

@@ -12,7 +12,6 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +20,9 @@ import numpy.typing as npt
 
 from curation.backbone import device_name
 from curation.config import TrainingSettings
-from curation.copies import make_copies, plan_copies
+from curation.copied import copied_by_views
 from curation.errors import DataError, TrainingError
 from curation.features import ViewFeatures, part_tensors
-from curation.images import squash
 from curation.kept import Kept
 from curation.records import Augmentation, Predictions, Progress, Sample
 from curation.regression import (
@@ -166,8 +164,10 @@ class ViewTrainer:
         """Fit the head; ``labels`` has shape (samples,), columns of ``class_ids``; TrainingError for one class."""
         began = time.perf_counter()
         balance, rows = self._settings.class_balance, len(samples)
-        if plan_copies(samples, augmentations):
-            features, of = self._rows(samples, augmentations, seed, progress)
+        copies, copied = copied_by_views(self.views, self._kept).copies(samples, augmentations, seed, progress)
+        if len(copies):
+            of = np.concatenate([np.arange(rows), copied])
+            features = np.concatenate([self.views.features(samples, progress), copies])
             rows = len(of)
             head, chosen = fit_view_head(
                 features, labels[of], len(class_ids), groups=self._group(samples)[of], widths=self.views.widths,
@@ -195,20 +195,6 @@ class ViewTrainer:
         found = head.probabilities(features[held])
         return np.asarray(-np.log(np.maximum(found[np.arange(len(found)), labels[held]], 1e-12)))
 
-    def _rows(
-        self, samples: Sequence[Sample], augmentations: Sequence[Augmentation], seed: int, progress: Progress | None
-    ) -> tuple[Features, Integers]:
-        """Features of the samples and of their augmented copies, and the row of the sample that each is of."""
-        planned = plan_copies(samples, augmentations)
-        found = [self.views.features(samples, progress)]
-        of: list[Integers] = [np.arange(len(samples))]
-        for images, rows in make_copies(self.views, samples, planned, seed):
-            found.append(self.views.encode(partial(_resized, images)))
-            of.append(rows)
-            if progress:
-                progress("computing augmented images", sum(map(len, of)) - len(samples), len(planned))
-        return np.concatenate(found), np.concatenate(of)
-
     def _words(self, rows: int, copies: int, chosen: Mapping[str, float]) -> str:
         backbone = self.views.backbone
         sizes = ", ".join(map(str, self.views.sizes))
@@ -217,13 +203,6 @@ class ViewTrainer:
             f"a head on features of {backbone.name} at {sizes} px with mirror images, on {rows:,} images "
             f"{f'and {copies:,} augmented copies ' if copies else ''}({strengths}); {device_name(str(backbone.device))}"
         )
-
-
-def _resized(images: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
-    """Images (n, side, side, 3) at another side."""
-    from PIL import Image
-
-    return np.stack([squash(Image.fromarray(image), side) for image in images])
 
 
 def fit_view_head(

@@ -1,0 +1,121 @@
+"""Features of samples and of augmented copies of them, as a recipe is tried on and a model is trained on.
+
+A copy is looked at once while a project is open, however often it is asked for: the trial's are the training's.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from curation.copies import make_copies, plan_copies
+from curation.images import squash
+from curation.kept import Kept
+from curation.records import Augmentation, Progress, Sample
+
+if TYPE_CHECKING:
+    from curation.features import FeatureStore, ViewFeatures
+
+Features = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+Pixels = npt.NDArray[np.uint8]
+
+#: Of so many recipes' copies the features are kept; of a thousand they take some 30 MB.
+RECIPES_KEPT = 3
+
+
+class Source(Protocol):
+    """Features and pixels of samples."""
+
+    def features(self, samples: Sequence[Sample], progress: Progress | None = None) -> Features:
+        """Features of shape (samples, dimensions), in the order of ``samples``."""
+        ...
+
+    def pixels(self, samples: Sequence[Sample]) -> Pixels:
+        """Pixels of shape (samples, side, side, 3)."""
+        ...
+
+
+class CopiedFeatures:
+    """Features by one network; ``widths`` are those of the parts that they are made of, where there are several."""
+
+    def __init__(
+        self, source: Source, encode: Callable[[Pixels], Features], kept: Kept, widths: Sequence[int] = ()
+    ) -> None:
+        self._source = source
+        self._encode = encode
+        self._kept = kept
+        self._widths = widths
+
+    @property
+    def widths(self) -> Sequence[int]:
+        """Of how many features each part is that stands in a row; none where they are all of one."""
+        return self._widths
+
+    def features(self, samples: Sequence[Sample], progress: Progress | None = None) -> Features:
+        """Features of shape (samples, dimensions), in the order of ``samples``."""
+        return self._source.features(samples, progress)
+
+    def copies(
+        self,
+        samples: Sequence[Sample],
+        augmentations: Sequence[Augmentation],
+        seed: int,
+        progress: Progress | None = None,
+    ) -> tuple[Features, Integers]:
+        """Features (copies, dimensions) of every copy that is to be made of ``samples``, and the row of each's sample.
+
+        By recipe, number and sample, as ``plan_copies`` has them; of no copies the features have no dimensions.
+        """
+        found: list[Features] = []
+        planned = plan_copies(samples, augmentations)
+        for augmentation in augmentations:
+            own = [copy for copy in planned if copy[0] is augmentation]
+            known = self._known(augmentation, seed)
+            missing = [copy for copy in own if (copy[1], samples[copy[2]].id) not in known]
+            done = 0
+            for images, rows in make_copies(self._source, samples, missing, seed):
+                for row, (_, number, place) in zip(self._encode(images), missing[done:], strict=False):
+                    known[number, samples[place].id] = row
+                done += len(rows)
+                if progress:
+                    progress("computing augmented images", done, len(missing))
+            found += [known[number, samples[place].id][None] for _, number, place in own]
+        features = np.concatenate(found) if found else np.zeros((0, 0), dtype=np.float32)
+        return features, np.array([place for _, _, place in planned], dtype=np.int64)
+
+    def _known(self, augmentation: Augmentation, seed: int) -> dict[tuple[int, str], Features]:
+        """What is known of a recipe's copies: by number and sample, features (dimensions,)."""
+        made_from = (augmentation.name, pickle.dumps(augmentation.transform), seed)
+        return self._kept.of("copies", made_from, dict, places=RECIPES_KEPT)
+
+
+def copied_by_views(views: ViewFeatures, kept: Kept) -> CopiedFeatures:
+    """By the views that labels are judged by."""
+
+    def encode(images: Pixels) -> Features:
+        return views.encode(partial(_resized, images))
+
+    return CopiedFeatures(views, encode, kept, views.widths)
+
+
+def copied_by_store(store: FeatureStore, kept: Kept) -> CopiedFeatures:
+    """By one look at each image."""
+
+    class One:
+        features = staticmethod(store.features)
+        pixels = staticmethod(store.pixels.pixels)
+
+    return CopiedFeatures(One(), lambda images: store.encode(images)[0], kept)
+
+
+def _resized(images: Pixels, side: int) -> Pixels:
+    """Images (n, side, side, 3) at another side."""
+    from PIL import Image
+
+    return np.stack([squash(Image.fromarray(image), side) for image in images])
