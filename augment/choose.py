@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,24 +18,29 @@ from curation.config import SliceSettings
 from curation.errors import RecordError
 from curation.properties import PROPERTIES
 from curation.records import Augmentation, Estimate, Slice
-from curation.slice_words import weakness_of
+from curation.regression import Inputs, choose_regressions
+from curation.slice_words import WEAKNESSES, weakness_of
 from curation.slices import members
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Features = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
 #: Augmented images cost a pass through the whole network each; no more than this many are made for an iteration.
-MOST_COPIES = 400
-#: Inverse strength of the trial's penalty on standardised features, about what fits a thousand features.
-HEAD_STRENGTH = 0.003
-#: The trial's head sees this many main directions of the features; more cost time and change little.
-MOST_DIRECTIONS = 512
+MOST_COPIES = 1000
+#: A weakness is measured in a slice whose images differ from others as clearly as this; so many are tried.
+CLEARLY, MOST_AIMS = 0.9, 3
+#: So many other images are brought into a slice's condition for each that it has, though its mix of classes suffers.
+LEAST_COPIED = 2
+#: Slice and rest weigh the same where each of its images counts so many times at most.
+MOST_EVEN = 20
 #: What is said where nothing that can be done with the images at hand helps.
 COLLECT = "Augmentation does not help here; collect more images of this kind."
 #: Measured properties that a recipe against one of them changes as well, unlike an image's size and compression.
 LOOKED = tuple(name for name in PROPERTIES if name not in ("width", "height", "aspect", "jpeg_quality"))
-#: How many other images are brought into a slice's condition for each that it has.
-COPIED_PER_MEMBER = 2
 
 
 def plan(
@@ -51,9 +57,10 @@ def plan(
 
     ``properties`` (measured properties, and metadata where slices speak of it) has a row for each of ``sample_ids``,
     whose class ids are ``labels``. Where the recipe produces a condition (dark, blurred, ...), images that are like
-    the slice but for how they look (of its classes, metadata and size) are copied into it, twice as many as the slice
-    has, in its mix of classes; the slice's own are left out, since the recipe would bring the condition on them twice.
-    Against rarity the slice's own images are copied. At most 400 copies in all, drawn by ``seed``. Of ``recipes`` the
+    the slice but for how they look (of its classes, metadata and size) are copied into it, in its mix of classes; the
+    slice's own are left out, since the recipe would bring the condition on them twice. Against rarity the slice's own
+    images are copied. ``MOST_COPIES`` copies at most: rather one each of many images than several of few, up to
+    ``settings.copies``; in an order drawn by ``seed``, so that the first of them are a fair draw. Of ``recipes`` the
     first against the same weakness takes the place of ours. ``blurs`` are those of ``recipe_for``. Raises RecordError
     where lengths differ.
     """
@@ -67,37 +74,69 @@ def plan(
     weakness = weak.weakness or "rare"
     ours = recipe_for(weakness, properties[inside], properties[~inside], blurs)
     recipe = next((r for r in recipes if r.weakness == weakness), ours)
-    rows = _rows_to_copy(weak, weakness, properties, inside, labels, seed)
-    most = MOST_COPIES // settings.copies if settings.copies else 0
-    copied = tuple(sample_ids[row] for row in rows[:most])
-    return recipe, Augmentation(recipe.name, copied, settings.copies, build_transform(recipe))
+    most = MOST_COPIES if settings.copies else 0
+    rows = _rows_to_copy(weak, weakness, properties, inside, labels, seed, most)[:most]
+    copies = min(settings.copies, max(most // max(len(rows), 1), 1))
+    return recipe, Augmentation(recipe.name, tuple(sample_ids[row] for row in rows), copies, build_transform(recipe))
+
+
+def aims(weak: Slice, properties: pd.DataFrame, sample_ids: Sequence[str]) -> list[str]:
+    """What a slice may be repaired against: the weakness that its words name, then measured ones; ``MOST_AIMS``.
+
+    Measured is how surely an image of the slice is further in a weakness's direction than one of the rest (area under
+    the ROC curve): the surest first, from ``CLEARLY`` on; rarity where there is none. Words may name what goes with
+    a weakness, as turning an image changes its noise. ``properties`` has a row for each of ``sample_ids``.
+    """
+    own = set(weak.sample_ids)
+    inside = np.array([sample_id in own for sample_id in sample_ids], dtype=np.bool_)
+    surely = {
+        (field, op): _further(properties[field].to_numpy(dtype=np.float64, na_value=np.nan), inside, op)
+        for field, op in WEAKNESSES
+        if field in properties
+    }
+    measured = [WEAKNESSES[d] for d in sorted(surely, key=lambda d: surely[d], reverse=True) if surely[d] >= CLEARLY]
+    named = [weak.weakness] if weak.weakness not in ("", "rare") else []
+    return list(dict.fromkeys([*named, *measured]))[:MOST_AIMS] or ["rare"]
+
+
+def _further(values: npt.NDArray[np.float64], inside: Mask, op: str) -> float:
+    """The chance that a value inside lies further in a direction than one outside; 0.5 where nothing was measured."""
+    from scipy.stats import rankdata
+
+    known = np.isfinite(values)
+    own, count = int((inside & known).sum()), int(known.sum())
+    if not 0 < own < count:
+        return 0.5
+    ranks = rankdata(values[known])[inside[known]]
+    above = float((ranks.sum() - own * (own + 1) / 2) / (own * (count - own)))
+    return above if op == ">=" else 1 - above
 
 
 def _rows_to_copy(
     weak: Slice,
     weakness: str,
     properties: pd.DataFrame,
-    inside: npt.NDArray[np.bool_],
+    inside: Mask,
     labels: Sequence[str],
     seed: int,
+    most: int,
 ) -> list[int]:
-    """Rows in random order, so that the first of them are a fair draw."""
+    """About ``most`` rows, or all, in random order, so that the first of them are a fair draw."""
     rng = random.Random(f"{seed}:{weak.name}")
     own = [int(row) for row in np.flatnonzero(inside)]
     like = np.flatnonzero(_like_but_for_it(weak, weakness, properties, labels) & ~inside)
-    mix = Counter(labels[row] for row in own)
+    mix = sorted(Counter(labels[row] for row in own).items())
+    others = {label: [int(row) for row in like if labels[row] == label] for label, _ in mix}
+    each = min([most / len(own), *(len(others[label]) / count for label, count in mix)])
     drawn: list[int] = []
-    for label, count in sorted(mix.items()):
-        others = [int(row) for row in like if labels[row] == label]
-        drawn += rng.sample(others, min(len(others), COPIED_PER_MEMBER * count))
+    for label, count in mix:
+        drawn += rng.sample(others[label], min(len(others[label]), round(max(each, LEAST_COPIED) * count)))
     chosen = own if weakness == "rare" or not drawn else drawn
     rng.shuffle(chosen)
     return chosen
 
 
-def _like_but_for_it(
-    weak: Slice, weakness: str, properties: pd.DataFrame, labels: Sequence[str]
-) -> npt.NDArray[np.bool_]:
+def _like_but_for_it(weak: Slice, weakness: str, properties: pd.DataFrame, labels: Sequence[str]) -> Mask:
     """Rows that fulfil the slice's conditions, other than those that the recipe itself brings about.
 
     What makes an image dark or blurred changes its contrast, edges, noise and colours too, so conditions on how an
@@ -114,7 +153,7 @@ def unchanged(image: npt.NDArray[np.uint8], seed: int) -> npt.NDArray[np.uint8]:
 
 
 def again(sample_ids: Sequence[str], factor: int) -> Augmentation:
-    """The same images ``factor`` times in all, 400 copies at most; against a slice that is merely rare."""
+    """The same images ``factor`` times in all, ``MOST_COPIES`` at most; against a slice that is merely rare."""
     copies = max(1, min(factor - 1, MOST_COPIES // max(len(sample_ids), 1)))
     return Augmentation("oversampling", tuple(sample_ids[:MOST_COPIES]), copies, unchanged)
 
@@ -124,11 +163,12 @@ Repair = Literal["recipe", "oversampling", "collect"]
 
 @dataclass(frozen=True)
 class Trial:
-    """What a recipe did in cross-validation: accuracy gained on the slice and elsewhere; and by its baselines.
+    """What a recipe did to images left out: accuracy gained on the slice and elsewhere; and by its baselines.
 
-    ``baseline`` is by showing the slice's images as often as there are copies, ``balanced`` by retraining the last
-    layer with slice and rest weighing the same (DFR). ``repair`` is what to do: the recipe, show the slice's images
-    more often (``factor`` times), or ``collect`` more of them.
+    ``brier`` is how far the Brier score of the slice falls by the recipe. ``baseline`` is by showing the slice's images
+    as often as there are copies, ``balanced`` by retraining the last layer with slice and rest weighing the same (DFR).
+    ``repair`` is what to do: the recipe, show the slice's images more often (``factor`` times), or ``collect`` more of
+    them.
     """
 
     kept: bool
@@ -139,101 +179,159 @@ class Trial:
     balanced: Estimate | None = None
     repair: Repair = "collect"
     factor: int = 1
+    brier: Estimate | None = None
 
 
 @dataclass(frozen=True)
 class _Tried:
-    """One way of training in cross-validation: which samples are right, (samples,), and what changed where."""
+    """One way of training: the Brier score of each sample left out, (samples,), and what changed where.
 
-    right: npt.NDArray[np.bool_]
+    ``brier`` is how far it falls on the slice: the few rows of a slice tell by it what they can't by right and wrong.
+    """
+
+    scores: npt.NDArray[np.float64]
     gain: Estimate
     rest: Estimate
+    brier: Estimate
     harmed: str
 
 
-def trial(
-    features: npt.NDArray[np.float32],
-    augmented: npt.NDArray[np.float32],
-    sources: npt.NDArray[np.int64],
-    labels: npt.NDArray[np.int64],
-    inside: npt.NDArray[np.bool_],
-    folds: npt.NDArray[np.int64],
-    *,
-    margin: float = 0.01,
-    seed: int = 0,
-    others: Mapping[str, npt.NDArray[np.bool_]] | None = None,
-) -> Trial:
-    """Try augmented features in cross-validation of a logistic head, against the plain head and two baselines.
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """What recipes are tried on.
 
-    ``features`` has shape (samples, d); ``augmented``, (copies, d), was made from the rows ``sources``, (copies,);
-    ``labels``, ``inside`` (member of the slice) and ``folds`` have shape (samples,); ``others`` are the classes and
-    slices that must not lose, by name, each (samples,). A head never sees a copy of what it is judged on. The baselines
-    repeat as many images of the slice as there are copies, and retrain the last layer with slice and rest weighing the
-    same (Kirichenko et al. 2023, "DFR"), which gains most of what is to be gained on many benchmarks (Sagawa et al.
-    2020, Idrissi et al. 2022). A recipe is kept only where the slice gains with an interval that excludes zero, and the
-    rest loses no more than ``margin``, none of ``others`` more than that for sure, and more is gained than by the
-    better baseline, for sure where that one helps too. Raises RecordError where shapes differ or the slice is empty.
+    ``features`` has shape (samples, d), made of parts of these ``widths``; ``labels``, ``inside`` (member of the slice)
+    and ``groups`` have shape (samples,); ``others`` are the classes and slices that must not lose, by name, each
+    (samples,). Raises RecordError where shapes differ or the slice is empty.
     """
-    _check_trial(features, augmented, sources, labels, inside, folds)
-    own = np.random.default_rng(seed).permutation(np.flatnonzero(inside))
-    repeated = np.resize(own, len(sources))
-    inputs, extra = _reduced(features, augmented)
-    plain = _right(inputs, labels, folds, inputs[:0], sources[:0])
-    even = np.where(inside, max((~inside).sum(), 1) / inside.sum(), 1.0)
 
-    def tried(made: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], weights: Any = None) -> _Tried:
-        right = _right(inputs, labels, folds, made, rows, weights)
-        gain = paired_gain(plain[inside], right[inside], seed=seed)
-        rest = paired_gain(plain[~inside], right[~inside], seed=seed)
-        return _Tried(right, gain, rest, _harmed(plain, right, others or {}, margin))
+    features: Features
+    labels: Integers
+    inside: Mask
+    groups: Integers
+    widths: Sequence[int] = ()
+    margin: float = 0.01
+    seed: int = 0
+    others: Mapping[str, Mask] = field(default_factory=dict)
 
-    with_recipe = tried(extra, sources)
-    repeats, balanced = tried(inputs[repeated], repeated), tried(inputs[:0], sources[:0], even)
-    best = max((b for b in (repeats, balanced)), key=lambda b: (not _harms(b, margin), b.gain.value))
-    beyond = paired_gain(best.right[inside], with_recipe.right[inside], seed=seed)
-    judged = judge(with_recipe.gain, with_recipe.rest, best.gain, margin, harmed=with_recipe.harmed, beyond=beyond,
-                   baseline_harms=_harms(best, margin))  # fmt: skip
-    factor = round(1 + len(repeated) / len(own)) if best is repeats else min(round(float(even.max())), 20)
-    return replace(judged, baseline=repeats.gain, balanced=balanced.gain, factor=max(factor, 2))
+    def __post_init__(self) -> None:
+        count = len(self.features)
+        for name, rows in (("labels", self.labels), ("inside", self.inside), ("groups", self.groups)):
+            if rows.shape != (count,):
+                raise RecordError(f"{name} must have shape ({count},) (samples,), got {rows.shape}")
+        if not self.inside.any():
+            raise RecordError("a trial needs a slice with at least one sample, but 'inside' is false everywhere")
+
+    def fall(self, augmented: Features, sources: Integers) -> float:
+        """How far the Brier score of the slice falls with these copies; a trial without its baselines."""
+        after = brier_scores(self._left_out(augmented, sources), self.labels)
+        return float((self._before[1] - after)[self.inside].mean())
+
+    def trial(self, augmented: Features, sources: Integers) -> Trial:
+        """Try augmented features, (copies, d), made from the rows ``sources``, (copies,), by a head that leaves out.
+
+        The head is the mean of logistic and kernel regression (``curation.regression``), as labels are judged by and as
+        a head on views is; a sample is judged without itself, its copies and its group. The baselines repeat as many
+        images of the slice as there are copies, and retrain the last layer with slice and rest weighing the same
+        (Kirichenko et al. 2023, "DFR"), which gains most of what is to be gained on many benchmarks (Sagawa et al.
+        2020, Idrissi et al. 2022). A recipe is kept only where the slice gains accuracy and its Brier score falls with
+        an interval that excludes zero, neither the rest nor any of ``others`` loses more than ``margin`` for sure,
+        and more is gained than by the better baseline, for sure where that one helps too. Raises RecordError
+        where shapes differ.
+        """
+        if augmented.shape != (len(sources), self.features.shape[1]):
+            raise RecordError(
+                f"augmented must have shape ({len(sources)}, {self.features.shape[1]}) (copies, d), "
+                f"got {augmented.shape}"
+            )
+        inside = self.inside
+        own = np.random.default_rng(self.seed).permutation(np.flatnonzero(inside))
+        even = min(max(round((~inside).sum() / inside.sum()), 1), MOST_EVEN)
+        repeated, evenly = np.resize(own, len(sources)), np.tile(own, even - 1)
+        with_recipe = self._tried(augmented, sources)
+        repeats, balanced = (self._tried(self.features[rows], rows) for rows in (repeated, evenly))
+        best = max((b for b in (repeats, balanced)), key=lambda b: (not self._harms(b), b.gain.value))
+        found = judge(
+            with_recipe.gain, with_recipe.rest, best.gain, self.margin, harmed=with_recipe.harmed,
+            beyond=mean_with_interval((best.scores - with_recipe.scores)[inside], seed=self.seed),
+            baseline_harms=self._harms(best), brier=with_recipe.brier, baseline_brier=best.brier,
+        )  # fmt: skip
+        factor = max(round(1 + len(repeated) / len(own)) if best is repeats else even, 2)
+        return replace(found, baseline=repeats.gain, balanced=balanced.gain, factor=factor, brier=with_recipe.brier)
+
+    def _left_out(self, made: Features, rows: Integers) -> npt.NDArray[np.float64]:
+        """Probabilities of every sample by heads that saw made copies of ``rows``, but nothing of the sample."""
+        of = np.concatenate([np.arange(len(self.labels)), rows])
+        labels, classes = self.labels[of], int(self.labels.max()) + 1
+        inputs = Inputs(
+            np.concatenate([self.features, made]), classes, self.groups[of], seed=self.seed, widths=self.widths
+        )
+        parts = choose_regressions(inputs, labels).parts
+        return np.asarray(np.mean([p.probabilities(labels, labels) for p in parts], axis=0)[: len(self.labels)])
+
+    @cached_property
+    def _before(self) -> tuple[Mask, npt.NDArray[np.float64]]:
+        """Which samples the plain head gets right, and their Brier scores."""
+        found = self._left_out(self.features[:0], np.zeros(0, dtype=np.int64))
+        return found.argmax(axis=1) == self.labels, brier_scores(found, self.labels)
+
+    def _tried(self, made: Features, rows: Integers) -> _Tried:
+        found, (right, scores) = self._left_out(made, rows), self._before
+        now, sharper = found.argmax(axis=1) == self.labels, brier_scores(found, self.labels)
+        gain, rest = (paired_gain(right[rows], now[rows], seed=self.seed) for rows in (self.inside, ~self.inside))
+        fall = mean_with_interval((scores - sharper)[self.inside], seed=self.seed)
+        return _Tried(sharper, gain, rest, fall, harmed_by(right, now, self.others, self.margin))
+
+    def _harms(self, tried: _Tried) -> bool:
+        return loses(tried.rest, self.margin) or bool(tried.harmed)
 
 
-def _harms(tried: _Tried, margin: float) -> bool:
-    return tried.rest.value < -margin or bool(tried.harmed)
+def brier_scores(probabilities: npt.NDArray[np.float64], labels: Integers) -> npt.NDArray[np.float64]:
+    """The Brier score of each row of probabilities (rows, classes), (rows,): 0 best, 2 worst (Brier 1950).
+
+    >>> brier_scores(np.array([[0.5, 0.5], [1.0, 0.0]]), np.array([0, 1])).tolist()
+    [0.5, 2.0]
+    """
+    return np.asarray(((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1))
 
 
-def _harmed(
-    before: npt.NDArray[np.bool_],
-    after: npt.NDArray[np.bool_],
-    others: Mapping[str, npt.NDArray[np.bool_]],
+def mean_with_interval(values: npt.NDArray[np.float64], *, resamples: int = 2000, seed: int = 0) -> Estimate:
+    """The mean of values (rows,), with a bootstrap interval (percentiles)."""
+    drawn = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
+    low, high = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5])
+    return Estimate(float(values.mean()), (float(low), float(high)))
+
+
+def loses(rest: Estimate, margin: float) -> bool:
+    """Whether the rest loses more than ``margin``, and more than chance makes of it.
+
+    >>> loses(Estimate(-0.02, (-0.03, -0.01)), 0.01), loses(Estimate(-0.02, (-0.05, 0.01)), 0.01)
+    (True, False)
+    """
+    return rest.value < -margin and (rest.ci is None or rest.ci[1] < 0)
+
+
+def _surely(estimate: Estimate | None) -> bool:
+    return estimate is not None and estimate.ci is not None and estimate.ci[0] > 0
+
+
+def harmed_by(
+    before: Mask,
+    after: Mask,
+    others: Mapping[str, Mask],
     margin: float,
 ) -> str:
-    """The name of the class or slice that loses most, more than ``margin`` and for sure; empty where none does."""
+    """The name of the class or slice that loses most, more than ``margin`` and for sure; empty where none does.
+
+    ``before`` and ``after``, (rows,), say which rows are right, ``others`` by name which are of it. For sure is at 95 %
+    for all of them together (Bonferroni): of ten classes one seems to lose by chance alone now and then.
+    """
     worst, name = -margin, ""
     for other, mask in others.items():
-        change = paired_gain(before[mask], after[mask])
+        change = paired_gain(before[mask], after[mask], level=1 - 0.05 / len(others))
         if change.ci is not None and change.ci[1] < 0 and change.value < worst:
             worst, name = change.value, other
     return name
-
-
-def _check_trial(
-    features: npt.NDArray[np.float32],
-    augmented: npt.NDArray[np.float32],
-    sources: npt.NDArray[np.int64],
-    labels: npt.NDArray[np.int64],
-    inside: npt.NDArray[np.bool_],
-    folds: npt.NDArray[np.int64],
-) -> None:
-    count = len(features)
-    for name, rows in (("labels", labels), ("inside", inside), ("folds", folds)):
-        if rows.shape != (count,):
-            raise RecordError(f"{name} must have shape ({count},) (samples,), got {rows.shape}")
-    if augmented.shape != (len(sources), features.shape[1]):
-        raise RecordError(
-            f"augmented must have shape ({len(sources)}, {features.shape[1]}) (copies, d), got {augmented.shape}"
-        )
-    if not inside.any():
-        raise RecordError("a trial needs a slice with at least one sample, but 'inside' is false everywhere")
 
 
 def judge(
@@ -245,17 +343,20 @@ def judge(
     harmed: str = "",
     beyond: Estimate | None = None,
     baseline_harms: bool = False,
+    brier: Estimate | None = None,
+    baseline_brier: Estimate | None = None,
 ) -> Trial:
     """Whether a recipe is kept: it harms nothing else, helps for sure, and more than the baseline; in this order.
 
-    ``harmed`` names a class or slice that loses; ``beyond`` is what the recipe gains over the baseline on the slice,
-    which must be sure where the baseline helps for sure; one that harms the rest counts for nothing. Otherwise the
-    baseline is proposed, where it helps and harms nothing, or to collect.
+    ``harmed`` names a class or slice that loses; ``beyond`` is what the recipe gains over the baseline on the slice, in
+    any measure, which must be sure where the baseline helps for sure; one that harms the rest counts for nothing.
+    Whether recipe and baseline help for sure is read from how far the Brier score of the slice falls, where that is
+    given, else from their gains. Otherwise the baseline is proposed, where it helps and harms nothing, or to collect.
     """
-    helps = gain.ci is not None and gain.ci[0] > 0
-    baseline_helps = baseline.ci is not None and baseline.ci[0] > 0 and not baseline_harms
-    surely_beyond = beyond is None or (beyond.ci is not None and beyond.ci[0] > 0)
-    if rest.value < -margin:
+    helps = gain.value > 0 and _surely(brier or gain)
+    baseline_helps = baseline.value > 0 and _surely(baseline_brier or baseline) and not baseline_harms
+    surely_beyond = beyond is None or _surely(beyond)
+    if loses(rest, margin):
         verdict = "Not kept, it harms the other images"
     elif harmed:
         verdict = f"Not kept, it harms {harmed}"
@@ -266,8 +367,8 @@ def judge(
     else:
         verdict = "Kept"
     figures = (
-        f"{_points(gain)} on the slice, {_points(rest)} elsewhere; showing the slice's images more often: "
-        f"{_points(baseline)}."
+        f"{_points(gain)} on the slice{_fall(brier)}, {_points(rest)} elsewhere; showing the slice's images more "
+        f"often: {_points(baseline)}{_fall(baseline_brier)}."
     )
     repair: Repair = "recipe" if verdict == "Kept" else "oversampling" if baseline_helps else "collect"
     ending = {"recipe": "", "oversampling": " So these are shown more often.", "collect": f" {COLLECT}"}[repair]
@@ -285,51 +386,24 @@ def _points(estimate: Estimate) -> str:
     return words if estimate.ci is None else f"{words} ({100 * estimate.ci[0]:+.1f} to {100 * estimate.ci[1]:+.1f})"
 
 
-def _reduced(
-    features: npt.NDArray[np.float32], augmented: npt.NDArray[np.float32]
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Both turned to the main directions of the standardised features, where these are many."""
-    from sklearn.decomposition import PCA
+def _fall(brier: Estimate | None) -> str:
+    """How far a Brier score falls, in words to be put behind a gain.
 
-    if features.shape[1] <= MOST_DIRECTIONS or len(features) <= MOST_DIRECTIONS:
-        return features, augmented
-    mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-6
-    turned = PCA(MOST_DIRECTIONS, svd_solver="randomized", random_state=0).fit((features - mean) / deviation)
-    both = np.concatenate([features, augmented])
-    made = np.asarray(turned.transform((both - mean) / deviation), dtype=np.float32)
-    return made[: len(features)], made[len(features) :]
-
-
-def _right(
-    inputs: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.int64],
-    folds: npt.NDArray[np.int64],
-    extra: npt.NDArray[np.float32],
-    sources: npt.NDArray[np.int64],
-    weights: npt.NDArray[np.float64] | None = None,
-) -> npt.NDArray[np.bool_]:
-    """Which samples a head gets right that has seen neither them nor copies of them, (samples,)."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    right = np.zeros(len(labels), dtype=np.bool_)
-    weights = np.ones(len(labels)) if weights is None else weights * (len(weights) / weights.sum())
-    for fold in np.unique(folds):
-        held = folds == fold
-        seen = ~held[sources]
-        together = np.concatenate([inputs[~held], extra[seen]])
-        targets = np.concatenate([labels[~held], labels[sources[seen]]])
-        weighed = np.concatenate([weights[~held], np.ones(int(seen.sum()))])
-        weighed *= (~held).sum() / weighed.sum()  # more rows would loosen the penalty, a gain that copies can't claim
-        head = make_pipeline(StandardScaler(), LogisticRegression(C=HEAD_STRENGTH, max_iter=300))
-        head.fit(together, targets, logisticregression__sample_weight=weighed)
-        right[held] = head.predict(inputs[held]) == labels[held]
-    return right
+    >>> _fall(Estimate(0.08, (0.03, 0.125)))
+    ' (Brier score -0.080, -0.125 to -0.030)'
+    """
+    if brier is None or brier.ci is None:
+        return ""
+    return f" (Brier score {-brier.value:+.3f}, {-brier.ci[1]:+.3f} to {-brier.ci[0]:+.3f})"
 
 
 def paired_gain(
-    before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_], *, resamples: int = 2000, seed: int = 0
+    before: Mask,
+    after: Mask,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> Estimate:
     """Accuracy gained on the same rows, with a paired bootstrap interval (percentiles); no interval without rows.
 
@@ -343,5 +417,6 @@ def paired_gain(
     change = after.astype(np.int64) - before.astype(np.int64)
     shares = np.array([(change == step).mean() for step in (1, -1, 0)])
     draws = np.random.default_rng(seed).multinomial(len(change), shares, size=resamples)
-    low, high = np.percentile((draws[:, 0] - draws[:, 1]) / len(change), [2.5, 97.5])
+    tails = [50 * (1 - level), 50 * (1 + level)]
+    low, high = np.percentile((draws[:, 0] - draws[:, 1]) / len(change), tails)
     return Estimate(float(change.mean()), (float(low), float(high)))

@@ -88,7 +88,7 @@ def make_parts(
         judge=views if settings.detection.views == "many" else None,
         trainer=_trainer(encoders, settings),
         measure=lambda samples, progress: measure_properties(samples, paths.cache / "properties.parquet", progress),
-        plan_recipe=_repairer(paths, settings, samples, classes, store),
+        plan_recipe=_repairer(paths, settings, samples, classes, encoders, progress),
         reporters=[reporter],
         progress=progress,
         copies=lambda samples, augmentations, seed: encode_copies(store, pixels, samples, augmentations, seed),
@@ -115,27 +115,30 @@ def _trainer(encoders: Encoders, settings: Settings) -> Trainer:
     return EitherTrainer(tuner, viewer) if method == "auto" and settings.detection.views == "many" else tuner
 
 
-def _alike(samples: Sequence[Sample], features: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """Group numbers, (samples,), of what shares a user's group or is a near-duplicate."""
-    from curation.neighbours import near_duplicate_pairs
-
-    return groups_of(samples, near_duplicate_pairs(features))
-
-
 def _repairer(
-    paths: ProjectPaths, settings: Settings, samples: Sequence[Sample], classes: Classes, store: FeatureStore
+    paths: ProjectPaths,
+    settings: Settings,
+    samples: Sequence[Sample],
+    classes: Classes,
+    encoders: Encoders,
+    progress: Progress | None,
 ) -> Repairer:
     from augment.recipes import read_recipes
+    from curation.copied import copied_by_store, copied_by_views
 
+    store, kept = encoders.store, encoders.kept
+    by_views = settings.detection.views == "many" and settings.training.method in ("auto", "views")
+    copied = copied_by_views(encoders.views, kept) if by_views else copied_by_store(store, kept)
     return Repairer(
-        store=store,
+        store=copied,
         pixels=store.pixels.pixels,
-        group=_alike,
+        group=lambda samples, _: groups_of(samples, near_duplicates(kept, samples, lambda: store.features(samples))),
         samples={s.id: s for s in samples},
         settings=settings.slices,
         recipes=read_recipes(paths.root / settings.slices.recipes) if settings.slices.recipes else (),
         seed=settings.seed,
         class_name=classes.name,
+        progress=progress,
     )
 
 

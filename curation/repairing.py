@@ -1,7 +1,7 @@
 """What is done about a weak slice: its recipe is tried cheaply, and what is proven is used, beside the loop.
 
-The trial sees cached features of the training images and features of at most 400 augmented copies, so that it costs
-seconds; no holdout row takes part.
+The trial sees cached features of the training images and features of augmented copies, of a few first and of up to
+``choose.MOST_COPIES`` where these gain anything; no holdout row takes part.
 """
 
 from __future__ import annotations
@@ -21,31 +21,45 @@ from curation.runs import write_json, write_whole
 if TYPE_CHECKING:
     import pandas as pd
 
-    from augment.choose import Trial
+    from augment.choose import Ground, Trial
     from augment.recipes import Recipe
 
 #: The trial is made on the slice and at most this many others, drawn at random.
-MOST_OTHERS = 6_000
+MOST_OTHERS = 3_000
 #: Images of a blurred slice, and of the rest, that are measured in the size that copies are made in.
 MOST_MEASURED = 50
 #: Blurs, in pixels, that the rest is measured at.
-BLURS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
-#: Folds of the trial.
-FOLDS = 5
+BLURS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0)
+#: Sizes at which blur is measured, one in so many pixels: the first where the slice has this many times as much
+#: sharpness as the most blurred images of the rest.
+SHRUNK, TELLING = (1, 2, 4), 1.3
+#: A recipe is tried with so many copies first, and with all of them only where these gain anything.
+FIRST_COPIES = 300
 
 Features = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
 
 
 class Store(Protocol):
-    """Features of samples, kept; and of images that are made on the way."""
+    """Features of samples, and of augmented copies that are made on the way (``copied.CopiedFeatures``)."""
+
+    @property
+    def widths(self) -> Sequence[int]:
+        """Of how many features each part is that stands in a row; none where they are all of one."""
+        ...
 
     def features(self, samples: Sequence[Sample], progress: Progress | None = None) -> Features:
         """Features of shape (samples, dimensions), in the order of ``samples``."""
         ...
 
-    def encode(self, images: Pixels) -> tuple[Features, object]:
-        """Features (and activations) of images of shape (n, side, side, 3)."""
+    def copies(
+        self,
+        samples: Sequence[Sample],
+        augmentations: Sequence[Augmentation],
+        seed: int,
+        progress: Progress | None = None,
+    ) -> tuple[Features, npt.NDArray[np.int64]]:
+        """Features of the copies, and the row of the sample that each was made from."""
         ...
 
 
@@ -54,7 +68,7 @@ class Repairer:
     """Tries a slice's recipe and says what is to be done; a slice in, the slice with its repair and copies out.
 
     ``pixels`` gives samples as arrays of shape (n, side, side, 3), ``group`` the numbers of images that must not be
-    divided between folds, ``class_name`` what a class id is called. ``recipes`` are the user's own; with
+    left out one without the other, ``class_name`` what a class id is called. ``recipes`` are the user's own; with
     ``settings.trial`` a recipe that is not proven is used too.
     """
 
@@ -66,6 +80,7 @@ class Repairer:
     recipes: Sequence[Recipe] = ()
     seed: int = 0
     class_name: Callable[[str], str] = str
+    progress: Progress | None = None
 
     def __call__(
         self,
@@ -75,15 +90,21 @@ class Repairer:
         labels: Sequence[str],
         folder: Path,
     ) -> tuple[Slice, Augmentation]:
-        """Plan, try and judge; writes ``recipe.json``, ``trial.json`` and ``recipe.png`` into ``folder``.
+        """Plan, try what may help, and judge the best of it.
 
-        ``properties`` has a row for each of ``sample_ids``, whose class ids are ``labels``. The copies are none where
-        only collecting more helps.
+        Writes ``recipe.json``, ``trial.json`` and ``recipe.png``, those of the best, into ``folder``. ``properties``
+        has a row for each of ``sample_ids``, whose class ids are ``labels``. The copies are none where only collecting
+        more helps.
         """
         from augment.choose import again
 
-        recipe, copies = self.plan(weak, properties, sample_ids, labels)
-        tried = self._try(weak, copies, sample_ids, labels)
+        planned = self.plans(weak, properties, sample_ids, labels)
+        chosen, ground = self._ground(weak, [copies for _, copies in planned], sample_ids, labels)
+        firsts = [replace(c, sample_ids=c.sample_ids[: FIRST_COPIES // max(c.copies, 1)]) for _, c in planned]
+        falls = [ground.fall(*self._made(chosen, ground, first)) for first in firsts]
+        best = max(range(len(falls)), key=falls.__getitem__)
+        recipe, copies = planned[best]
+        tried = ground.trial(*self._made(chosen, ground, copies if falls[best] > 0 else firsts[best]))
         write_json(folder / "recipe.json", recipe.to_dict())
         write_json(folder / "trial.json", {"slice": weak.name, "recipe": recipe.name, **told(tried)})
         self._preview(recipe, copies, folder)
@@ -96,14 +117,18 @@ class Repairer:
             return replace(aimed, recipe="oversampling"), again(weak.sample_ids, tried.factor)
         return aimed, replace(copies, sample_ids=())
 
-    def plan(
+    def plans(
         self, weak: Slice, properties: pd.DataFrame, sample_ids: Sequence[str], labels: Sequence[str]
-    ) -> tuple[Recipe, Augmentation]:
-        """The recipe that would be tried, and its copies."""
-        from augment.choose import plan
+    ) -> list[tuple[Recipe, Augmentation]]:
+        """The recipes that would be tried, each with its copies."""
+        from augment.choose import aims, plan
 
-        known, blurs = self._sharpness(weak, properties, sample_ids)
-        return plan(weak, known, sample_ids, labels, self.settings, self.seed, self.recipes, blurs)
+        found = []
+        for weakness in aims(weak, properties, sample_ids):
+            aimed = replace(weak, weakness=weakness)
+            known, blurs = self._sharpness(aimed, properties, sample_ids)
+            found.append(plan(aimed, known, sample_ids, labels, self.settings, self.seed, self.recipes, blurs))
+        return found
 
     def _sharpness(
         self, weak: Slice, properties: pd.DataFrame, sample_ids: Sequence[str]
@@ -112,6 +137,7 @@ class Repairer:
 
         How many pixels of blur take an image to the slice's sharpness depends on its size and on what it shows, so
         a slice that is blurred is measured anew: some images of it, and some of the rest blurred further and further.
+        Images so soft that a little more or less can't be told are measured at a half or a quarter of their size.
         """
         from augment.recipes import USUAL_BLURS, Recipe, blurring
         from augment.transforms import build_transform
@@ -126,58 +152,54 @@ class Repairer:
             return properties, USUAL_BLURS
         seen, usual = (self.pixels([self.samples[sample_ids[row]] for row in rows]) for rows in (inside, rest))
 
-        def sharp(images: Pixels) -> npt.NDArray[np.float64]:
-            return np.array([measure_pixels(image)["sharpness"] for image in images])
+        steps = [build_transform(Recipe("blurred", "blurred", (blurring(b, b),), "")) for b in BLURS]
+        softer = [np.stack([step(image, 0) for image in usual]) for step in steps]
 
-        levels = np.full(len(sample_ids), np.nan)
-        levels[inside], levels[rest] = sharp(seen), sharp(usual)
-        by_blur = [(0.0, float(np.median(levels[rest])))]
-        for pixels in BLURS:
-            step = build_transform(Recipe("blurred", "blurred", (blurring(pixels, pixels),), ""))
-            left = float(np.median(sharp(np.stack([step(image, 0) for image in usual]))))
-            by_blur.append((pixels, min(left, by_blur[-1][1])))
-        return properties.assign(sharpness=levels), by_blur
+        def sharp(images: Pixels, shrunk: int) -> npt.NDArray[np.float64]:
+            return np.array([measure_pixels(reduced(image, shrunk))["sharpness"] for image in images])
 
-    def _try(self, weak: Slice, copies: Augmentation, sample_ids: Sequence[str], labels: Sequence[str]) -> Trial:
-        from augment.choose import trial
+        for shrunk in SHRUNK:
+            own_levels, levels = sharp(seen, shrunk), sharp(usual, shrunk)
+            left = [float(np.median(levels)), *(float(np.median(sharp(images, shrunk))) for images in softer)]
+            if np.median(own_levels) > TELLING * left[-1]:
+                break
+        by_blur = list(zip((0.0, *BLURS), np.minimum.accumulate(left).tolist(), strict=True))
+        column = np.full(len(sample_ids), np.nan)
+        column[inside], column[rest] = own_levels, levels
+        return properties.assign(sharpness=column), by_blur
 
-        own, copied = set(weak.sample_ids), set(copies.sample_ids)
-        rows = self._drawn(sample_ids, own | copied)
-        ids = [sample_ids[row] for row in rows]
+    def _ground(
+        self, weak: Slice, copies: Sequence[Augmentation], sample_ids: Sequence[str], labels: Sequence[str]
+    ) -> tuple[list[Sample], Ground]:
+        """What recipes are tried on: the slice, what is copied, and some others."""
+        from augment.choose import Ground
+
+        own = set(weak.sample_ids)
+        rows = self._drawn(sample_ids, own.union(*(c.sample_ids for c in copies)))
         class_ids, columns = np.unique([labels[row] for row in rows], return_inverse=True)
-        chosen = [self.samples[s] for s in ids]
+        chosen = [self.samples[sample_ids[row]] for row in rows]
         features = self.store.features(chosen)
-        inside = np.array([s in own for s in ids], dtype=np.bool_)
-        row_of = {s: row for row, s in enumerate(ids)}
-        sources = np.array([row_of[s] for s in copies.sample_ids for _ in range(copies.copies)], dtype=np.int64)
+        inside = np.array([s.id in own for s in chosen], dtype=np.bool_)
         others = {
             f"other images labeled {self.class_name(str(c))}": (columns == n) & ~inside for n, c in enumerate(class_ids)
         }
-        return trial(
-            features, self._made(copies, features.shape[1]), sources, columns.astype(np.int64), inside,
-            self._folds(chosen, features), seed=self.seed, others=others,
+        return chosen, Ground(
+            features, columns.astype(np.int64), inside, self.group(chosen, features), self.store.widths,
+            seed=self.seed, others=others,
         )  # fmt: skip
+
+    def _made(
+        self, chosen: Sequence[Sample], ground: Ground, copies: Augmentation
+    ) -> tuple[Features, npt.NDArray[np.int64]]:
+        """Features of the copies, and the row of the sample that each was made from."""
+        made, sources = self.store.copies(chosen, [copies], self.seed, self.progress)
+        return made if len(made) else ground.features[:0], sources
 
     def _drawn(self, sample_ids: Sequence[str], needed: set[str]) -> npt.NDArray[np.int64]:
         """The rows of what is needed, and of some others."""
         must = np.array([s in needed for s in sample_ids], dtype=np.bool_)
         rest = np.random.default_rng(self.seed).permutation(np.flatnonzero(~must))[:MOST_OTHERS]
         return np.sort(np.concatenate([np.flatnonzero(must), rest])).astype(np.int64)
-
-    def _made(self, copies: Augmentation, width: int) -> Features:
-        """Features of the copies, those of a sample one after another."""
-        if not copies.sample_ids or not copies.copies:
-            return np.zeros((0, width), dtype=np.float32)
-        pixels = self.pixels([self.samples[s] for s in copies.sample_ids])
-        turns = range(copies.copies)
-        made = [copies.transform(p, self.seed + 7919 * turn + n) for n, p in enumerate(pixels) for turn in turns]
-        return self.store.encode(np.stack(made))[0]
-
-    def _folds(self, samples: Sequence[Sample], features: Features) -> npt.NDArray[np.int64]:
-        """The fold of each sample; what belongs together shares one."""
-        groups = np.unique(self.group(samples, features), return_inverse=True)[1]
-        drawn = np.random.default_rng(self.seed).permutation(int(groups.max(initial=0)) + 1) % FOLDS
-        return np.asarray(drawn[groups], dtype=np.int64)
 
     def _preview(self, recipe: Recipe, copies: Augmentation, folder: Path) -> None:
         from augment.preview import contact_sheet
@@ -189,11 +211,22 @@ class Repairer:
             write_whole(folder / "recipe.png", contact_sheet(shown, build_transform(recipe), seed=self.seed))
 
 
+def reduced(image: Pixels, by: int) -> Pixels:
+    """The image at one in ``by`` pixels, each the mean of those that it stands for."""
+    from PIL import Image
+
+    side = (max(image.shape[1] // by, 1), max(image.shape[0] // by, 1))
+    return image if by == 1 else np.asarray(Image.fromarray(image).resize(side, Image.Resampling.BOX))
+
+
 def told(tried: Trial) -> dict[str, object]:
     """A trial as plain values: gains as fractions with their 95 % intervals."""
 
     def plain(estimate: Estimate | None) -> object:
         return None if estimate is None else {"value": estimate.value, "ci": estimate.ci and list(estimate.ci)}
 
-    figures = {"gain": tried.gain, "rest": tried.rest, "oversampling": tried.baseline, "balanced": tried.balanced}
+    figures = {
+        "gain": tried.gain, "brier": tried.brier, "rest": tried.rest, "oversampling": tried.baseline,
+        "balanced": tried.balanced,
+    }  # fmt: skip
     return {"repair": tried.repair, "words": tried.words} | {name: plain(value) for name, value in figures.items()}

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from augment.choose import MOST_COPIES, again, judge, paired_gain, plan, trial
+from augment.choose import MOST_COPIES, Ground, again, aims, harmed_by, judge, paired_gain, plan
 from augment.recipes import Recipe, Step
 from curation.config import SliceSettings
 from curation.errors import ConfigError, RecordError
@@ -45,7 +45,7 @@ class TestPlan:
         conditions = (Condition("class", "=", "c1"), Condition("wafer", "=", "poly"), DARK)
         recipe, augmentation = plan(a_slice(members, *conditions), table, ids, labels, SliceSettings(), 0)
         assert recipe.weakness == augmentation.name == "dark"
-        assert len(augmentation.sample_ids) == 2 * len(members)
+        assert len(augmentation.sample_ids) == 40  # all that are bright
         for sample_id in augmentation.sample_ids:
             row = ids.index(sample_id)
             assert sample_id not in members
@@ -59,7 +59,7 @@ class TestPlan:
         members = [s for s, n in zip(ids, range(200), strict=True) if n % 20 == 0]
         conditions = (Condition("class", "=", "c1"), DARK, Condition("busyness", "<", 0.05))
         _, augmentation = plan(a_slice(members, *conditions), table, ids, labels, SliceSettings(), 0)
-        assert len(augmentation.sample_ids) == 2 * len(members)
+        assert len(augmentation.sample_ids) > 2 * len(members)
         assert not set(augmentation.sample_ids) & set(members)
         assert {labels[ids.index(s)] for s in augmentation.sample_ids} == {"c1"}
 
@@ -69,7 +69,14 @@ class TestPlan:
         members += [s for s, label in zip(ids, labels, strict=True) if label == "c2"][:5]
         _, augmentation = plan(a_slice(members, DARK), table, ids, labels, SliceSettings(), 0)
         copied = [labels[ids.index(s)] for s in augmentation.sample_ids]
-        assert (copied.count("c1"), copied.count("c2")) == (30, 10)
+        assert (copied.count("c1"), copied.count("c2")) == (85, 28)  # all others of c1, and a third as many of c2
+
+    def test_a_class_that_few_others_are_of_does_not_hold_up_the_rest(self) -> None:
+        table, ids, _ = a_set()
+        labels = ["c1"] * 100 + ["c2"] * 12 + ["c1"] * 88
+        _, augmentation = plan(a_slice(ids[90:110], DARK), table, ids, labels, SliceSettings(), 0)
+        copied = [labels[ids.index(s)] for s in augmentation.sample_ids]
+        assert (copied.count("c1"), copied.count("c2")) == (20, 2)
 
     def test_rare_copies_are_made_of_the_slice_itself(self) -> None:
         table, ids, labels = a_set()
@@ -82,13 +89,15 @@ class TestPlan:
         _, augmentation = plan(a_slice(ids, DARK), table, ids, labels, SliceSettings(), 0)
         assert sorted(augmentation.sample_ids) == sorted(ids)
 
-    @pytest.mark.parametrize("copies", [1, 2, 7, 20])
-    def test_copies_are_bounded(self, copies: int) -> None:
-        table, ids, labels = a_set(2000)
-        weak = a_slice(ids[:900], weakness="rare")
+    @pytest.mark.parametrize(("members", "copies", "made"), [(1100, 1, 1), (1100, 20, 1), (300, 7, 3), (300, 2, 2)])
+    def test_copies_are_bounded_and_rather_of_many_images_than_several_of_one(
+        self, members: int, copies: int, made: int
+    ) -> None:
+        table, ids, labels = a_set(2400)
+        weak = a_slice(ids[:members], weakness="rare")
         _, augmentation = plan(weak, table, ids, labels, SliceSettings(copies=copies), 0)
-        assert augmentation.copies == copies
-        assert MOST_COPIES - copies < len(augmentation.sample_ids) * copies <= MOST_COPIES
+        assert augmentation.copies == made
+        assert len(augmentation.sample_ids) == min(members, MOST_COPIES)
 
     def test_no_copies_are_made_where_none_are_wanted(self) -> None:
         table, ids, labels = a_set()
@@ -130,18 +139,35 @@ class TestPlan:
 
 
 def shifted_problem() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Two classes told apart by one feature; in one of fifteen rows, the slice, by another one only.
+    """Two classes told apart by one feature; in one of twenty rows, the slice, which lies apart, by eight other ones.
 
-    Returns features (1500, 300), labels, inside, folds. Its own 100 rows are few to learn the other feature from.
+    Returns features (1500, 100), labels, inside, groups. Its own 75 rows are few to learn the other features from.
     """
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 1500)
-    inside = np.arange(1500) % 15 == 0
-    features = rng.normal(0, 1, (1500, 300))
-    features[~inside, 1] *= 0.8
-    features[:, 0] += np.where(inside, 0, 8 * labels - 4)
-    features[:, 1] += np.where(inside, 3 * labels - 1.5, 0)
-    return features.astype(np.float32), labels, inside, np.arange(1500) // 15 % 5
+    inside = np.arange(1500) % 20 == 0
+    features, sign = rng.normal(0, 1, (1500, 100)), (2 * labels - 1)[:, None]
+    features[:, 0] += np.where(inside, 0, 3 * sign[:, 0])
+    features[:, 1:9] += np.where(inside[:, None], 0.7 * sign, 0)
+    features[:, 9] += np.where(inside, 6, 0)
+    return features.astype(np.float32), labels, inside, np.arange(1500)
+
+
+class TestAims:
+    def test_what_words_name_comes_first_then_what_can_be_measured_the_surest_first(self) -> None:
+        """Few edges are no weakness that there is a recipe against, but these images are also less sharp and tilted."""
+        table, ids, _ = a_set()
+        own = ids[::10]
+        plain = Condition("busyness", "<", 0.01)
+        table["sharpness"] = [0.3 + 0.001 * (n % 7) if n % 10 == 0 else 0.5 + 0.002 * (n % 50) for n in range(200)]
+        table["tilt"] = [19 if n % 10 == 0 else n % 20 for n in range(200)]
+        table["brightness"] = [0.5 + 0.01 * (n % 3) for n in range(200)]
+        assert aims(a_slice(own, plain, weakness="rare"), table, ids) == ["blurred", "tilted"]
+        assert aims(a_slice(own, DARK), table, ids) == ["dark", "blurred", "tilted"]
+        table["sharpness"] = np.nan
+        assert aims(a_slice(own, plain, weakness="rare"), table, ids) == ["tilted"]
+        assert aims(a_slice(own, plain, weakness="rare"), table[["sharpness"]], ids) == ["rare"]
+        assert aims(a_slice(ids, plain, weakness="rare"), table, ids) == ["rare"]
 
 
 class TestAgain:
@@ -159,14 +185,16 @@ class TestTrial:
         features, labels, inside, _ = shifted_problem()
         sources = np.flatnonzero(~inside)[:300]
         made = features[sources].copy()
-        made[:, 0] -= 8 * labels[sources] - 4
-        made[:, 1] += 3 * labels[sources] - 1.5
+        sign = (2 * labels[sources] - 1)[:, None]
+        made[:, 0] -= 3 * sign[:, 0]
+        made[:, 1:9] += 0.7 * sign
+        made[:, 9] += 6
         return made, sources
 
     def test_recipe_that_helps_beyond_oversampling_is_kept(self) -> None:
-        features, labels, inside, folds = shifted_problem()
+        features, labels, inside, groups = shifted_problem()
         made, sources = self.copies_into_the_slice()
-        result = trial(features, made, sources, labels, inside, folds)
+        result = Ground(features, labels, inside, groups).trial(made, sources)
         assert result.gain.ci is not None
         assert result.gain.ci[0] > 0
         assert result.gain.value > result.baseline.value
@@ -174,10 +202,10 @@ class TestTrial:
         assert result.words.startswith(f"Kept: accuracy {100 * result.gain.value:+.1f} points")
 
     def test_noise_in_place_of_copies_is_not_kept(self) -> None:
-        features, labels, inside, folds = shifted_problem()
+        features, labels, inside, groups = shifted_problem()
         sources = np.flatnonzero(~inside)[:100]
-        noise = np.random.default_rng(0).normal(0, 3, (100, 300)).astype(np.float32)
-        result = trial(features, noise, sources, labels, inside, folds)
+        noise = np.random.default_rng(0).normal(0, 3, (100, 100)).astype(np.float32)
+        result = Ground(features, labels, inside, groups).trial(noise, sources)
         assert not result.kept
         assert result.words.startswith("Not kept")
 
@@ -216,6 +244,20 @@ class TestTrial:
         )  # fmt: skip
         assert result.repair == repair
 
+    @pytest.mark.parametrize(
+        ("gain", "brier", "repair"),
+        [(0.1, (0.01, 0.2), "recipe"), (0.1, (-0.01, 0.2), "collect"), (0.0, (0.01, 0.2), "collect")],
+    )
+    def test_few_rows_tell_by_their_brier_score_what_right_and_wrong_can_not(
+        self, gain: float, brier: tuple[float, float], repair: str
+    ) -> None:
+        result = judge(
+            Estimate(gain, (-0.1, 0.3)), Estimate(0.0), Estimate(-0.05, (-0.1, 0.0)), 0.01, brier=Estimate(0.08, brier),
+            baseline_brier=Estimate(0.01, (-0.01, 0.02)), beyond=Estimate(0.02, (-0.1, 0.3)),
+        )  # fmt: skip
+        assert result.repair == repair
+        assert "Brier score -0.080" in result.words
+
     def test_recipe_that_harms_a_class_is_not_kept_and_more_is_to_be_collected(self) -> None:
         result = judge(Estimate(0.1, (0.02, 0.2)), Estimate(0.0), Estimate(0.0), 0.01, harmed="class 2")
         assert (result.kept, result.repair) == (False, "collect")
@@ -224,13 +266,13 @@ class TestTrial:
 
     def test_recipe_that_harms_the_rest_is_not_kept(self) -> None:
         """The copies help the slice, but as many others teach the wrong class elsewhere."""
-        features, labels, inside, folds = shifted_problem()
+        features, labels, inside, groups = shifted_problem()
         made, sources = self.copies_into_the_slice()
         others = np.flatnonzero(~inside)
         misleading = features[others].copy()
         misleading[:, 0] *= -1
-        result = trial(
-            features, np.concatenate([made, misleading]), np.concatenate([sources, others]), labels, inside, folds
+        result = Ground(features, labels, inside, groups).trial(
+            np.concatenate([made, misleading]), np.concatenate([sources, others])
         )
         assert result.gain.value > 0
         assert not result.kept
@@ -244,25 +286,44 @@ class TestTrial:
         inside = np.ones(200, dtype=bool)
         inside[100:] = False
         everything = np.arange(200)
-        result = trial(features, features, everything, labels, inside, everything % 5)
+        result = Ground(features, labels, inside, everything).trial(features, everything)
         assert abs(result.gain.value) < 0.1
 
     def test_more_rows_of_the_same_are_no_gain(self) -> None:
         """Every row once more is the same problem; a looser penalty would make another head of it."""
-        features, labels, inside, folds = shifted_problem()
-        result = trial(features, features, np.arange(len(labels)), labels, inside, folds)
+        features, labels, inside, groups = shifted_problem()
+        result = Ground(features, labels, inside, groups).trial(features, np.arange(len(labels)))
         assert abs(result.gain.value) <= 0.01
         assert abs(result.rest.value) <= 0.001
 
     def test_shapes_are_checked(self) -> None:
-        features, labels, inside, folds = shifted_problem()
+        features, labels, inside, groups = shifted_problem()
         nothing = np.zeros(0, dtype=np.int64)
         with pytest.raises(RecordError, match=r"labels must have shape \(1500,\)"):
-            trial(features, features[:0], nothing, labels[1:], inside, folds)
-        with pytest.raises(RecordError, match=r"augmented must have shape \(0, 300\)"):
-            trial(features, features[:3], nothing, labels, inside, folds)
+            Ground(features, labels[1:], inside, groups)
+        with pytest.raises(RecordError, match=r"augmented must have shape \(0, 100\)"):
+            Ground(features, labels, inside, groups).trial(features[:3], nothing)
         with pytest.raises(RecordError, match="slice with at least one sample"):
-            trial(features, features[:0], nothing, labels, inside & False, folds)
+            Ground(features, labels, inside & False, groups)
+
+
+class TestHarmed:
+    def test_a_class_that_surely_loses_is_named(self) -> None:
+        before = np.ones(400, dtype=bool)
+        after = before.copy()
+        after[:30] = False
+        halves = {"first": np.arange(400) < 200, "second": np.arange(400) >= 200}
+        assert harmed_by(before, after, halves, 0.01) == "first"
+        assert harmed_by(before, after, halves, 0.2) == ""
+
+    def test_of_many_that_change_by_chance_none_is_named(self) -> None:
+        """Each row of twenty classes turns right or wrong with the same chance: one in forty would seem to lose."""
+        named = 0
+        for draw in range(40):
+            rng = np.random.default_rng(draw)
+            before, after = rng.random((2, 2000)) < 0.8
+            named += bool(harmed_by(before, after, {f"c{n}": np.arange(2000) % 20 == n for n in range(20)}, 0.01))
+        assert named <= 4
 
 
 class TestPairedGain:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +12,10 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageFilter
 
-from augment.choose import Trial, trial
+from augment.choose import Ground, Trial
 from curation.config import SliceSettings
+from curation.copied import CopiedFeatures
+from curation.kept import Kept
 from curation.records import Condition, Progress, Sample, Slice
 from curation.repairing import Repairer
 
@@ -26,16 +28,17 @@ class Corner:
 
     def __init__(self, pixels: dict[str, np.ndarray]) -> None:
         self.by_id = pixels
+        self.encoded = 0
 
     def pixels(self, samples: Sequence[Sample]) -> np.ndarray:
         return np.stack([self.by_id[s.id] for s in samples])
 
     def features(self, samples: Sequence[Sample], progress: Progress | None = None) -> np.ndarray:
-        return self.encode(self.pixels(samples))[0]
+        return self.encode(self.pixels(samples))
 
-    def encode(self, images: np.ndarray) -> tuple[np.ndarray, None]:
-        grey = images[:, :, :, 0].reshape(len(images), -1).astype(np.float32) / 255
-        return grey, None
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        self.encoded += len(images)
+        return images[:, :, :, 0].reshape(len(images), -1).astype(np.float32) / 255
 
 
 class Set:
@@ -61,10 +64,12 @@ class Set:
         self.weak = Slice("dark", (DARK,), tuple(self.ids[:40]), 40, 20, 0.5, (0.3, 0.7), 0.0, 0.001, "dark")
 
     def repairer(self, settings: SliceSettings) -> Repairer:
-        store = Corner(self.pixels)
-        return Repairer(
-            store, store.pixels, lambda samples, features: np.arange(len(samples)), self.samples, settings
-        )  # fmt: skip
+        return repairer_of(Corner(self.pixels), self.samples, settings)
+
+
+def repairer_of(seen: Corner, samples: Mapping[str, Sample], settings: SliceSettings) -> Repairer:
+    store = CopiedFeatures(seen, seen.encode, Kept())
+    return Repairer(store, seen.pixels, lambda chosen, features: np.arange(len(chosen)), samples, settings)
 
 
 def test_classes_that_must_not_lose_go_by_their_names(
@@ -72,11 +77,12 @@ def test_classes_that_must_not_lose_go_by_their_names(
 ) -> None:
     told: list[list[str]] = []
 
-    def noted(*given: object, **how: object) -> Trial:
-        told.append(list(how["others"]))  # type: ignore[call-overload]
-        return trial(*given, **how)  # type: ignore[arg-type]
+    def noted(ground: Ground, made: np.ndarray, sources: np.ndarray) -> Trial:
+        told.append(list(ground.others))
+        return trial(ground, made, sources)
 
-    monkeypatch.setattr("augment.choose.trial", noted)
+    trial = Ground.trial
+    monkeypatch.setattr(Ground, "trial", noted)
     names = {"c1": "left", "c2": "right"}
     repairer = replace(made.repairer(SliceSettings()), class_name=names.__getitem__)
     repairer(made.weak, made.table, made.ids, made.labels, tmp_path)
@@ -101,8 +107,41 @@ def test_slice_that_no_copy_helps_is_to_be_collected(made: Set, tmp_path: Path) 
 def test_on_trial_the_recipe_is_used_and_marked_as_unproven(made: Set, tmp_path: Path) -> None:
     aimed, copies = made.repairer(SliceSettings(trial=True))(made.weak, made.table, made.ids, made.labels, tmp_path)
     assert (aimed.repair, aimed.recipe) == ("unproven", "dark")
-    assert len(copies.sample_ids) == 80
+    assert len(copies.sample_ids) > 80
+    assert not set(copies.sample_ids) & set(made.weak.sample_ids)
     assert json.loads((tmp_path / "trial.json").read_text())["repair"] == "collect"
+
+
+def test_a_copy_is_looked_at_once_and_more_are_made_only_where_a_few_help(
+    made: Set, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = Corner(made.pixels)
+    repairer = repairer_of(seen, made.samples, SliceSettings(trial=True))
+    monkeypatch.setattr("curation.repairing.FIRST_COPIES", 60)
+    tried: list[int] = []
+    gains: list[float] = []
+
+    def noted(ground: Ground, made: np.ndarray, sources: np.ndarray) -> Trial:
+        tried.append(len(made))
+        return trial(ground, made, sources)
+
+    trial = Ground.trial
+    monkeypatch.setattr(Ground, "trial", noted)
+    monkeypatch.setattr(Ground, "fall", lambda *given: gains[-1])
+    for gain, most in ((0.0, 60), (0.1, 334)):
+        tried.clear()
+        gains.append(gain)
+        _, copies = repairer(made.weak, made.table, made.ids, made.labels, tmp_path)
+        assert tried == [most]
+    chosen = [made.samples[s] for s in made.ids]
+    seen.encoded = 0
+    again, rows = repairer.store.copies(chosen, [copies], 0)
+    assert seen.encoded == 0
+    assert len(again) == len(rows) == 334
+    repairer.store.copies(chosen, [copies], 1)
+    assert seen.encoded == 334
+    for row, features in zip(rows[:5], again[:5], strict=True):  # darkened to a tenth
+        assert features.mean() < 0.2 * seen.features([chosen[row]]).mean()
 
 
 def test_slice_that_is_merely_rare_is_shown_more_often_or_helped_by_its_recipe(made: Set, tmp_path: Path) -> None:
@@ -116,7 +155,7 @@ def test_slice_that_is_merely_rare_is_shown_more_often_or_helped_by_its_recipe(m
     assert not set(copies.sample_ids) - set(made.weak.sample_ids)
 
 
-@pytest.mark.parametrize(("side", "pixels"), [(64, 2.0), (112, 4.0)])
+@pytest.mark.parametrize(("side", "pixels"), [(64, 2.0), (112, 4.0), (224, 12.0)])
 def test_copies_are_as_blurred_as_the_slice_whatever_the_size_and_however_sharpness_was_measured(
     tmp_path: Path, side: int, pixels: float
 ) -> None:
@@ -131,12 +170,11 @@ def test_copies_are_as_blurred_as_the_slice_whatever_the_size_and_however_sharpn
         made[f"s{n}"] = np.asarray(image)
         samples[f"s{n}"] = Sample(f"s{n}", f"{n}.png", tmp_path / f"{n}.png", "train")
     ids = list(made)
-    store = Corner(made)
-    repairer = Repairer(store, store.pixels, lambda chosen, features: np.arange(len(chosen)), samples, SliceSettings())
+    repairer = repairer_of(Corner(made), samples, SliceSettings())
     table = pd.DataFrame({"sharpness": [0.65 if n < blurred else 0.7 for n in range(count)], "saturation": 0.3})
     soft = Condition("sharpness", "<", 0.66)
     weak = Slice("soft", (soft,), tuple(ids[:blurred]), blurred, 10, 0.5, (0.3, 0.7), 0.0, 0.001, "blurred")
-    recipe, copies = repairer.plan(weak, table, ids, ["c1"] * count)
+    ((recipe, copies), *_) = repairer.plans(weak, table, ids, ["c1"] * count)
     least, most = recipe.steps[0].parameters["sigma_limit"]
     assert 0.75 * pixels <= least <= most <= 1.3 * pixels
     assert set(copies.sample_ids) <= set(ids[blurred:])
