@@ -4,10 +4,10 @@ A few train images are darkened, blurred, tilted, covered with glare or shrunk, 
 on; other slices are out of the reach of augmentation: wrong labels, a frame that goes with another class, a subgroup
 that most images are missing of. The slice is given (``benchmarks/slices.py`` measures how well it is found), its words
 are those that the project's search finds for it. The project's own code plans the recipe, tries it on train rows and
-chooses; then a ridge head on frozen features is trained with what it chose, and beside it with as many copies by
+chooses; then the project's head on views is trained with what it chose, and beside it with as many copies by
 RandAugment and AugMix (timm), of other images and of the slice's own, with plain oversampling of the slice, with slice
-and rest weighing the same, with every other recipe, and with as many images really altered, which is what collecting
-would bring. All are measured on the same held-out rows. Data:
+and rest weighing the same, with every other recipe in its mild default strength, and with other images really altered
+(a third of train at most), which is what collecting would bring. All are measured on the same held-out rows. Data:
 ``--cifar10n`` or the variable CURATION_CIFAR10N names a zip with ``train.csv`` that holds ``path`` and
 ``clean_label``; ``--elpv`` adds the photovoltaic cells of package elpv-dataset.
 
@@ -16,7 +16,7 @@ would bring. All are measured on the same held-out rows. Data:
 Accuracy lost is the accuracy of the same held-out rows unaltered less that of the altered ones; slices within reach
 count where it is at least 5 points. The exhaustive trial judges every recipe and both baselines on the held-out rows by
 the rule that the project applies in cross-validation. Intervals are of a bootstrap over planted cases and held-out rows
-at once. ``--quick`` takes 2,000 images, one strength, one size and one seed. What was encoded is kept in ``--cache``.
+at once. ``--quick`` takes 1,500 images, one strength, one size and one seed. What was encoded is kept in ``--cache``.
 Exit code 1 where a claim does not hold.
 """
 
@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import random
 import sys
@@ -39,13 +40,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a checkout that is not installed
 
-from augment.choose import judge, paired_gain
+from augment.choose import harmed_by, judge, loses, paired_gain
 from augment.recipes import known_weaknesses, recipe_for
 from augment.transforms import build_transform
 from benchmarks.claims import conclude
 from benchmarks.slices import (
     ALTERED,
     Columns,
+    Eyes,
     Features,
     Floats,
     Images,
@@ -54,15 +56,16 @@ from benchmarks.slices import (
     cifar,
     elpv,
     measured,
-    standardised,
 )  # fmt: skip
 from curation.config import SliceSettings
-from curation.credit import TrainingSet, fit_head, predict_head
+from curation.copied import CopiedFeatures
+from curation.kept import Kept
 from curation.neighbours import unit_directions
 from curation.properties import PROPERTIES
-from curation.records import Classes, Estimate, Sample, Slice
+from curation.records import Augmentation, Classes, Estimate, Sample, Slice
 from curation.repairing import Repairer
 from curation.slices import find_slices
+from curation.view_heads import ViewHead, fit_view_head
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +73,7 @@ if TYPE_CHECKING:
 Transform = Callable[[Pixels, int], Pixels]
 
 ROWS = 4_000
-QUICK = 2_000
+QUICK = 1_500
 HELD_OUT = 0.3
 #: Share of the held-out rows that is altered; the others tell what the rest loses.
 MEASURED = 0.5
@@ -84,7 +87,7 @@ BEYOND: dict[str, float] = {
 SUBGROUP = 0.4
 #: Least loss of accuracy at which a slice within reach counts.
 LEAST_LOSS = 0.05
-#: Copies of other images that are made once by each general policy and recipe; no contender gets more.
+#: Copies that are made once by each recipe in its mild strength, and images really collected; at most.
 GENERAL = 400
 #: Different copies by a general policy of each of the slice's own images.
 DRAWS = 1
@@ -99,10 +102,11 @@ RIVALS = (*POLICIES, *(f"{policy} of the slice" for policy in POLICIES), OVERSAM
 
 @dataclass(frozen=True)
 class Copies:
-    """Extra rows to train on: features (copies, d) and their labels."""
+    """Extra rows to train on: features (copies, d), their labels, and the image or train row that each was made of."""
 
     features: Features
     labels: Columns
+    sources: Columns
 
 
 @dataclass(frozen=True)
@@ -156,14 +160,13 @@ class Result:
 
 
 class Encoded:
-    """Encodes images once, by their content; a store of the kind that the repairer asks."""
+    """Encodes images once, by their content."""
 
     def __init__(self, encode: Callable[[Pixels], Features], file: Path, width: int) -> None:
         from curation.features import RowFile
 
         self._encode = encode
         self._kept = RowFile(file, (width,), np.float32)
-        self.by_id: dict[str, Features] = {}
 
     def __call__(self, images: Pixels) -> Features:
         """Features (n, d) of images (n, side, side, 3)."""
@@ -174,13 +177,21 @@ class Encoded:
             self._kept.append(list(new), self._encode(images[list(new.values())]))
         return np.asarray(self._kept.rows(keys), dtype=np.float32)
 
+
+@dataclass(frozen=True)
+class Case:
+    """Features and pixels of the images of a planted case, as ``copied.Source`` has them."""
+
+    by_id: Mapping[str, Features]
+    shown: Callable[[str], Pixels]
+
     def features(self, samples: Sequence[Sample], progress: object = None) -> Features:
-        """Features of samples of the case at hand."""
+        """Those of the planted case, altered where it is."""
         return np.stack([self.by_id[s.id] for s in samples])
 
-    def encode(self, images: Pixels) -> tuple[Features, object]:
-        """As a feature store does."""
-        return self(images), None
+    def pixels(self, samples: Sequence[Sample]) -> Pixels:
+        """The same images."""
+        return np.stack([self.shown(s.id) for s in samples])
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,6 +201,7 @@ class Workshop:
     images: Images
     encoded: Encoded
     folder: Path
+    widths: tuple[int, ...]
 
     @cached_property
     def order(self) -> Columns:
@@ -216,21 +228,28 @@ class Workshop:
 
     def collected(self, kind: str, strength: float) -> Copies:
         """The spare rows, altered as a slice is."""
-        return Copies(self.encoded(self.altered(kind, strength, self.spare)), self.images.labels[self.spare])
+        return Copies(
+            self.encoded(self.altered(kind, strength, self.spare)), self.images.labels[self.spare], self.spare
+        )
 
     @cached_property
     def general(self) -> dict[str, Copies]:
-        """Copies of the spare rows by every policy and by every recipe in its mild default strength."""
+        """Copies of the spare rows by every recipe in its mild default strength."""
         import pandas as pd
 
         nothing = pd.DataFrame()
-        transforms: dict[str, Transform] = {name: policy(name) for name in POLICIES}
-        transforms |= {w: build_transform(recipe_for(w, nothing, nothing)) for w in known_weaknesses()}
-        labels, made = self.images.labels[self.spare], {}
-        for name, transform in transforms.items():
+        found = {}
+        for weakness in known_weaknesses():
+            transform = build_transform(recipe_for(weakness, nothing, nothing))
             pixels = np.stack([transform(self.images.pixels[row], int(row)) for row in self.spare])
-            made[name] = Copies(self.encoded(pixels), labels)
-        return made
+            found[weakness] = Copies(self.encoded(pixels), self.images.labels[self.spare], self.spare)
+        return found
+
+    def by_policy(self, name: str, rows: Columns) -> Copies:
+        """Copies of these rows by a general policy, each always the same."""
+        transform = policy(name)
+        pixels = np.stack([transform(self.images.pixels[row], int(row)) for row in rows])
+        return Copies(self.encoded(pixels), self.images.labels[rows], rows)
 
 
 def policy(name: str) -> Transform:
@@ -337,7 +356,7 @@ def _sites(rng: np.random.Generator, count: int) -> Any:
 
 def _right(shop: Workshop, features: Features, labels: Columns, inside: Mask) -> Mask:
     """Which held-out rows of the slice, unaltered, a head gets right that is trained on these rows."""
-    head, ask = Heads(features, labels, len(shop.images.names)), shop.held[inside]
+    head, ask = Heads(features, labels, len(shop.images.names), shop.widths), shop.held[inside]
     return head.right(head.plain, shop.images.features[ask], shop.images.labels[ask])
 
 
@@ -359,36 +378,34 @@ def _planted(
 # --- training
 
 
+@dataclass(frozen=True)
 class Heads:
-    """Ridge heads on train rows with extra copies or with weights; the train rows' part is computed once."""
+    """The project's heads on views, of train rows with extra copies."""
 
-    def __init__(self, features: Features, labels: Columns, classes: int) -> None:
-        self.classes = classes
-        self.labels = labels
-        self.mean, self.deviation = features.mean(axis=0), features.std(axis=0) + 1e-6
-        self.inputs = self._scaled(features)
-
-    def _scaled(self, features: Features) -> Features:
-        return standardised(features, self.mean, self.deviation)
+    features: Features
+    labels: Columns
+    classes: int
+    widths: tuple[int, ...]
 
     @cached_property
-    def plain(self) -> Floats:
-        return fit_head(TrainingSet(self.inputs, self.labels), self.classes)
+    def plain(self) -> ViewHead:
+        return self.repeated(np.zeros(0, dtype=np.int64))
 
-    def with_copies(self, copies: Copies) -> Floats:
-        """A head that is also trained on copies."""
-        together = np.concatenate([self.inputs, self._scaled(copies.features)])
-        return fit_head(TrainingSet(together, np.concatenate([self.labels, copies.labels])), self.classes)
+    def with_copies(self, copies: Copies) -> ViewHead:
+        """A head that is also trained on copies of train rows ``copies.sources``; no strength is chosen by a copy."""
+        rows = np.arange(len(self.labels))
+        return fit_view_head(
+            np.concatenate([self.features, copies.features]), np.concatenate([self.labels, copies.labels]),
+            self.classes, groups=np.concatenate([rows, copies.sources]), widths=self.widths, seed=0,
+        )[0]  # fmt: skip
 
-    def repeated(self, rows: Columns) -> Floats:
+    def repeated(self, rows: Columns) -> ViewHead:
         """A head that is also shown these train rows again."""
-        together = np.concatenate([self.inputs, self.inputs[rows]])
-        return fit_head(TrainingSet(together, self.labels[np.concatenate([np.arange(len(self.labels)), rows])]),
-                        self.classes)  # fmt: skip
+        return self.with_copies(Copies(self.features[rows], self.labels[rows], rows))
 
-    def right(self, head: Floats, features: Features, labels: Columns) -> Mask:
+    def right(self, head: ViewHead, features: Features, labels: Columns) -> Mask:
         """Which rows a head gets right, (rows,)."""
-        return np.asarray(predict_head(head, self._scaled(features)) == labels)
+        return np.asarray(head.probabilities(features).argmax(axis=1) == labels)
 
 
 # --- what the project does
@@ -428,46 +445,53 @@ def repaired(shop: Workshop, planted: Planted, seed: int) -> Deed:
     row_of = {sample_id: row for row, sample_id in enumerate(ids)}
     weak = given_slice(planted, labels, ids, Classes(names, shop.images.names), seed)
     samples = {s: Sample(s, s, shop.folder / f"{s}.png", "train") for s in ids}
-    shop.encoded.by_id = dict(zip(ids, planted.features, strict=True))
-    settings = SliceSettings()
+    case = Case(dict(zip(ids, planted.features, strict=True)), lambda sample: planted.pixels(row_of[sample]))
+    store = CopiedFeatures(case, shop.encoded, Kept(), shop.widths)
     repairer = Repairer(
-        shop.encoded, lambda chosen: np.stack([planted.pixels(row_of[s.id]) for s in chosen]),
-        lambda chosen, features: np.arange(len(chosen)), samples, settings, seed=seed,
-    )  # fmt: skip
-    recipe, augmentation = repairer.plan(weak, planted.table, ids, labels)
-    for sample_id in augmentation.sample_ids[:6]:  # what the preview shows is read from files
-        Image.fromarray(planted.pixels(row_of[sample_id])).save(samples[sample_id].file)
+        store, case.pixels, lambda chosen, features: np.arange(len(chosen)), samples, SliceSettings(), seed=seed
+    )
+    plans = {recipe.name: made for recipe, made in repairer.plans(weak, planted.table, ids, labels)}
+    for made in plans.values():  # what the preview shows is read from files
+        for sample_id in made.sample_ids[:6]:
+            Image.fromarray(planted.pixels(row_of[sample_id])).save(samples[sample_id].file)
     aimed, used = repairer(weak, planted.table, ids, labels, shop.folder)
+    best = json.loads((shop.folder / "trial.json").read_text(encoding="utf-8"))["recipe"]
 
-    def copies(made: Any) -> Copies:
-        rows = np.array([row_of[s] for s in made.sample_ids for _ in range(made.copies)], dtype=np.int64)
-        pixels = [
-            made.transform(planted.pixels(row_of[s]), seed + 7919 * turn + n)
-            for n, s in enumerate(made.sample_ids) for turn in range(made.copies)
-        ]  # fmt: skip
-        features = shop.encoded(np.stack(pixels)) if pixels else planted.features[:0]
-        return Copies(features, planted.labels[rows])
+    def copies(made: Augmentation) -> Copies:
+        features, sources = store.copies([samples[s] for s in ids], [made], seed)
+        return Copies(features if len(features) else planted.features[:0], planted.labels[sources], sources)
 
-    planned = copies(augmentation)
-    chosen = planned if aimed.repair == "recipe" else copies(used)
-    return Deed(replace(aimed, weakness=recipe.weakness), aimed.repair, aimed.proof, planned, chosen)
+    planned, chosen = copies(plans[best]), copies(used)
+    return Deed(replace(aimed, weakness=best), aimed.repair, aimed.proof, planned, chosen)
 
 
 # --- contenders
 
 
-def trained(shop: Workshop, planted: Planted, deed: Deed, collected: Copies | None) -> tuple[Heads, dict[str, Floats]]:
+def trained(
+    shop: Workshop, planted: Planted, deed: Deed, collected: Copies | None
+) -> tuple[Heads, dict[str, ViewHead]]:
     """A head for each contender; recipes that are not the planned one stand under the weakness they are against."""
-    heads = Heads(planted.features, planted.labels, len(shop.images.names))
+    heads = Heads(planted.features, planted.labels, len(shop.images.names), shop.widths)
     count = len(deed.planned.labels)
     own = np.random.default_rng(0).permutation(np.flatnonzero(planted.inside))
     even = min(max(1, round(len(planted.labels) / len(own)) - 1), 19)
     made = {NOTHING: heads.plain, PLANNED: heads.with_copies(deed.planned), CHOSEN: heads.with_copies(deed.chosen)}
     made[OVERSAMPLED] = heads.repeated(np.resize(own, count))
     made[BALANCED] = heads.repeated(np.tile(own, even))
-    first = np.flatnonzero(np.isin(shop.spare, planted.rows[~planted.inside]))[:count]
+    place = {row: number for number, row in enumerate(planted.rows.tolist())}
+    may = [row for row in shop.train[::-1].tolist() if row in place and not planted.inside[place[row]]][:count]
+
+    def placed(copies: Copies) -> Copies:
+        """Of the rows that the case has, as places among them."""
+        of = [n for n, row in enumerate(copies.sources.tolist()) if row in place][:count]
+        sources = np.array([place[int(row)] for row in copies.sources[of]], dtype=np.int64)
+        return Copies(copies.features[of], copies.labels[of], sources)
+
     for name, copies in (shop.general | ({COLLECTED: collected} if collected else {})).items():
-        made[name] = heads.with_copies(Copies(copies.features[first], copies.labels[first]))
+        made[name] = heads.with_copies(placed(copies))
+    for name in POLICIES:
+        made[name] = heads.with_copies(placed(shop.by_policy(name, np.array(may, dtype=np.int64))))
     for name in POLICIES:
         made[f"{name} of the slice"] = heads.with_copies(_of_slice(shop, planted, own, policy(name), count))
     return heads, made
@@ -480,7 +504,7 @@ def _of_slice(shop: Workshop, planted: Planted, own: Columns, transform: Transfo
     made = [transform(planted.pixels(int(row)), int(7919 * draw + planted.rows[row]))
             for row, draw in zip(rows, draws, strict=True)]  # fmt: skip
     again = np.resize(np.arange(len(rows)), count)
-    return Copies(shop.encoded(np.stack(made))[again], planted.labels[rows[again]])
+    return Copies(shop.encoded(np.stack(made))[again], planted.labels[rows[again]], rows[again])
 
 
 @dataclass(frozen=True)
@@ -493,7 +517,7 @@ class Outcome:
 
     @property
     def harms(self) -> bool:
-        return self.rest.value < -MARGIN or bool(self.harmed)
+        return loses(self.rest, MARGIN) or bool(self.harmed)
 
     @property
     def helps(self) -> bool:
@@ -502,11 +526,8 @@ class Outcome:
 
 def outcome(plain: Mask, right: Mask, inside: Mask, labels: Columns) -> Outcome:
     """All of shape (rows,): right before, right now, in the slice, true column."""
-    harmed = ""
-    for column in np.unique(labels[~inside]):
-        change = paired_gain(plain[~inside & (labels == column)], right[~inside & (labels == column)])
-        if change.ci is not None and change.ci[1] < 0 and change.value < -MARGIN:
-            harmed = f"class {column}"
+    others = {f"class {column}": ~inside & (labels == column) for column in np.unique(labels[~inside])}
+    harmed = harmed_by(plain, right, others, MARGIN)
     return Outcome(paired_gain(plain[inside], right[inside]), paired_gain(plain[~inside], right[~inside]), harmed)
 
 
@@ -565,9 +586,10 @@ def measure(shop: Workshop, kind: str, strength: float, size: float, seed: int) 
     return Measured(result, right, inside)
 
 
-def runs(shop: Workshop, seeds: int, quick: bool) -> Iterator[Measured]:
-    """All kinds, strengths, sizes and seeds."""
+def runs(shop: Workshop, seeds: int, quick: bool, only: Sequence[str]) -> Iterator[Measured]:
+    """All kinds, or ``only`` some, strengths, sizes and seeds."""
     kinds = [(kind, strength) for kind in REACHED for strength in ALTERED[kind][1][quick:]] + list(BEYOND.items())
+    kinds = [(kind, strength) for kind, strength in kinds if not only or kind in only]
     for seed in range(seeds):
         for size in SIZES[:1] if quick else SIZES:
             for kind, strength in kinds:
@@ -671,17 +693,30 @@ def print_row(row: Result) -> None:
 # --- data
 
 
-def workshop(loaded: tuple[Images, Callable[[Pixels], Features]], rows: int | None, cache: Path) -> Workshop:
-    """A data set ready to be planted in; what is encoded is kept in the cache."""
-    images, encode = loaded
-    kept = np.arange(len(images.labels))[:rows]
-    images = replace(
-        images, pixels=images.pixels[kept], labels=images.labels[kept], features=images.features[kept],
-        properties=images.properties[kept],
-    )  # fmt: skip
+def workshop(loaded: tuple[Images, Eyes], rows: int | None, cache: Path) -> Workshop:
+    """A data set ready to be planted in, at the size of the first view; what is encoded is kept in the cache."""
+    images, eyes = loaded
+    samples, views = images.samples[:rows], eyes.views
+
+    def encode(made: Pixels) -> Features:
+        return views.encode(lambda side: np.stack([squash(Image.fromarray(image), side) for image in made]))
+
+    from PIL import Image
+
+    from curation.images import squash
+
     folder = cache / "repair"
     folder.mkdir(exist_ok=True)
-    return Workshop(images, Encoded(encode, folder / f"encoded-{images.name}.f32", images.features.shape[1]), folder)
+    pixels, properties = views.pixels(samples), folder / f"properties-{images.name}-{len(samples)}.npy"
+    if not properties.exists():
+        np.save(properties, measured(pixels))
+    images = replace(
+        images, samples=samples, pixels=pixels, labels=images.labels[: len(samples)],
+        features=views.features(samples), properties=np.load(properties),
+    )  # fmt: skip
+    width = images.features.shape[1]
+    kept = Encoded(encode, folder / f"views-{images.name}.f32", width)
+    return Workshop(images, kept, folder, views.widths)
 
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -690,7 +725,8 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--elpv", action="store_true", help="ELPV (package elpv-dataset); also where no zip is named")
     parser.add_argument("--rows", type=int, default=ROWS, help=f"images of CIFAR-10N ({ROWS:,})")
     parser.add_argument("--seeds", type=int, default=2, help="draws of each planted slice (2)")
-    parser.add_argument("--quick", action="store_true", help="2,000 images, one strength, size and seed")
+    parser.add_argument("--kinds", nargs="+", choices=(*REACHED, *BEYOND), default=(), help="plant only these (all)")
+    parser.add_argument("--quick", action="store_true", help="1,500 images, one strength, size and seed")
     parser.add_argument("--cache", type=Path, help="folder that keeps features (a temporary one)")
     parser.add_argument("--json", type=Path, help="write everything that was measured")
     return parser.parse_args(arguments)
@@ -707,7 +743,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shops = [workshop(cifar(options.cifar10n, rows, cache), rows, cache)] if options.cifar10n else []
         shops += [workshop(elpv(cache), QUICK if options.quick else None, cache)] if options.elpv or not shops else []
         for shop in shops:
-            for m in runs(shop, 1 if options.quick else options.seeds, options.quick):
+            for m in runs(shop, 1 if options.quick else options.seeds, options.quick, options.kinds):
                 found.append(m)
                 print_row(m.result)
     claims = summary(found)
