@@ -5,7 +5,6 @@ A copy is looked at once while a project is open, however often it is asked for:
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -91,8 +90,13 @@ class CopiedFeatures:
 
     def _known(self, augmentation: Augmentation, seed: int) -> dict[tuple[int, str], Features]:
         """What is known of a recipe's copies: by number and sample, features (dimensions,)."""
-        made_from = (augmentation.name, pickle.dumps(augmentation.transform), seed)
-        return self._kept.of("copies", made_from, dict, places=RECIPES_KEPT)
+        transform = augmentation.transform
+        made_from = (augmentation.name, repr(transform), seed)
+
+        def nothing_yet() -> tuple[object, dict[tuple[int, str], Features]]:
+            return transform, {}  # with what makes them: while it lives, nothing else goes by the same words
+
+        return self._kept.of("copies", made_from, nothing_yet, places=RECIPES_KEPT)[1]
 
 
 def copied_by_views(views: ViewFeatures, kept: Kept) -> CopiedFeatures:
