@@ -368,7 +368,7 @@ def judge(
         verdict = "Kept"
     figures = (
         f"{_points(gain)} on the slice{_fall(brier)}, {_points(rest)} elsewhere; showing the slice's images more "
-        f"often: {_points(baseline)}{_fall(baseline_brier)}."
+        f"often: {_points(baseline)}{_fall(baseline_brier)}{', which harms others' if baseline_harms else ''}."
     )
     repair: Repair = "recipe" if verdict == "Kept" else "oversampling" if baseline_helps else "collect"
     ending = {"recipe": "", "oversampling": " So these are shown more often.", "collect": f" {COLLECT}"}[repair]

@@ -243,6 +243,7 @@ class TestTrial:
             beyond=Estimate(0.04, beyond), baseline_harms=baseline_harms,
         )  # fmt: skip
         assert result.repair == repair
+        assert ("which harms others" in result.words) == baseline_harms
 
     @pytest.mark.parametrize(
         ("gain", "brier", "repair"),
