@@ -29,7 +29,7 @@ Features = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
-#: Augmented images cost a pass through the whole network each; no more than this many are made for an iteration.
+#: Augmented images cost as much as new ones each; a recipe makes no more than this many.
 MOST_COPIES = 1000
 #: A weakness is measured in a slice whose images differ from others as clearly as this; so many are tried.
 CLEARLY, MOST_AIMS = 0.9, 3

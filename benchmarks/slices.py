@@ -353,13 +353,6 @@ def judge(subject: Subject, planted: Planted, seed: int) -> Case:
     return Case(table, planted.seen.looks, space, probabilities, planted.labels, wrong, held)
 
 
-def standardised(features: Features, mean: Features, deviation: Features) -> Features:
-    """Features standardised a dimension, then each row brought to length 10."""
-    standard = (features - mean) / deviation
-    standard *= 10 / (np.linalg.norm(standard, axis=1, keepdims=True) + 1e-9)
-    return np.asarray(standard, dtype=np.float32)
-
-
 # --- contenders: slices in order, each as rows of all images, the most typical first
 
 

@@ -91,7 +91,7 @@ class CopiedFeatures:
     def _known(self, augmentation: Augmentation, seed: int) -> dict[tuple[int, str], Features]:
         """What is known of a recipe's copies: by number and sample, features (dimensions,)."""
         transform = augmentation.transform
-        made_from = (augmentation.name, repr(transform), seed)
+        made_from = (augmentation.name, repr(transform), seed, tuple(self._widths))
 
         def nothing_yet() -> tuple[object, dict[tuple[int, str], Features]]:
             return transform, {}  # with what makes them: while it lives, nothing else goes by the same words

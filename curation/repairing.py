@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from curation.config import SliceSettings
+from curation.copied import CopiedFeatures
 from curation.records import Augmentation, Estimate, Progress, Sample, Slice
 from curation.runs import write_json, write_whole
 
@@ -40,29 +41,6 @@ Features = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
 
 
-class Store(Protocol):
-    """Features of samples, and of augmented copies that are made on the way (``copied.CopiedFeatures``)."""
-
-    @property
-    def widths(self) -> Sequence[int]:
-        """Of how many features each part is that stands in a row; none where they are all of one."""
-        ...
-
-    def features(self, samples: Sequence[Sample], progress: Progress | None = None) -> Features:
-        """Features of shape (samples, dimensions), in the order of ``samples``."""
-        ...
-
-    def copies(
-        self,
-        samples: Sequence[Sample],
-        augmentations: Sequence[Augmentation],
-        seed: int,
-        progress: Progress | None = None,
-    ) -> tuple[Features, npt.NDArray[np.int64]]:
-        """Features of the copies, and the row of the sample that each was made from."""
-        ...
-
-
 @dataclass(frozen=True)
 class Repairer:
     """Tries a slice's recipe and says what is to be done; a slice in, the slice with its repair and copies out.
@@ -72,7 +50,7 @@ class Repairer:
     ``settings.trial`` a recipe that is not proven is used too.
     """
 
-    store: Store
+    store: CopiedFeatures
     pixels: Callable[[Sequence[Sample]], Pixels]
     group: Callable[[Sequence[Sample], Features], npt.NDArray[np.int64]]
     samples: Mapping[str, Sample]

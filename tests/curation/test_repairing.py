@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageFilter
 
-from augment.choose import Ground, Trial
+from augment.choose import Ground, Trial, unchanged
 from curation.config import SliceSettings
 from curation.copied import CopiedFeatures
 from curation.kept import Kept
-from curation.records import Condition, Progress, Sample, Slice
+from curation.records import Augmentation, Condition, Progress, Sample, Slice
 from curation.repairing import Repairer
 
 SIDE = 8
@@ -178,3 +178,13 @@ def test_copies_are_as_blurred_as_the_slice_whatever_the_size_and_however_sharpn
     least, most = recipe.steps[0].parameters["sigma_limit"]
     assert 0.75 * pixels <= least <= most <= 1.3 * pixels
     assert set(copies.sample_ids) <= set(ids[blurred:])
+
+
+def test_two_networks_do_not_take_each_others_copies(made: Set) -> None:
+    """A project that judges by one look and trains on several keeps both in one place."""
+    kept, seen = Kept(), Corner(made.pixels)
+    one = CopiedFeatures(seen, seen.encode, kept)
+    more = CopiedFeatures(seen, lambda images: np.tile(seen.encode(images), 2), kept, (SIDE * SIDE, SIDE * SIDE))
+    chosen = [made.samples[s] for s in made.ids[:3]]
+    again = Augmentation("again", tuple(made.ids[:3]), 1, unchanged)
+    assert [len(source.copies(chosen, [again], 0)[0][0]) for source in (one, more)] == [SIDE * SIDE, 2 * SIDE * SIDE]
