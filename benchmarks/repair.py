@@ -459,7 +459,7 @@ def repaired(shop: Workshop, planted: Planted, seed: int) -> Deed:
 
     def copies(made: Augmentation) -> Copies:
         features, sources = store.copies([samples[s] for s in ids], [made], seed)
-        return Copies(features if len(features) else planted.features[:0], planted.labels[sources], sources)
+        return Copies(features, planted.labels[sources], sources)
 
     planned, chosen = copies(plans[best]), copies(used)
     return Deed(replace(aimed, weakness=best), aimed.repair, aimed.proof, planned, chosen)

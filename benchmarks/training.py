@@ -45,10 +45,12 @@ from benchmarks.cases import cifar_table
 from benchmarks.claims import conclude
 from curation.backbone import describe_device, load_backbone
 from curation.config import ReportSettings, ReviewSettings, Settings, TrainingSettings
+from curation.copied import copied_by_store
 from curation.demo import plan, read_elpv
 from curation.features import BATCH, FeatureStore, ViewFeatures
 from curation.heads import HeadTrainer
 from curation.images import PixelCache, inspect_image
+from curation.kept import Kept
 from curation.neighbours import group_near_duplicates
 from curation.records import Augmentation, Progress, Sample
 from curation.training import FineTuned, fine_tune
@@ -127,7 +129,7 @@ def contenders(
     """Which of the ``held`` rows each of ``NAMES`` gets right, and how it went."""
     chosen, others = [samples[row] for row in train], [samples[row] for row in held]
     views = ViewFeatures(store.backbone, store.folder.parent / "views")
-    head = HeadTrainer(store, store.pixels).train(
+    head = HeadTrainer(copied_by_store(store, Kept())).train(
         chosen, labels[train], classes, seed=seed, augmentations=[], checkpoint=Path(), progress=None
     )
     store.features([*chosen, *others])  # so that no forward pass is counted as training

@@ -77,10 +77,10 @@ def make_parts(
     progress: Progress | None = None,
 ) -> Parts:
     """What the loop works with; ``samples`` and ``classes`` are all of the project's."""
-    from curation.heads import encode_copies
+    from curation.copied import copied_by_store
     from curation.properties import measure_properties
 
-    store, views, pixels = encoders.store, encoders.views, encoders.store.pixels
+    store, views = encoders.store, encoders.views
     return Parts(
         engine=_engine(settings, store.backbone),
         kept=encoders.kept,
@@ -91,12 +91,13 @@ def make_parts(
         plan_recipe=_repairer(paths, settings, samples, classes, encoders, progress),
         reporters=[reporter],
         progress=progress,
-        copies=lambda samples, augmentations, seed: encode_copies(store, pixels, samples, augmentations, seed),
+        copies=copied_by_store(store, encoders.kept).copies,
     )
 
 
 def _trainer(encoders: Encoders, settings: Settings) -> Trainer:
     """What trains, by the settings."""
+    from curation.copied import copied_by_store
     from curation.heads import HeadTrainer
     from curation.view_heads import ViewTrainer
     from curation.ways import EitherTrainer
@@ -108,7 +109,7 @@ def _trainer(encoders: Encoders, settings: Settings) -> Trainer:
 
     viewer = ViewTrainer(encoders.views, settings.training, group, kept)
     if method == "head":
-        return HeadTrainer(store, store.pixels)
+        return HeadTrainer(copied_by_store(store, kept))
     if method == "views":
         return viewer
     tuner = _FineTuner(store, settings)

@@ -69,7 +69,7 @@ class CopiedFeatures:
     ) -> tuple[Features, Integers]:
         """Features (copies, dimensions) of every copy that is to be made of ``samples``, and the row of each's sample.
 
-        By recipe, number and sample, as ``plan_copies`` has them; of no copies the features have no dimensions.
+        By recipe, number and sample, as ``plan_copies`` has them.
         """
         found: list[Features] = []
         planned = plan_copies(samples, augmentations)
@@ -85,7 +85,7 @@ class CopiedFeatures:
                 if progress:
                     progress("computing augmented images", done, len(missing))
             found += [known[number, samples[place].id][None] for _, number, place in own]
-        features = np.concatenate(found) if found else np.zeros((0, 0), dtype=np.float32)
+        features = np.concatenate(found) if found else self.features(samples[:1], progress)[:0]
         return features, np.array([place for _, _, place in planned], dtype=np.int64)
 
     def _known(self, augmentation: Augmentation, seed: int) -> dict[tuple[int, str], Features]:

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from curation.copies import make_copies, plan_copies
+from curation.copied import CopiedFeatures
 from curation.errors import TrainingError
 from curation.records import Augmentation, Predictions, Progress, Sample
 from curation.runs import write_whole
@@ -31,10 +31,6 @@ class Featurizer(Protocol):
 
     def features(self, samples: Sequence[Sample], progress: Progress | None = None) -> Features:
         """Features of shape (samples, dimensions)."""
-        ...
-
-    def encode(self, images: npt.NDArray[np.uint8]) -> tuple[Features, object]:
-        """Features (and activations) of images of shape (n, side, side, 3)."""
         ...
 
 
@@ -72,20 +68,11 @@ class HeadModel:
         write_whole(file, save(tensors, metadata={"class_ids": json.dumps(self.class_ids)}))
 
 
-class Pixels(Protocol):
-    """Gives the pixels of samples."""
-
-    def pixels(self, samples: Sequence[Sample], progress: Progress | None = None) -> npt.NDArray[np.uint8]:
-        """Pixels of shape (samples, side, side, 3)."""
-        ...
-
-
 class HeadTrainer:
-    """Trains a linear head on features; augmented copies are encoded anew."""
+    """Trains a linear head on features of samples and of their augmented copies."""
 
-    def __init__(self, featurizer: Featurizer, pixels: Pixels) -> None:
-        self._featurizer = featurizer
-        self._pixels = pixels
+    def __init__(self, store: CopiedFeatures) -> None:
+        self._store = store
 
     def train(
         self,
@@ -103,12 +90,11 @@ class HeadTrainer:
 
         if len(np.unique(labels)) < 2:
             raise TrainingError("a head needs at least two classes to train on; add labeled images of another class")
-        features = self._featurizer.features(samples, progress)
-        extra, copied = encode_copies(self._featurizer, self._pixels, samples, augmentations, seed)
-        extra_labels = labels[copied]
+        features = self._store.features(samples, progress)
+        extra, copied = self._store.copies(samples, augmentations, seed, progress)
         mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-6
         inputs = _scaled(np.concatenate([features, extra]) if len(extra) else features, mean, scale)
-        fitted = LogisticRegression(C=STRENGTH, max_iter=300).fit(inputs, np.concatenate([labels, extra_labels]))
+        fitted = LogisticRegression(C=STRENGTH, max_iter=300).fit(inputs, np.concatenate([labels, labels[copied]]))
         present = fitted.classes_.astype(int)
         coefficients = np.zeros((len(class_ids), features.shape[1]), dtype=np.float32)
         intercept = np.full(len(class_ids), -30.0, dtype=np.float32)  # a class without samples is as good as impossible
@@ -117,20 +103,7 @@ class HeadTrainer:
             intercept[present] = [-fitted.intercept_[0] / 2, fitted.intercept_[0] / 2]
         else:
             coefficients[present], intercept[present] = fitted.coef_, fitted.intercept_
-        return HeadModel(self._featurizer, class_ids, mean, scale, coefficients, intercept)
-
-
-def encode_copies(
-    featurizer: Featurizer, pixels: Pixels, samples: Sequence[Sample], augmentations: Sequence[Augmentation], seed: int
-) -> tuple[Features, npt.NDArray[np.int64]]:
-    """Features of all augmented copies of ``samples``, and each copy's row in ``samples``; empty without any."""
-    made = [
-        (featurizer.encode(images)[0], rows)
-        for images, rows in make_copies(pixels, samples, plan_copies(samples, augmentations), seed)
-    ]
-    if not made:
-        return np.zeros((0, 0), dtype=np.float32), np.zeros(0, dtype=np.int64)
-    return np.concatenate([features for features, _ in made]), np.concatenate([rows for _, rows in made])
+        return HeadModel(self._store, class_ids, mean, scale, coefficients, intercept)
 
 
 def _scaled(features: Features, mean: Features, scale: Features) -> Features:

@@ -79,10 +79,10 @@ class Repairer:
         planned = self.plans(weak, properties, sample_ids, labels)
         chosen, ground = self._ground(weak, [copies for _, copies in planned], sample_ids, labels)
         firsts = [replace(c, sample_ids=c.sample_ids[: FIRST_COPIES // max(c.copies, 1)]) for _, c in planned]
-        falls = [ground.fall(*self._made(chosen, ground, first)) for first in firsts]
+        falls = [ground.fall(*self._made(chosen, first)) for first in firsts]
         best = max(range(len(falls)), key=falls.__getitem__)
         recipe, copies = planned[best]
-        tried = ground.trial(*self._made(chosen, ground, copies if falls[best] > 0 else firsts[best]))
+        tried = ground.trial(*self._made(chosen, copies if falls[best] > 0 else firsts[best]))
         write_json(folder / "recipe.json", recipe.to_dict())
         write_json(folder / "trial.json", {"slice": weak.name, "recipe": recipe.name, **told(tried)})
         self._preview(recipe, copies, folder)
@@ -166,12 +166,9 @@ class Repairer:
             seed=self.seed, others=others,
         )  # fmt: skip
 
-    def _made(
-        self, chosen: Sequence[Sample], ground: Ground, copies: Augmentation
-    ) -> tuple[Features, npt.NDArray[np.int64]]:
+    def _made(self, chosen: Sequence[Sample], copies: Augmentation) -> tuple[Features, npt.NDArray[np.int64]]:
         """Features of the copies, and the row of the sample that each was made from."""
-        made, sources = self.store.copies(chosen, [copies], self.seed, self.progress)
-        return made if len(made) else ground.features[:0], sources
+        return self.store.copies(chosen, [copies], self.seed, self.progress)
 
     def _drawn(self, sample_ids: Sequence[str], needed: set[str]) -> npt.NDArray[np.int64]:
         """The rows of what is needed, and of some others."""

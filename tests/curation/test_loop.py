@@ -16,8 +16,10 @@ from augment.choose import plan
 from curation import streaming
 from curation.account import audit_of, credits_of
 from curation.config import ReviewSettings, Settings
-from curation.heads import HeadTrainer, encode_copies
+from curation.copied import CopiedFeatures
+from curation.heads import HeadTrainer
 from curation.judging import joint_groups, trainable
+from curation.kept import Kept
 from curation.ledger import Ledger, NewPath, NewSample
 from curation.loop import Loop
 from curation.parts import Account, Parts
@@ -77,6 +79,7 @@ class House:
     def make_loop(self, root: Path) -> Loop:
         settings = replace(Settings(), review=ReviewSettings(budget=20))
         features = PixelFeatures()
+        copied = CopiedFeatures(features, lambda images: features.encode(images)[0], Kept())
 
         def no_recipe(weak, properties: pd.DataFrame, ids, labels, folder: Path):  # type: ignore[no-untyped-def]
             recipe, augmentation = plan(weak, properties, ids, labels, settings.slices, settings.seed)
@@ -84,11 +87,11 @@ class House:
 
         parts = Parts(
             encoder=features,
-            trainer=HeadTrainer(features, features),
+            trainer=HeadTrainer(copied),
             measure=lambda samples, progress: measure_properties(samples, root / "properties.parquet", progress),
             plan_recipe=no_recipe,
             reporters=[self.recorder],
-            copies=lambda samples, augmentations, seed: encode_copies(features, features, samples, augmentations, seed),
+            copies=copied.copies,
         )
         return Loop(self.paths, settings, self.ledger, self.samples, parts, secret="s" * 64)
 
