@@ -1,8 +1,9 @@
 """What reviews buy: errors fixed and clean accuracy against labels reviewed, ours against what a user would pick.
 
 Projects of 2,000 labels are drawn as in ``proof.py``; everyone works on the same features, is answered by the same
-people, and has his labels judged by the same head on images that nobody trained on. Answers are right (``perfect``) or
-those of real people (``human``: ``random_label1`` is given, the other two annotators answer). Contenders:
+people, and has his labels judged by the head on views that the toolkit trains, on images that nobody trained on.
+Answers are right (``perfect``) or those of real people (``human``: ``random_label1`` is given, the other two annotators
+answer). Contenders:
 
 - ours: the queue as it is shipped, a tenth of it controls; judged anew after each batch, decided by the evidence;
 - ours, no controls: the same without them;
@@ -35,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a c
 
 from benchmarks.claims import conclude
 from benchmarks.detection import TUNED
-from benchmarks.projects import Pool, Project, clean_accuracy, digits_pools, pools_from_cifar
+from benchmarks.projects import Pool, Project, TrainedHead, digits_pools, pools_from_cifar
 from curation.scoring import label_quality
 
 Columns = npt.NDArray[np.int64]
@@ -197,21 +198,20 @@ CONTENDERS: dict[str, Callable[[Project], Review]] = {
 # --- curves
 
 
-def run_contender(pool: Pool, answers: str, contender: str, seed: int) -> Curve:
-    """One contender's curve on one project."""
+def run_contender(pool: Pool, answers: str, contender: str, seed: int, head: TrainedHead | None = None) -> Curve:
+    """One contender's curve on one project; ``head`` is that of a project of this seed and these images."""
     project = Project(pool, answers, seed)
+    head = head or TrainedHead(project)
     review = CONTENDERS[contender](project)
     steps = round(1 / STEP)
     wrong = int((project.given != project.truth).sum())
-    fixed, accuracy = [0.0], [clean_accuracy(project, project.labels)]
+    fixed, accuracy = [0.0], [head.accuracy(project.labels)]
     for number in range(steps):
         budget = round((number + 1) * len(project.given) / steps) - round(number * len(project.given) / steps)
         review(project, budget)
         fixed.append(1 - int((project.labels != project.truth).sum()) / max(wrong, 1))
-        accuracy.append(clean_accuracy(project, project.labels))
-    return Curve(
-        pool.name, answers, contender, seed, tuple(fixed), tuple(accuracy), clean_accuracy(project, project.truth)
-    )
+        accuracy.append(head.accuracy(project.labels))
+    return Curve(pool.name, answers, contender, seed, tuple(fixed), tuple(accuracy), head.accuracy(project.truth))
 
 
 def summary_of(curves: Sequence[Curve]) -> list[dict[str, Any]]:
@@ -331,9 +331,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     curves = []
     for name, pool in every.items():
         for kind in ("perfect", "human") if name in ("random_label1", "digits") else ("perfect",):
-            for contender in CONTENDERS:
-                curves += [run_contender(pool, kind, contender, seed) for seed in range(options.seeds)]
-                print(f"{name}, {kind}, {contender}", file=sys.stderr, flush=True)
+            for seed in range(options.seeds):
+                head = TrainedHead(Project(pool, kind, seed))
+                curves += [run_contender(pool, kind, contender, seed, head) for contender in CONTENDERS]
+                print(f"{name}, {kind} answers, project {seed}", file=sys.stderr, flush=True)
     rows = summary_of(curves)
     show(rows)
     if options.plot:

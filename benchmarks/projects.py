@@ -7,6 +7,7 @@ heads in closed form. People who answer are real where the data set has several 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,14 +22,19 @@ from curation.evidence import SURE, Answers, Beliefs, doubt_of, learn
 from curation.flagging import doubtful_labels
 from curation.queue import confusion_weights, draw_controls
 from curation.regression import (
+    Inputs,
     LeaveOutKernel,
     apply_temperature,
     leave_out_ridge,
     principal_components,
     scale,
+    scaled_by,
+    softmax,
+    squared_distances,
     temperature,
 )
 from curation.scoring import FIRST_ROUND, corrected_labels, label_quality
+from curation.view_heads import fit_view_head_on
 
 Features = npt.NDArray[np.float32]
 Columns = npt.NDArray[np.int64]
@@ -44,7 +50,11 @@ CONTROLS = 0.1
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Images to draw projects from: ``given``, ``truth`` (images,), ``people`` (images, persons) are columns."""
+    """Images to draw projects from: ``given``, ``truth`` (images,), ``people`` (images, persons) are columns.
+
+    ``features`` (images, d) are principal components of ``views``, what `curate flag` judges by, where these are known:
+    their parts have these ``widths``.
+    """
 
     name: str
     features: Features
@@ -54,6 +64,8 @@ class Pool:
     n_classes: int
     train: int = TRAIN
     holdout: int = HOLDOUT
+    views: Features | None = None
+    widths: Sequence[int] = ()
 
 
 # --- a project under way
@@ -66,7 +78,7 @@ class Project:
         rng = np.random.default_rng(seed)
         order = rng.permutation(len(pool.truth))
         rows = order[: pool.train]
-        self.pool, self.rng, self.seed, self.human = pool, rng, seed, answers == "human"
+        self.pool, self.rng, self.seed, self.human, self.rows = pool, rng, seed, answers == "human", rows
         self.held, self.hidden = order[pool.train : pool.train + pool.holdout], order[pool.train + pool.holdout :]
         self.features = pool.features[rows]
         self.given, self.truth = pool.given[rows], pool.truth[rows]
@@ -201,8 +213,35 @@ def right_rows(project: Project, labels: Columns, rows: Columns | None = None) -
     return predicted
 
 
+class TrainedHead:
+    """The head on views that the toolkit trains, on one project's images with whatever labels.
+
+    It serves every project of the same seed and images: what depends on no label is worked out once.
+    """
+
+    def __init__(self, project: Project) -> None:
+        pool, rows = project.pool, project.rows
+        views = pool.features if pool.views is None else pool.views
+        rest = np.concatenate([project.held, project.hidden])
+        self._inputs = Inputs(views[rows], pool.n_classes, np.arange(len(rows)), seed=project.seed, widths=pool.widths)
+        self._rest = scaled_by(views[rest], self._inputs.mean, self._inputs.divisor)
+        self._truth = pool.truth[rest]
+        self._near: dict[float, Features] = {}
+
+    def accuracy(self, labels: Columns) -> float:
+        """That on all images outside of the training set, truly labeled."""
+        head, _ = fit_view_head_on(self._inputs, labels)
+        width = float(head.width[0])
+        if width not in self._near:
+            self._near = {width: np.exp(-squared_distances(self._rest, head.landmarks.astype(np.float32)) / width)}
+        found = softmax((self._near[width] @ head.coefficients).astype(np.float64))
+        if len(head.weights):
+            found += softmax((self._rest @ head.weights.T + head.intercepts).astype(np.float64))
+        return float((found.argmax(axis=1) == self._truth).mean())
+
+
 def clean_accuracy(project: Project, labels: Columns) -> float:
-    """Accuracy of a head trained on these labels, on all images outside of the training set, truly labeled."""
+    """Accuracy of a linear head on these labels, on all images outside of the training set, truly labeled."""
     rest = np.concatenate([project.held, project.hidden])
     return float((right_rows(project, labels)[rest] == project.pool.truth[rest]).mean())
 
@@ -216,7 +255,12 @@ def pools_from_cifar(archive: Path, cache: Path) -> dict[str, Pool]:
     features = reduced(cases["random_label1"], cache)
     third = cifar_column(cache, "random_label3", cases["random_label1"])
     people = np.stack([cases["random_label2"].given, third], axis=1)
-    return {name: Pool(name, features, case.given, case.truth, people, len(case.names)) for name, case in cases.items()}
+    return {
+        name: Pool(
+            name, features, case.given, case.truth, people, len(case.names), views=case.views, widths=case.widths
+        )
+        for name, case in cases.items()
+    }
 
 
 def pool_from_counts(archive: Path, cache: Path, seed: int = 0) -> Pool:

@@ -56,8 +56,8 @@ PROJECTS, QUICK = 1_000, 60
 #: Reviews a round.
 BATCH = 150
 ROUNDS = 2
-#: The stop rule is watched after rounds of these shares of the labels.
-STOP_ROUNDS = (*[0.05] * 8, 0.1, 0.1, 0.2, 0.2)
+#: The stop rule is watched after so many rounds, in which all labels are reviewed.
+STOP_ROUNDS = 20
 RULES = ("ours", "cleanlab's count", "100", "200", "400", "800")
 
 
@@ -167,9 +167,9 @@ def run_path(pool: Pool, answers: str, seed: int) -> Reviewed:
             return_indices_ranked_by="self_confidence", n_jobs=1,
         )
     )  # fmt: skip
-    for share in STOP_ROUNDS:
+    for _ in range(STOP_ROUNDS):
         project.score()
-        project.review(round(share * len(project.given)), beyond=True)
+        project.review(round(len(project.given) / STOP_ROUNDS), beyond=True)
         project.decide()
         reviews.append(project.reviews)
         accuracy.append(clean_accuracy(project, project.labels))
@@ -433,14 +433,14 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--elpv", action="store_true", help="ELPV with flipped labels too (package elpv-dataset)")
     parser.add_argument("--cache", type=Path, help="keep features here for the next time")
     parser.add_argument("--projects", type=int, default=PROJECTS, help="how many for each kind of answers")
-    parser.add_argument("--paths", type=int, default=100, help="projects reviewed to their end, for the stop rule")
+    parser.add_argument("--paths", type=int, default=300, help="projects reviewed to their end, for the stop rule")
     parser.add_argument("--credits", type=int, default=100, help="projects for each planted case of credit")
     parser.add_argument("--only", choices=("perfect", "human"), help="one kind of answers")
     parser.add_argument("--part", default="0/1", help="i/n: the i-th of n parts of the projects")
     parser.add_argument("--merge", type=Path, nargs="+", help="put the JSON of parts together instead of running")
     options = parser.parse_args(arguments)
     if options.quick:
-        options.projects, options.paths, options.credits = QUICK, QUICK // 10, QUICK // 4
+        options.projects, options.paths, options.credits = QUICK, QUICK // 3, QUICK // 4
     return options
 
 
