@@ -104,6 +104,8 @@ def read_recipes(file: Path) -> list[Recipe]:
 USUAL_BLURS = ((0.0, 0.70), (1.0, 0.57), (2.0, 0.38), (3.0, 0.29), (5.0, 0.22))
 #: Below this median saturation in and around the slice the set is grey, and copies must be grey too.
 _GREY = 0.01
+#: Edges turned by so many degrees at most stand for no tilt.
+_LEVEL = 5.0
 
 
 def recipe_for(
@@ -245,6 +247,20 @@ def _small(tables: _Tables) -> Made:
     return (step,), f"Copies with {low:.0%} to {high:.0%} of the resolution."
 
 
+def _tilted(tables: _Tables) -> Made:
+    """Turned to either side, as far as the slice is; an angle of another kind can't be measured."""
+    _, most = tables.spread("tilt", (0.0, 0.0))
+    if most <= max(tables.usual("tilt", 0.0), _LEVEL):
+        leant = Step("Perspective", {"scale": [0.03, 0.1], "border_mode": _REFLECT, "p": 1.0})
+        return (leant, _turned(15)), "Copies seen from another angle."
+    limit = min(round(most), 45)
+    return (_turned(limit),), f"Copies turned by up to {limit} degrees to either side."
+
+
+def _turned(limit: int) -> Step:
+    return Step("Rotate", {"limit": [-limit, limit], "border_mode": _REFLECT, "p": 1.0})
+
+
 def _rare(tables: _Tables) -> Made:
     """Left unmirrored: that changes digits, texts, and what left and right mean."""
     moved = {"rotate": [-7, 7], "scale": [0.92, 1.08], "translate_percent": [-0.03, 0.03], "border_mode": _REFLECT}
@@ -284,11 +300,7 @@ _MAKERS: dict[str, Callable[[_Tables], Made]] = {
     "busy": _fixed(
         "Copies strewn with small patches.", Step("CoarseDropout", {**_CLUTTER, "fill": "random_uniform", "p": 1.0})
     ),
-    "tilted": _fixed(
-        "Copies seen from another angle.",
-        Step("Perspective", {"scale": [0.03, 0.1], "border_mode": _REFLECT, "p": 1.0}),
-        Step("Rotate", {"limit": [-15, 15], "border_mode": _REFLECT, "p": 1.0}),
-    ),
+    "tilted": _tilted,
     "occluded": _fixed(
         "Copies that are partly covered.", Step("CoarseDropout", {**_COVER, "fill": "random_uniform", "p": 1.0})
     ),

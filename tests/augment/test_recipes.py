@@ -58,6 +58,15 @@ class TestFitting:
         much = parameter("blurred", "sigma_limit", looking(sharpness=0.25), looking())
         assert little[1] < much[0]  # type: ignore[index]
 
+    def test_tilted_turns_as_far_as_the_slice_is_and_no_further_than_can_be_told(self) -> None:
+        level = looking(tilt=0.2)
+        turned = recipe_for("tilted", looking(tilt=22.0), level)
+        assert [s.transform for s in turned.steps] == ["Rotate"]
+        assert turned.steps[0].parameters["limit"] == [-22, 22]
+        assert turned.words == "Copies turned by up to 22 degrees to either side."
+        assert parameter("tilted", "limit", looking(tilt=45.4), level) == [-45, 45]
+        assert recipe_for("tilted", looking(tilt=0.3), level) == recipe_for("tilted", level[:0], level)
+
     def test_small_scales_by_the_ratio_of_widths(self) -> None:
         assert parameter("small", "scale_range", looking(width=90.0), looking()) == [0.3, 0.3]
 
