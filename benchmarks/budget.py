@@ -12,7 +12,9 @@ answer). Contenders:
   as ours; may ask again about an image as long as there is somebody who has not answered;
 - random; and the oracle, who knows which labels are wrong and reviews those first, answers taken at their word.
 
-    python benchmarks/budget.py --cifar10n cifar10n.zip --seeds 5 --json budget.json --plot budget.png
+    python benchmarks/budget.py --cifar10n cifar10n.zip --seeds 6 --json budget.json --plot budget.png
+
+``--part i/n`` runs every n-th of the projects, and ``--merge FILE...`` puts the parts' JSON together.
 
 Areas are under the curve from no review to as many as there are labels, as a share of the largest possible. Errors
 fixed are net: those that reviewing put in count against it. Exit code 1 where a claim does not hold.
@@ -21,6 +23,7 @@ fixed are net: those that reviewing put in count against it. Exit code 1 where a
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -44,6 +47,8 @@ Floats = npt.NDArray[np.float64]
 
 #: Reviews between two points of a curve, as a share of the labels.
 STEP = 0.05
+#: Accuracy is measured after every so many steps.
+ACCURACY_EVERY = 2
 OURS, ORACLE = "ours", "oracle"
 #: DataPerf's bar: this share of the accuracy that right labels give.
 REACHED = 0.95
@@ -51,7 +56,7 @@ REACHED = 0.95
 
 @dataclass(frozen=True)
 class Curve:
-    """One contender on one project: net share of errors fixed and clean accuracy after each step of reviews."""
+    """One contender on one project: net share of errors fixed after each step of reviews, and clean accuracy."""
 
     pool: str
     answers: str
@@ -198,19 +203,20 @@ CONTENDERS: dict[str, Callable[[Project], Review]] = {
 # --- curves
 
 
-def run_contender(pool: Pool, answers: str, contender: str, seed: int, head: TrainedHead | None = None) -> Curve:
+def run_contender(pool: Pool, answers: str, contender: str, seed: int, head: TrainedHead) -> Curve:
     """One contender's curve on one project; ``head`` is that of a project of this seed and these images."""
     project = Project(pool, answers, seed)
-    head = head or TrainedHead(project)
     review = CONTENDERS[contender](project)
     steps = round(1 / STEP)
     wrong = int((project.given != project.truth).sum())
     fixed, accuracy = [0.0], [head.accuracy(project.labels)]
+    assert steps % ACCURACY_EVERY == 0
     for number in range(steps):
         budget = round((number + 1) * len(project.given) / steps) - round(number * len(project.given) / steps)
         review(project, budget)
         fixed.append(1 - int((project.labels != project.truth).sum()) / max(wrong, 1))
-        accuracy.append(head.accuracy(project.labels))
+        if (number + 1) % ACCURACY_EVERY == 0:
+            accuracy.append(head.accuracy(project.labels))
     return Curve(pool.name, answers, contender, seed, tuple(fixed), tuple(accuracy), head.accuracy(project.truth))
 
 
@@ -313,28 +319,44 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cifar10n", type=Path, default=os.environ.get("CURATION_CIFAR10N"), help="zip of CIFAR-10N")
     parser.add_argument("--cache", type=Path, help="keep features here for the next time")
     parser.add_argument("--seeds", type=int, default=3, help="how many projects of each kind")
+    parser.add_argument("--part", default="0/1", help="i/n: the i-th of n parts of the projects")
+    parser.add_argument("--merge", type=Path, nargs="+", help="put the JSON of parts together instead of running")
     options = parser.parse_args(arguments)
     if options.quick:
         options.seeds = 1
     return options
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run everything; 1 where a claim does not hold."""
-    options = read_options(arguments)
+def run(options: argparse.Namespace) -> list[Curve]:
+    """Every contender on all projects of this part."""
     with tempfile.TemporaryDirectory() as temporary:
         if options.cifar10n:
             every = pools_from_cifar(Path(options.cifar10n), options.cache or Path(temporary))
         else:
             print("no images given: measuring on scikit-learn's digits with planted errors; see --help for real ones")
             every = digits_pools(options.cache or Path(temporary))
+    part, parts = map(int, options.part.split("/"))
     curves = []
-    for name, pool in every.items():
-        for kind in ("perfect", "human") if name in ("random_label1", "digits") else ("perfect",):
-            for seed in range(options.seeds):
-                head = TrainedHead(Project(pool, kind, seed))
+    for seed in range(part, options.seeds, parts):
+        head = None
+        for name, pool in every.items():
+            for kind in ("perfect", "human") if name in ("random_label1", "digits") else ("perfect",):
+                head = head or TrainedHead(Project(pool, kind, seed))
                 curves += [run_contender(pool, kind, contender, seed, head) for contender in CONTENDERS]
                 print(f"{name}, {kind} answers, project {seed}", file=sys.stderr, flush=True)
+    return curves
+
+
+def merged(files: Sequence[Path]) -> list[Curve]:
+    """What the parts of a run have measured."""
+    found = [curve for file in files for curve in json.loads(file.read_text(encoding="utf-8"))["curves"]]
+    return [Curve(**curve | {name: tuple(curve[name]) for name in ("fixed", "accuracy")}) for curve in found]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run everything; 1 where a claim does not hold."""
+    options = read_options(arguments)
+    curves = merged(options.merge) if options.merge else run(options)
     rows = summary_of(curves)
     show(rows)
     if options.plot:
