@@ -45,22 +45,42 @@ def nearest_neighbours(features: Features, count: int, *, block: int = 1024) -> 
     count = min(count, max(len(unit) - 1, 0))
     if len(unit) > EXACT:
         return _exactly(unit, approximate_neighbours(unit, 3 * count, _CELLS)[0], count)
+    if count == 1:
+        return _nearest(unit, block)
     rows = np.zeros((len(unit), count), dtype=np.int64)
     cosines = np.zeros((len(unit), count))
     for start in range(0, len(unit) if count else 0, block):
         similar = unit[start : start + block] @ unit.T
         here = np.arange(len(similar))
         similar[here, start + here] = -np.inf
-        if count == 1:  # three times as fast
-            rows[start + here, 0] = best = similar.argmax(axis=1)
-            cosines[start + here, 0] = similar[here, best]
-            continue
         top = np.sort(np.argpartition(-similar, count - 1, axis=1)[:, :count], axis=1)
         found = np.take_along_axis(similar, top, axis=1)
         order = np.argsort(-found, axis=1, kind="stable")
         rows[start : start + block] = np.take_along_axis(top, order, axis=1)
         cosines[start : start + block] = np.take_along_axis(found, order, axis=1)
     return rows, cosines
+
+
+def _nearest(unit: Features, block: int) -> tuple[Integers, Floats]:
+    """The nearest other sample of each alone: five times as fast, as every pair is looked at once."""
+    rows = np.zeros(len(unit), dtype=np.int64)
+    cosines = np.full(len(unit), -np.inf)
+
+    def see(start: int, similar: Features, others: int) -> None:
+        best = similar.argmax(axis=1)
+        found = similar[np.arange(len(similar)), best]
+        nearer = np.flatnonzero(found > cosines[start : start + len(similar)])
+        rows[start + nearer], cosines[start + nearer] = others + best[nearer], found[nearer]
+
+    for start in range(0, len(unit), block):
+        for others in range(start, len(unit), block):
+            similar = unit[start : start + block] @ unit[others : others + block].T
+            if others == start:
+                np.fill_diagonal(similar, -np.inf)
+            else:
+                see(others, similar.T, start)
+            see(start, similar, others)
+    return rows[:, None], cosines[:, None]
 
 
 def near_duplicate_pairs(features: Features, threshold: float | None = None) -> list[Pair]:

@@ -203,7 +203,8 @@ def principal_components(inputs: Features, count: int, seed: int, products: Feat
     Martinsson and Tropp, SIAM Review 2011), of ``products`` of all pairs of samples where they are given. Fewer than
     ``count`` where there are fewer samples.
     """
-    from sklearn.utils.extmath import randomized_svd  # only where labels are scored
+    from scipy.linalg import eigh  # only where labels are scored
+    from sklearn.utils.extmath import randomized_svd
 
     if inputs.shape[1] <= count:
         return inputs
@@ -217,8 +218,9 @@ def principal_components(inputs: Features, count: int, seed: int, products: Feat
     if inputs.shape[1] > 8 * count:
         left, values, _ = randomized_svd(inputs, count, n_iter=3, random_state=seed)
         return np.asarray(left * values, dtype=np.float32)
-    _, vectors = np.linalg.eigh((inputs.T @ inputs).astype(np.float64))
-    return np.asarray(inputs @ vectors[:, -count:].astype(np.float32), dtype=np.float32)
+    wide = inputs.shape[1]
+    _, vectors = eigh((inputs.T @ inputs).astype(np.float64), subset_by_index=[wide - count, wide - 1])
+    return np.asarray(inputs @ vectors.astype(np.float32), dtype=np.float32)
 
 
 def _components(samples: int, n_classes: int) -> int:

@@ -64,6 +64,20 @@ def test_neighbours_are_those_of_a_full_search() -> None:
     np.testing.assert_allclose(cosines, -np.sort(-similar, axis=1)[:, :4], atol=1e-5)
 
 
+def test_the_nearest_alone_is_the_first_of_several_and_of_equals_the_first_row() -> None:
+    features = np.random.default_rng(3).normal(size=(40, 6)).astype(np.float32)
+    features[[30, 11]] = features[2]
+    for block in (7, 64):
+        rows, cosines = nearest_neighbours(features, 1, block=block)
+        several = nearest_neighbours(features, 3)
+        assert rows[2, 0] == 11
+        assert rows[[11, 30], 0].tolist() == [2, 2]
+        others = np.setdiff1d(np.arange(40), [2, 11, 30])
+        assert rows[others, 0].tolist() == several[0][others, 0].tolist()
+        assert np.allclose(cosines[:, 0], several[1][:, 0], atol=1e-6)
+    assert nearest_neighbours(features[:1], 1)[0].shape == (1, 0)
+
+
 def test_beyond_the_limit_twins_are_found_and_cosines_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Faiss looks for them; 2,000 samples of six dimensions that vary, with 40 twins."""
     rng = np.random.default_rng(0)
