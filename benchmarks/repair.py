@@ -43,20 +43,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a c
 from augment.choose import harmed_by, judge, loses, paired_gain
 from augment.recipes import known_weaknesses, recipe_for
 from augment.transforms import build_transform
+from benchmarks.altered import ALTERED, Pixels, measured
 from benchmarks.claims import conclude
-from benchmarks.slices import (
-    ALTERED,
-    Columns,
-    Eyes,
-    Features,
-    Floats,
-    Images,
-    Mask,
-    Pixels,
-    cifar,
-    elpv,
-    measured,
-)  # fmt: skip
+from benchmarks.slices import Columns, Eyes, Features, Floats, Images, Mask, cifar, elpv
 from curation.config import SliceSettings
 from curation.copied import CopiedFeatures
 from curation.kept import Kept

@@ -60,7 +60,7 @@ def check_holdout(project: Project, count: int) -> dict[str, Any]:
     return {
         "queued": len(entries),
         "flagged": len(flagged & set(chosen)),
-        "open": len(asked - holdout.answered(_verdicts(project))),
+        "open": len(asked - holdout.answered(project.ledger.holdout_verdicts())),
         "sent": project.send_open(number),
     }
 
@@ -81,8 +81,9 @@ def holdout_report(project: Project) -> dict[str, Any]:
     entries = {e.sample_id: e for e in ledger.queue(holdout=True) if e.mode == "holdout"}
     flagged = set(_flagged(project)) if entries else set()
     rows = [s.id for s in project.samples() if s.split == "holdout" and _class(given, s.id)]
-    looked = (holdout.answered(_verdicts(project)) & entries.keys()) | holdout.changed_rows(rows, given, now)
-    check = holdout.check_rows(rows, flagged, _verdicts(project), given, now, seed=project.settings.seed)
+    verdicts = ledger.holdout_verdicts()
+    looked = (holdout.answered(verdicts) & entries.keys()) | holdout.changed_rows(rows, given, now)
+    check = holdout.check_rows(rows, flagged, verdicts, given, now, seed=project.settings.seed)
     found: dict[str, Any] = {
         "rows": len(rows),
         "rows_needed": None,
@@ -160,10 +161,6 @@ def _flagged(project: Project) -> dict[str, str]:
     }
     write_json(file, found)
     return found
-
-
-def _verdicts(project: Project) -> list[Any]:
-    return [v for v in project.ledger.verdicts(holdout=True) if v.mode == "holdout"]
 
 
 def _class(labels: Mapping[str, CurrentLabel], sample_id: str) -> str | None:

@@ -545,6 +545,10 @@ class Ledger:
         found = [v for v in self._verdicts(iteration, None) if holdout or v.mode != "holdout"]
         return found if every else _latest(found)
 
+    def holdout_verdicts(self) -> list[Verdict]:
+        """The latest verdicts on the holdout's labels, in the order they were recorded."""
+        return [v for v in self.verdicts(holdout=True) if v.mode == "holdout"]
+
     def _verdicts(
         self, iteration: int | None, connection: sa.Connection | None, sample_id: str | None = None
     ) -> list[Verdict]:

@@ -378,7 +378,7 @@ class Loop:
     def _checked_holdout(self, labels: Mapping[str, CurrentLabel]) -> list[Decision]:
         """The labels of the holdout that people who were shown none have found wrong."""
         merged = self.ledger.merged_classes()
-        verdicts = [v for v in self.ledger.verdicts(holdout=True) if v.mode == "holdout"]
+        verdicts = self.ledger.holdout_verdicts()
         verdicts = [replace(v, answer=merged.get(v.answer, v.answer)) for v in verdicts]
         return checks.decisions(verdicts, {s: now.class_id for s, now in labels.items()})
 
@@ -580,7 +580,7 @@ class Loop:
         if not self.paths.holdout_flags.exists():
             return None
         now = self.ledger.labels(as_of=number)
-        verdicts = [v for v in self.ledger.verdicts(holdout=True) if v.mode == "holdout" and v.iteration <= number]
+        verdicts = [v for v in self.ledger.holdout_verdicts() if v.iteration <= number]
         rows = [s.id for s in labeled_holdout(self.samples, now)]
         flagged = set(read_json(self.paths.holdout_flags))
         return checks.check_rows(rows, flagged, verdicts, self.as_given(now), now, seed=self.settings.seed)
