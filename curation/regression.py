@@ -34,6 +34,8 @@ NARROWING = 0.3
 #: Principal components that logistic regression is fitted on: as many of these as the work below allows.
 COMPONENTS = (256, 128, 64)
 _WORK = 1e11
+#: With fewer products a step than this, several threads wait for each other longer than they work.
+_WORTH_THREADS = 50_000_000
 #: Kernel regression is exact up to so many samples, and rests on so many of them (Nystroem) beyond.
 LANDMARKS = 2000
 #: With more classes kernel regression judges alone: the logistic one, a fit a class, takes minutes and is worse.
@@ -359,6 +361,7 @@ def _logits(inputs: Features, weights: Floats, intercepts: Floats) -> Floats:
 def _fit(inputs: Features, labels: Integers, n_classes: int, strength: float) -> tuple[Floats, Floats]:
     """Weights (classes, d) and intercepts (classes,) of a multinomial fit; an absent class is next to impossible."""
     from sklearn.linear_model import LogisticRegression  # only where labels are scored
+    from threadpoolctl import threadpool_limits
 
     weights = np.zeros((n_classes, inputs.shape[1]))
     intercepts = np.full(n_classes, -np.log(2.0 + len(labels)) - 10)
@@ -366,7 +369,9 @@ def _fit(inputs: Features, labels: Integers, n_classes: int, strength: float) ->
     if len(present) < 2:
         # Nothing to tell apart: how often each class came, smoothed, is all that is known.
         return weights, np.log(np.bincount(labels, minlength=n_classes) + 1.0)
-    fitted = LogisticRegression(C=strength, max_iter=200, tol=1e-3).fit(inputs, labels)
+    threads = 1 if inputs.size * len(present) < _WORTH_THREADS else None
+    with threadpool_limits(limits=threads, user_api="blas"):
+        fitted = LogisticRegression(C=strength, max_iter=200, tol=1e-3).fit(inputs, labels)
     if len(present) == 2:  # scikit-learn keeps one row for two classes
         weights[present] = np.concatenate([-fitted.coef_, fitted.coef_]) / 2
         intercepts[present] = np.concatenate([-fitted.intercept_, fitted.intercept_]) / 2
