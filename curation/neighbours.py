@@ -62,7 +62,7 @@ def nearest_neighbours(features: Features, count: int, *, block: int = 1024) -> 
 
 
 def _nearest(unit: Features, block: int) -> tuple[Integers, Floats]:
-    """The nearest other sample of each alone: five times as fast, as every pair is looked at once."""
+    """The nearest other sample of each alone: every pair is looked at once, and nothing is sorted."""
     rows = np.zeros(len(unit), dtype=np.int64)
     cosines = np.full(len(unit), -np.inf)
 
