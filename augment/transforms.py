@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from augment.glare import Glare
 from augment.recipes import Recipe, Step
 from curation.errors import ConfigError
 
@@ -73,11 +74,29 @@ def _library() -> Any:
     return albumentations
 
 
+@lru_cache(maxsize=1)
+def _own() -> dict[str, Any]:
+    """Transforms of ours by name, which albumentations' pipelines carry out as their own.
+
+    ``Glare``, since a lens's flare is of another kind than light that a surface throws back (docs/log.md).
+    """
+
+    class OwnGlare(_library().ImageOnlyTransform):  # type: ignore[misc]  # untyped
+        def __init__(self, share: Any = Glare.share, spots: Any = Glare.spots, edge: Any = Glare.edge, p: float = 0.5):
+            super().__init__(p=p)
+            self.add = Glare(share, spots, edge)
+
+        def apply(self, img: Pixels, **params: Any) -> Pixels:
+            return self.add(img, self.random_generator)
+
+    return {"Glare": OwnGlare}
+
+
 def _made(library: Any, step: Step, where: str) -> Any:
     import difflib
     import inspect
 
-    kind = getattr(library, step.transform, None)
+    kind = _own().get(step.transform) or getattr(library, step.transform, None)
     if not (inspect.isclass(kind) and issubclass(kind, library.BasicTransform)):
         near = difflib.get_close_matches(step.transform, dir(library), n=1)
         offer = f"; did you mean '{near[0]}'?" if near else ""

@@ -58,6 +58,14 @@ class TestFitting:
         much = parameter("blurred", "sigma_limit", looking(sharpness=0.25), looking())
         assert little[1] < much[0]  # type: ignore[index]
 
+    def test_glare_covers_what_is_white_in_the_slice_and_nowhere_else(self) -> None:
+        """An image on white ground among the slice's makes its highest percentile no measure of glare."""
+        inside = looking(9, highlights=0.2).assign(highlights=[0.16, 0.18, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.7])
+        assert parameter("glare", "share", inside, looking(highlights=0.02)) == pytest.approx([0.156, 0.204])
+        usual = parameter("glare", "share", looking(highlights=0.0), looking(highlights=0.0))
+        assert usual == [0.05, 0.25]
+        assert parameter("glare", "share", looking(highlights=0.0), looking(highlights=0.3)) == [0.05, 0.25]
+
     def test_tilted_turns_as_far_as_the_slice_is_and_no_further_than_can_be_told(self) -> None:
         level = looking(tilt=0.2)
         turned = recipe_for("tilted", looking(tilt=22.0), level)

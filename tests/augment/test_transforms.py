@@ -23,6 +23,13 @@ def scene(height: int = 120, width: int = 150, seed: int = 0) -> np.ndarray:
     return (blocks + rng.normal(0, 2, blocks.shape)).clip(0, 255).astype(np.uint8)
 
 
+def patched(image: np.ndarray, share: float) -> np.ndarray:
+    """With the left ``share`` of it white."""
+    changed = image.copy()
+    changed[:, : round(share * image.shape[1])] = 255
+    return changed
+
+
 def properties_of(images: list[np.ndarray]) -> pd.DataFrame:
     return pd.DataFrame([measure_pixels(i) | {"width": i.shape[1], "height": i.shape[0]} for i in images])
 
@@ -78,6 +85,7 @@ class TestWhatItDoes:
                     (i + np.random.default_rng(0).normal(0, 15, i.shape[:2])[:, :, None]).clip(0, 255).astype(np.uint8)
                 ),
             ),
+            ("glare", "highlights", lambda i: patched(i, 0.3)),
         ],
     )
     def test_copies_measure_like_the_slice(self, weakness: str, field: str, make: object) -> None:
@@ -94,9 +102,14 @@ class TestWhatItDoes:
         blurred = build_transform(default_recipe("blurred"))(image, 0)
         assert measure_pixels(blurred)["sharpness"] < measure_pixels(image)["sharpness"] - 0.1
 
-    def test_glare_brings_highlights(self) -> None:
-        glare = build_transform(default_recipe("glare"))
-        assert max(measure_pixels(glare(scene(), s))["highlights"] for s in range(5)) > 0.002
+    def test_glare_is_white_spots_that_fade(self) -> None:
+        image = scene()
+        spots = Step("Glare", {"share": [0.2, 0.2], "spots": [1, 1], "edge": [0.5, 0.5], "p": 1.0})
+        changed = build_transform(Recipe("mine", "glare", (spots,), ""))(image, 3)
+        white = (changed == 255).all(axis=2).mean()
+        assert white == pytest.approx(0.2, abs=0.05)
+        assert (changed >= image).all(), "glare adds light"
+        assert 0.1 < ((changed != image).any(axis=2) & (changed != 255).any(axis=2)).mean() < 0.6
 
     def test_threads_at_once_give_what_each_gives_alone(self) -> None:
         transform = build_transform(default_recipe("rare"))
@@ -115,6 +128,9 @@ class TestRefusing:
             (one_step("Compose"), "no transform 'Compose'"),
             (one_step("GaussianBlur", strength=3), "GaussianBlur has no parameter 'strength'; it has blur_limit"),
             (one_step("ImageCompression", quality_range=[50, 400]), "ImageCompression: quality_range"),
+            (one_step("Glare", share=[0.4, 0.2]), "Glare: share must be two numbers from 0 to 1, the lower first"),
+            (one_step("Glare", spots=3), "Glare: spots must be two whole numbers from 1 to 100"),
+            (one_step("Glare", radius=3), "Glare has no parameter 'radius'; it has edge, p, share, spots"),
             (one_step("Resize", height=10, width=10), "changes an image's size or type"),
             (one_step("ToFloat", p=1.0), "changes an image's size or type"),
             (one_step("OverlayElements", p=1.0), "can't be applied to an image"),
