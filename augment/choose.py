@@ -35,6 +35,8 @@ MOST_COPIES = 1000
 CLEARLY, MOST_AIMS = 0.9, 3
 #: So many other images are brought into a slice's condition for each that it has, though its mix of classes suffers.
 LEAST_COPIED = 2
+#: Below this p-value a slice has another mix of classes than the images that are like it but for how they look.
+MIX_LEVEL = 0.05
 #: Slice and rest weigh the same where each of its images counts so many times at most.
 MOST_EVEN = 20
 #: What is said where nothing that can be done with the images at hand helps.
@@ -57,8 +59,9 @@ def plan(
 
     ``properties`` (measured properties, and metadata where slices speak of it) has a row for each of ``sample_ids``,
     whose class ids are ``labels``. Where the recipe produces a condition (dark, blurred, ...), images that are like
-    the slice but for how they look (of its classes, metadata and size) are copied into it, in its mix of classes; the
-    slice's own are left out, since the recipe would bring the condition on them twice. Against rarity the slice's own
+    the slice but for how they look (of its classes, metadata and size) are copied into it: all, where their mix of
+    classes is the slice's but for chance, else in its mix. The slice's own are left out, since the recipe would bring
+    the condition on them twice. Against rarity the slice's own
     images are copied. ``MOST_COPIES`` copies at most: rather one each of many images than several of few, up to
     ``settings.copies``; in an order drawn by ``seed``, so that the first of them are a fair draw. Of ``recipes`` the
     first against the same weakness takes the place of ours. ``blurs`` are those of ``recipe_for``. Raises RecordError
@@ -124,16 +127,35 @@ def _rows_to_copy(
     """About ``most`` rows, or all, in random order, so that the first of them are a fair draw."""
     rng = random.Random(f"{seed}:{weak.name}")
     own = [int(row) for row in np.flatnonzero(inside)]
-    like = np.flatnonzero(_like_but_for_it(weak, weakness, properties, labels) & ~inside)
+    like = [int(row) for row in np.flatnonzero(_like_but_for_it(weak, weakness, properties, labels) & ~inside)]
+    drawn = like if _mixed_alike(own, like, labels) else _in_the_mix_of(own, like, labels, most, rng)
+    chosen = own if weakness == "rare" or not drawn else drawn
+    rng.shuffle(chosen)
+    return chosen
+
+
+def _mixed_alike(own: Sequence[int], like: Sequence[int], labels: Sequence[str]) -> bool:
+    """Whether both groups of rows have the same mix of classes but for chance (chi-squared test)."""
+    from scipy.stats import chi2_contingency
+
+    if not like:
+        return False
+    counted = [Counter(labels[row] for row in rows) for rows in (own, like)]
+    classes = sorted(set().union(*counted))
+    return bool(chi2_contingency([[c[label] for label in classes] for c in counted]).pvalue >= MIX_LEVEL)
+
+
+def _in_the_mix_of(
+    own: Sequence[int], like: Sequence[int], labels: Sequence[str], most: int, rng: random.Random
+) -> list[int]:
+    """About ``most`` of the rows ``like``, in the mix of classes of ``own``."""
     mix = sorted(Counter(labels[row] for row in own).items())
-    others = {label: [int(row) for row in like if labels[row] == label] for label, _ in mix}
+    others = {label: [row for row in like if labels[row] == label] for label, _ in mix}
     each = min([most / len(own), *(len(others[label]) / count for label, count in mix)])
     drawn: list[int] = []
     for label, count in mix:
         drawn += rng.sample(others[label], min(len(others[label]), round(max(each, LEAST_COPIED) * count)))
-    chosen = own if weakness == "rare" or not drawn else drawn
-    rng.shuffle(chosen)
-    return chosen
+    return drawn
 
 
 def _like_but_for_it(weak: Slice, weakness: str, properties: pd.DataFrame, labels: Sequence[str]) -> Mask:
@@ -324,13 +346,17 @@ def harmed_by(
     """The name of the class or slice that loses most, more than ``margin`` and for sure; empty where none does.
 
     ``before`` and ``after``, (rows,), say which rows are right, ``others`` by name which are of it. For sure is at 95 %
-    for all of them together (Bonferroni): of ten classes one seems to lose by chance alone now and then.
+    for all of them together (Bonferroni) by the exact sign test of what changed (McNemar 1947): of ten classes one
+    seems to lose by chance alone now and then, and where six rows changed, all for the worse, a bootstrap is sure.
     """
+    from scipy.stats import binomtest
+
     worst, name = -margin, ""
     for other, mask in others.items():
-        change = paired_gain(before[mask], after[mask], level=1 - 0.05 / len(others))
-        if change.ci is not None and change.ci[1] < 0 and change.value < worst:
-            worst, name = change.value, other
+        lost, gained = int((before & ~after & mask).sum()), int((~before & after & mask).sum())
+        change = (gained - lost) / max(int(mask.sum()), 1)
+        if change < worst and binomtest(lost, lost + gained, alternative="greater").pvalue < 0.05 / len(others):
+            worst, name = change, other
     return name
 
 

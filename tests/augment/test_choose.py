@@ -71,6 +71,14 @@ class TestPlan:
         copied = [labels[ids.index(s)] for s in augmentation.sample_ids]
         assert (copied.count("c1"), copied.count("c2")) == (85, 28)  # all others of c1, and a third as many of c2
 
+    def test_all_others_are_copied_where_their_mix_is_the_slices_but_for_chance(self) -> None:
+        """Nine and eleven of two classes equally common: a chance, which must not cost a fifth of the copies."""
+        table, ids, labels = a_set()
+        members = [s for s, label in zip(ids, labels, strict=True) if label == "c1"][:9]
+        members += [s for s, label in zip(ids, labels, strict=True) if label == "c2"][:11]
+        _, augmentation = plan(a_slice(members, DARK), table, ids, labels, SliceSettings(), 0)
+        assert sorted(augmentation.sample_ids) == sorted(set(ids) - set(members))
+
     def test_a_class_that_few_others_are_of_does_not_hold_up_the_rest(self) -> None:
         table, ids, _ = a_set()
         labels = ["c1"] * 100 + ["c2"] * 12 + ["c1"] * 88
@@ -325,6 +333,14 @@ class TestHarmed:
             before, after = rng.random((2, 2000)) < 0.8
             named += bool(harmed_by(before, after, {f"c{n}": np.arange(2000) % 20 == n for n in range(20)}, 0.01))
         assert named <= 4
+
+    def test_few_rows_that_all_change_for_the_worse_are_not_sure(self) -> None:
+        """Six changes go all one way by chance once in 64 times, nine once in 512: for ten classes that is sure."""
+        tenths = {f"c{n}": np.arange(1000) % 10 == n for n in range(10)}
+        for lost, named in ((6, ""), (9, "c4")):
+            after = np.ones(1000, dtype=bool)
+            after[np.flatnonzero(tenths["c4"])[:lost]] = False
+            assert harmed_by(np.ones(1000, dtype=bool), after, tenths, 0.01) == named
 
 
 class TestPairedGain:
