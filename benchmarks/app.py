@@ -23,8 +23,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a c
 import numpy as np
 from PIL import Image
 
+from benchmarks.browser import chromium
 from benchmarks.claims import conclude
 from curation import Project
 from reports.fiftyone_store import environment
@@ -86,18 +87,6 @@ def make_project(folder: Path) -> Project:
     project.run(1, annotator=f"replay:{folder / 'truth.csv'}")
     project.stop_services()
     return project
-
-
-@contextmanager
-def chromium() -> Iterator[Page]:
-    """A browser page of the size of a small laptop."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        path = os.environ.get("CURATION_CHROMIUM", "/usr/bin/chromium")
-        browser = playwright.chromium.launch(executable_path=path, args=["--headless", "--no-sandbox"])
-        yield browser.new_page(viewport={"width": 1366, "height": 768})
-        browser.close()
 
 
 def timed(who: str, command: Sequence[str], page: Page, env: dict[str, str] | None = None) -> Start:

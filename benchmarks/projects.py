@@ -29,8 +29,6 @@ from curation.regression import (
     principal_components,
     scale,
     scaled_by,
-    softmax,
-    squared_distances,
     temperature,
 )
 from curation.scoring import FIRST_ROUND, corrected_labels, label_quality
@@ -233,10 +231,8 @@ class TrainedHead:
         head, _ = fit_view_head_on(self._inputs, labels)
         width = float(head.width[0])
         if width not in self._near:
-            self._near = {width: np.exp(-squared_distances(self._rest, head.landmarks.astype(np.float32)) / width)}
-        found = softmax((self._near[width] @ head.coefficients).astype(np.float64))
-        if len(head.weights):
-            found += softmax((self._rest @ head.weights.T + head.intercepts).astype(np.float64))
+            self._near = {width: head.nearness(self._rest)}
+        found = head.probabilities_of(self._rest, self._near[width])
         return float((found.argmax(axis=1) == self._truth).mean())
 
 

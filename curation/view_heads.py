@@ -70,8 +70,15 @@ class ViewHead:
     def probabilities(self, features: Features) -> Floats:
         """Probabilities (n, classes) of features (n, d)."""
         rows = scaled_by(features, self.mean, self.divisor)
-        distances = squared_distances(rows, self.landmarks.astype(np.float32))
-        found = softmax(np.asarray(np.exp(-distances / self.width) @ self.coefficients, dtype=np.float64))
+        return self.probabilities_of(rows, self.nearness(rows))
+
+    def nearness(self, rows: Features) -> Features:
+        """How near standardised rows (n, d) are to each landmark by the kernel, (n, m); it depends on no label."""
+        return np.asarray(np.exp(-squared_distances(rows, self.landmarks.astype(np.float32)) / self.width))
+
+    def probabilities_of(self, rows: Features, nearness: Features) -> Floats:
+        """Probabilities (n, classes) of standardised rows (n, d) that are so near (n, m) to the landmarks."""
+        found = softmax(np.asarray(nearness @ self.coefficients, dtype=np.float64))
         if len(self.weights):
             found = (found + softmax(np.asarray(rows @ self.weights.T + self.intercepts, dtype=np.float64))) / 2
         return softmax(np.log(np.maximum(found, 1e-12)) + self.offset)

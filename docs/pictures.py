@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `benchmarks` is not installed
+
+from benchmarks.browser import chromium
 from curation import Project
 from curation.config import ReviewSettings, Settings
 from labeling.person import LabelStudioPerson
@@ -134,18 +136,6 @@ def answer(project: Project, person: LabelStudioPerson, truth: Mapping[str, str]
     queue = project.ledger.queue(project.ledger.iterations()[-1].number)
     answers = {e.key: project.classes.id(truth[path_of[e.sample_id]]) for e in queue}
     person.answer(project.ledger.about()["id"], answers.get, lambda _key: 2.0)
-
-
-@contextmanager
-def chromium() -> Iterator[Page]:
-    """A browser page of the size of a small laptop."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        path = os.environ.get("CURATION_CHROMIUM", "/usr/bin/chromium")
-        browser = playwright.chromium.launch(executable_path=path, args=["--headless", "--no-sandbox"])
-        yield browser.new_page(viewport={"width": 1366, "height": 768})
-        browser.close()
 
 
 def take_labeling(project: Project, page: Page) -> None:
