@@ -34,6 +34,8 @@ NARROWING = 0.3
 #: Principal components that logistic regression is fitted on: as many of these as the work below allows.
 COMPONENTS = (256, 128, 64)
 _WORK = 1e11
+#: A kernel's width is at least this share of the samples' mean square: distances below that are rounding.
+_NARROWEST = 0.01
 #: With fewer products a step than this, several threads wait for each other longer than they work.
 _WORTH_THREADS = 50_000_000
 #: Kernel regression is exact up to so many samples, and rests on so many of them (Nystroem) beyond.
@@ -533,12 +535,25 @@ class _Kernel:
         rng = np.random.default_rng(seed)
         self.landmarks = np.sort(rng.permutation(len(inputs))[:LANDMARKS])
         distances = squared_distances(inputs, inputs[self.landmarks], products)
-        self.width = max(float(np.median(distances)), 1e-6)
+        squares = float(np.einsum("sd,sd->", inputs, inputs)) / len(inputs)
+        self.width = max(float(np.median(distances)), _NARROWEST * squares, 1e-6)
         kernel = np.exp(-distances / self.width)
-        steadied = kernel[self.landmarks].astype(np.float64) + 1e-4 * np.eye(len(self.landmarks))
-        self.lower = np.linalg.cholesky(steadied)
+        self.lower = _cholesky(kernel[self.landmarks].astype(np.float64))
         rooted = solve_triangular(self.lower, kernel.T, lower=True, check_finite=False, overwrite_b=True).T
         self.rooted = np.ascontiguousarray(rooted, dtype=np.float32)
+
+
+def _cholesky(kernel: Floats) -> Floats:
+    """Of a kernel (n, n), its diagonal raised by a little, and by more where rounding asks for it.
+
+    Distances in single precision of images that are shown many times make it indefinite by more than a little.
+    """
+    for raised in (1e-4, 1e-3, 1e-2):
+        try:
+            return np.asarray(np.linalg.cholesky(kernel + raised * np.eye(len(kernel))), dtype=np.float64)
+        except np.linalg.LinAlgError:
+            continue
+    return np.asarray(np.linalg.cholesky(kernel + 0.1 * np.eye(len(kernel))), dtype=np.float64)
 
 
 def squared_distances(left: Features, right: Features, products: Features | None = None) -> Features:

@@ -128,7 +128,7 @@ def test_a_copy_is_looked_at_once_and_more_are_made_only_where_a_few_help(
     trial = Ground.trial
     monkeypatch.setattr(Ground, "trial", noted)
     monkeypatch.setattr(Ground, "fall", lambda *given: gains[-1])
-    for gain, most in ((0.0, 60), (0.1, 334)):
+    for gain, most in ((0.0, 60), (0.1, 400)):
         tried.clear()
         gains.append(gain)
         _, copies = repairer(made.weak, made.table, made.ids, made.labels, tmp_path)
@@ -137,9 +137,9 @@ def test_a_copy_is_looked_at_once_and_more_are_made_only_where_a_few_help(
     seen.encoded = 0
     again, rows = repairer.store.copies(chosen, [copies], 0)
     assert seen.encoded == 0
-    assert len(again) == len(rows) == 334
+    assert len(again) == len(rows) == 400
     repairer.store.copies(chosen, [copies], 1)
-    assert seen.encoded == 334
+    assert seen.encoded == 400
     for row, features in zip(rows[:5], again[:5], strict=True):  # darkened to a tenth
         assert features.mean() < 0.2 * seen.features([chosen[row]]).mean()
 

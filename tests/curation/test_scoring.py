@@ -181,6 +181,17 @@ class TestParts:
 
 
 class TestClosedForms:
+    def test_images_nearly_all_alike_are_judged_too(self) -> None:
+        """Four hundred shots of one thing: their distances are rounding, from which no kernel can be made as it is."""
+        rng = np.random.default_rng(0)
+        centre = rng.normal(size=64)
+        inputs = (10 * (centre + 1e-4 * rng.normal(size=(400, 64))) / np.linalg.norm(centre)).astype(np.float32)
+        inputs[:20] = 10 * rng.normal(size=(20, 64)) / 8
+        found = LeaveOutKernel(inputs, 2, np.arange(400), 0)
+        labels = np.arange(400) % 2
+        found.choose(labels)
+        assert np.isfinite(found.probabilities(labels, labels)).all()
+
     def test_kernel_regression_equals_refitting_without_each_group(self) -> None:
         """Against the formula written out: ridge regression with the chosen noise on all other groups."""
         features, truth = blobs(60)
