@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a c
 
 from benchmarks.cases import Case, cifar_cases, digits_case, elpv_cases, table_cases
 from benchmarks.claims import conclude
-from curation.flagging import doubtful_labels
+from curation.flagging import judge_labels
 from curation.neighbours import group_near_duplicates, nearest_neighbours
 from curation.regression import Method
 from curation.scoring import label_quality, score_out_of_sample
@@ -92,21 +92,19 @@ def ours(case: Case, seed: int, method: Method = "auto", *, views: bool = False)
     out = score_out_of_sample(
         features, case.given, len(case.names), groups=groups, seed=seed, method=method, widths=widths
     )
-    quality = label_quality(out.probabilities, case.given)
-    return Verdict(
-        quality, _other_than_given(out.probabilities, case.given), doubtful_labels(out.probabilities, case.given)
-    )
+    return _judged(out.probabilities, case.given)
 
 
 def ours_streaming(case: Case, seed: int) -> Verdict:
     """The way for features that do not fit into memory."""
     groups = group_near_duplicates(case.features)
     probabilities = score_streaming(case.features, case.given, len(case.names), groups=groups, seed=seed).probabilities
-    return Verdict(
-        label_quality(probabilities, case.given),
-        _other_than_given(probabilities, case.given),
-        doubtful_labels(probabilities, case.given),
-    )
+    return _judged(probabilities, case.given)
+
+
+def _judged(probabilities: Floats, given: Columns) -> Verdict:
+    judged = judge_labels(probabilities, given)
+    return Verdict(judged.quality, _other_than_given(probabilities, given), judged.flagged)
 
 
 def tuned(case: Case, seed: int) -> Floats:

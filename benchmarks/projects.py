@@ -19,7 +19,7 @@ from benchmarks.cases import Case, cifar_cases, cifar_table, digits_case, table_
 from curation.audit import still_wrong
 from curation.credit import TrainingSet, fit_head, predict_head
 from curation.evidence import SURE, Answers, Beliefs, doubt_of, learn
-from curation.flagging import doubtful_labels
+from curation.flagging import judge_labels
 from curation.queue import confusion_weights, draw_controls
 from curation.regression import (
     Inputs,
@@ -91,6 +91,7 @@ class Project:
         self.judge = Judge(self.features, self.given, pool.n_classes, seed)
         self.probabilities: Floats = np.full((count, pool.n_classes), 1 / pool.n_classes)
         self.quality: Floats = np.ones(count)
+        self.confidence: Floats = np.ones(count)
         self.flags: Mask = np.zeros(count, dtype=bool)
         self.beliefs: Beliefs | None = None
 
@@ -103,8 +104,9 @@ class Project:
         """Judge the labels as they are now."""
         settled = (self.said > 0) & ~self.contested
         self.probabilities = self.judge.left_out(self.labels, settled)
-        self.quality = label_quality(self.probabilities, self.labels)
-        self.flags = doubtful_labels(self.probabilities, self.labels)
+        judged = judge_labels(self.probabilities, self.labels)
+        self.quality, self.flags = judged.quality, judged.flagged
+        self.confidence = label_quality(self.probabilities, self.labels)
 
     def review(self, budget: int, controls: float = CONTROLS, beyond: bool = False) -> None:
         """Ask people as the queue does: contested images again, controls, the worst flagged ones.
@@ -164,9 +166,8 @@ class Project:
         assert self.beliefs is not None
         _, answers, _ = self.answers()
         left = self.said == 0
-        found = still_wrong(
-            self.beliefs, answers, self.changed, doubt_of(self.quality[left]), self.flags[left], seed=self.seed
-        )
+        doubt = doubt_of(self.confidence[left])
+        found = still_wrong(self.beliefs, answers, self.changed, doubt, self.flags[left], seed=self.seed)
         return (found.value, *(found.ci or (0.0, 0.0)))
 
 

@@ -182,7 +182,7 @@ def promise(project: Project) -> float:
     assert project.beliefs is not None
     left = np.flatnonzero(project.said == 0)
     order = left[np.lexsort((project.quality[left], ~project.flags[left]))][:50]
-    rates = project.beliefs.wrong_rate(doubt_of(project.quality[order]), project.flags[order])
+    rates = project.beliefs.wrong_rate(doubt_of(project.confidence[order]), project.flags[order])
     return float(rates.mean() * project.beliefs.finds.mean()) if len(order) else 0.0
 
 

@@ -319,7 +319,7 @@ def audit_of(
     beliefs = learn(said.answers)
     changed = _changed_as_said(account, said)
     left = [s for s in scored.quality if s not in set(said.sample_ids) and s not in done]
-    doubt = doubt_of(np.array([scored.quality[s] for s in left], dtype=np.float64))
+    doubt = doubt_of(_confidence(account, scored, left))
     open_flags = np.array([s in flagged for s in left], dtype=bool)
     wrong = auditing.still_wrong(beliefs, said.answers, changed, doubt, open_flags)
     return replace(
@@ -345,6 +345,13 @@ def _stakes(account: Account, left: Sequence[str], costs: CostSettings | None) -
     known = label_weights([i for i in account.scored.issues if i.kind in LABEL_KINDS], costs, positive)
     least = min(costs.miss, costs.false_alarm) / max(costs.miss, costs.false_alarm)
     return np.array([known.get(s, least) for s in left], dtype=np.float64)
+
+
+def _confidence(account: Account, scored: Scored, sample_ids: Sequence[str]) -> npt.NDArray[np.float64]:
+    """The probability of each sample's label as it was judged, (samples,), which answers are weighed by."""
+    given = [now.class_id if (now := account.before.get(s)) else None for s in sample_ids]
+    columns = np.array([account.classes.index(c or "") for c in given], dtype=np.int64)
+    return np.asarray(scored.predictions.take(sample_ids).probabilities[np.arange(len(columns)), columns])
 
 
 def _changed_as_said(account: Account, said: Said) -> npt.NDArray[np.bool_]:

@@ -5,6 +5,8 @@ cleanlab is asked here for the confident joint.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -19,27 +21,73 @@ _KNOWS_NOTHING = 0.995
 #: one that flags fewest true labels while F1 stays (docs/log.md).
 _JOINT_WEIGHS = 0.4
 _STEPS = 20
+#: With so many errors for each confusion of two classes half of the estimated noise is believed (docs/log.md).
+_ERRORS_TO_BELIEVE = 20
 #: Label noise is estimated on so many samples at most, drawn without looking at labels.
 _ESTIMATED_ON = 50_000
 
 
-def doubtful_labels(probabilities: Floats, labels: Integers) -> Mask:
-    """Which labels to flag, shape (samples,): as many of the worst as make the expected F1 largest.
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """Labels judged, all of shape (samples,).
+
+    ``quality`` says how right each looks, 0 worst, 1 best (``adjusted_quality``), ``flagged`` which should be reviewed.
+    """
+
+    quality: Floats
+    flagged: Mask
+
+
+def judge_labels(probabilities: Floats, labels: Integers) -> Judged:
+    """How right each label looks, and which to flag: as many of the worst as make the expected F1 largest.
 
     ``probabilities`` (samples, classes) are out of sample, ``labels`` (samples,) their columns. How probably each
-    label is wrong (``wrong_probability``) says how many errors the worst k labels hold, for every k. A label that the
-    model finds the most probable is never flagged. Neither rule does alone: cleanlab's own count misses four in ten of
-    the errors where the model is accurate, and "predicted is not given" flags three times too many where it is not.
-    Nothing is flagged where the predictions know no more of the labels than how many there are of each class.
+    label is wrong (``wrong_probability``) says how many errors the worst k labels hold, for every k, where the worst
+    are those with the least probability of their own. A label that the model finds the most probable is never flagged.
+    Neither rule does alone: cleanlab's own count misses four in ten of the errors where the model is accurate, and
+    "predicted is not given" flags three times too many where it is not. Nothing is flagged where the predictions know
+    no more of the labels than how many there are of each class.
     """
+    confidence = label_quality(probabilities, labels)
+    nothing = Judged(confidence, np.zeros(len(labels), dtype=bool))
     doubted: Mask = probabilities.argmax(axis=1) != labels
     if not doubted.any() or _know_nothing(probabilities, labels):
-        return np.zeros(len(labels), dtype=bool)
-    wrong = wrong_probability(probabilities, labels)
-    order = np.argsort(label_quality(probabilities, labels), kind="stable")
+        return nothing
+    noise = fit_noise(probabilities, labels)
+    wrong = noise.wrong(probabilities, labels)
+    count = best_count(wrong[np.argsort(confidence, kind="stable")], float(wrong.sum()))
+    quality = adjusted_quality(probabilities, labels, noise, float(wrong.sum()))
     flagged = np.zeros(len(labels), dtype=bool)
-    flagged[order[: best_count(wrong[order], float(wrong.sum()))]] = True
-    return flagged & doubted
+    flagged[np.argsort(quality, kind="stable")[:count]] = True
+    return Judged(quality, flagged & doubted)
+
+
+def doubtful_labels(probabilities: Floats, labels: Integers) -> Mask:
+    """Which labels to flag, shape (samples,); see ``judge_labels``."""
+    return judge_labels(probabilities, labels).flagged
+
+
+def adjusted_quality(probabilities: Floats, labels: Integers, noise: LabelNoise, errors: float) -> Floats:
+    """The probability of each label, (samples,), that of every class weighed by how often it is labeled so.
+
+    With one rate of errors for all confusions of classes this is cleanlab's self-confidence. A confusion that is more
+    common than that makes a label that may be one more doubtful. How much of the noise that was estimated is believed
+    is a matter of how many of the ``errors`` there are for each confusion: of ninety, four each tell nothing
+    (shrinkage; ``_ERRORS_TO_BELIEVE`` of each are believed by half).
+    """
+    present, n_classes, count = noise.present, len(noise.present), len(labels)
+    confusions = n_classes * (n_classes - 1)
+    believed = errors / (errors + _ERRORS_TO_BELIEVE * confusions)
+    even = np.full((n_classes, n_classes), errors / count / max(n_classes - 1, 1))
+    even[np.diag_indices(n_classes)] = 1 - errors / count
+    weights = believed * noise.rates / np.maximum(even, 1e-300) + 1 - believed
+    quality = np.zeros(count)
+    for place, column in enumerate(present):
+        rows = np.flatnonzero(labels == column)
+        shares = probabilities[rows]
+        shares[:, present] *= weights[place]
+        quality[rows] = shares[:, column] / np.maximum(shares.sum(axis=1), 1e-300)
+    return quality
 
 
 def best_count(wrong: Floats, errors: float) -> int:
@@ -56,6 +104,36 @@ def best_count(wrong: Floats, errors: float) -> int:
 def wrong_probability(probabilities: Floats, labels: Integers) -> Floats:
     """How probably each label is wrong, shape (samples,), by Bayes' rule from the probabilities and the label noise.
 
+    Both as ``fit_noise`` takes them.
+    """
+    return fit_noise(probabilities, labels).wrong(probabilities, labels)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelNoise:
+    """How often each class (column) is labeled as each (row), columns summing to 1; and the model's certainty.
+
+    ``present`` are the columns of probabilities that ``rates`` are about, ``scale`` what to multiply logits by.
+    """
+
+    present: Integers
+    rates: Floats
+    scale: float
+
+    def wrong(self, probabilities: Floats, labels: Integers) -> Floats:
+        """How probably each of the labels, (samples,), is wrong: columns of ``probabilities`` that are present."""
+        logits, columns = (
+            np.log(np.maximum(probabilities[:, self.present], 1e-12)),
+            np.searchsorted(self.present, labels),
+        )
+        both = apply_temperature(logits, 1 / self.scale) * self.rates[columns]
+        own = both[np.arange(len(labels)), columns]
+        return np.asarray(1 - own / np.maximum(both.sum(axis=1), 1e-300))
+
+
+def fit_noise(probabilities: Floats, labels: Integers) -> LabelNoise:
+    """The label noise, and how sure the model should be.
+
     Out-of-sample ``probabilities`` (samples, classes), brought to another temperature, are taken for those of the true
     class, of which the given one is made by label noise: how often each class is labeled as each other. Temperature
     and noise are fitted together by expectation maximisation on the given ``labels`` (samples,), columns of
@@ -64,14 +142,12 @@ def wrong_probability(probabilities: Floats, labels: Integers) -> Floats:
     alone can't tell noise from a model that is unsure.
     """
     present, columns = np.unique(labels, return_inverse=True)
-    logits = np.log(np.maximum(probabilities[:, present], 1e-12))
     drawn: Integers | slice = slice(None)
     if len(labels) > _ESTIMATED_ON:
         drawn = np.random.default_rng(0).permutation(len(labels))[:_ESTIMATED_ON]
-    noise, scale = _label_noise(logits[drawn], columns[drawn])
-    both = apply_temperature(logits, 1 / scale) * noise[columns]
-    own = both[np.arange(len(labels)), columns]
-    return np.asarray(1 - own / np.maximum(both.sum(axis=1), 1e-300))
+    logits = np.log(np.maximum(probabilities[drawn][:, present], 1e-12))
+    rates, scale = _label_noise(logits, columns[drawn])
+    return LabelNoise(present, rates, scale)
 
 
 def _label_noise(logits: Floats, labels: Integers) -> tuple[Floats, float]:

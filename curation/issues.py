@@ -14,11 +14,11 @@ import numpy as np
 from curation import neighbours
 from curation.config import DetectionSettings
 from curation.errors import RecordError
-from curation.flagging import Mask, doubtful_labels
+from curation.flagging import Judged, Mask, judge_labels
 from curation.neighbours import Pair, join_groups, near_duplicate_pairs, nearest_neighbours, unit_directions
 from curation.quality import quality_issues
 from curation.records import Classes, Issue, Predictions, Sample
-from curation.scoring import Features, Floats, Integers, label_quality
+from curation.scoring import Features, Floats, Integers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,19 +47,22 @@ def all_issues(
     *,
     settings: DetectionSettings | None = None,
     pairs: Sequence[Pair] | None = None,
+    judged: Judged | None = None,
 ) -> list[Issue]:
     """Everything that is odd about labeled samples: about labels first, worst first, then about images.
 
     ``labels`` are class ids, ``features`` has shape (samples, dimensions), both in the order of ``samples``;
     ``predictions`` are out of sample, in the same order; ``properties`` is what ``measure_properties`` gives, indexed
-    by sample id; ``pairs`` are the set's near-duplicates, searched for where none are given. Raises RecordError where
-    lengths differ.
+    by sample id; ``pairs`` are the set's near-duplicates, ``judged`` its labels (``judge_labels``), worked out where
+    none are given. Raises RecordError where lengths differ.
     """
     wanted = settings or DetectionSettings()
     ids = [s.id for s in samples]
-    found = find_label_issues(ids, labels, predictions, classes, features)
+    _check(ids, labels, predictions, features)
+    judged = judged or judge_labels(predictions.probabilities, _columns(labels, predictions))
+    found = find_label_issues(ids, labels, predictions, classes, features, judged)
     if wanted.duplicates:
-        found += find_duplicate_issues(samples, labels, predictions, classes, features, pairs=pairs)
+        found += find_duplicate_issues(samples, labels, predictions, classes, features, pairs=pairs, judged=judged)
     found.sort(key=lambda i: (i.kind not in LABEL_KINDS, i.score, i.sample_id))
     found += find_outliers(ids, features)
     found += find_rare_classes(ids, labels, classes)
@@ -77,8 +80,9 @@ def find_label_issues(
     predictions: Predictions,
     classes: Classes,
     features: Features,
+    judged: Judged | None = None,
 ) -> list[Issue]:
-    """Labels that are probably wrong, worst first, as issues of kind ``label``; which ones, see ``doubtful_labels``.
+    """Labels that are probably wrong, worst first, as issues of kind ``label``; which ones, see ``judge_labels``.
 
     ``labels`` are class ids. ``suggested`` is the most probable class; ``related`` are up to three nearest images of
     the given class, then up to three of the suggested one. Raises RecordError where lengths differ.
@@ -86,9 +90,9 @@ def find_label_issues(
     _check(sample_ids, labels, predictions, features)
     columns = _columns(labels, predictions)
     probabilities = predictions.probabilities
-    flagged = doubtful_labels(probabilities, columns)
-    quality = label_quality(probabilities, columns)
-    rows = sorted(np.flatnonzero(flagged).tolist(), key=lambda row: (quality[row], sample_ids[row]))
+    judged = judged or judge_labels(probabilities, columns)
+    quality = judged.quality
+    rows = sorted(np.flatnonzero(judged.flagged).tolist(), key=lambda row: (quality[row], sample_ids[row]))
     suggested = probabilities.argmax(axis=1)
     alike = _Alike(features, columns)
     issues = []
@@ -180,6 +184,7 @@ def find_duplicate_issues(
     features: Features,
     *,
     pairs: Sequence[Pair] | None = None,
+    judged: Judged | None = None,
 ) -> list[Issue]:
     """Near-duplicates, and those of them that bear different labels (``label_conflict``); worst first.
 
@@ -197,7 +202,7 @@ def find_duplicate_issues(
     members: dict[int, list[int]] = {}
     for row in sorted(likeness):
         members.setdefault(int(groups[row]), []).append(row)
-    quality = label_quality(predictions.probabilities, _columns(labels, predictions))
+    quality = (judged or judge_labels(predictions.probabilities, _columns(labels, predictions))).quality
     issues = []
     for rows in members.values():
         conflict = len({labels[row] for row in rows}) > 1

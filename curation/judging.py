@@ -58,8 +58,8 @@ class Judging:
         predictions: Predictions | None = None,
     ) -> Scored:
         """Judge the labels of ``rows`` by predictions that have not seen them: ours, or those given."""
+        from curation import flagging, slices
         from curation import issues as issue_finding
-        from curation import scoring, slices
 
         classes = self.ledger.classes()
         given = [class_of(labels, s) for s in rows]
@@ -73,9 +73,18 @@ class Judging:
             out = self._out_of_sample(rows, columns, classes.ids, groups, features, settled)
             predictions = Predictions(ids, classes.ids, out.probabilities, out.folds)
         predictions = predictions.take(ids)
-        quality = dict(zip(ids, scoring.label_quality(predictions.probabilities, columns).tolist(), strict=True))
+        judged = flagging.judge_labels(predictions.probabilities, columns)
+        quality = dict(zip(ids, judged.quality.tolist(), strict=True))
         found = issue_finding.all_issues(
-            rows, given, predictions, classes, features, properties, settings=self.settings.detection, pairs=pairs
+            rows,
+            given,
+            predictions,
+            classes,
+            features,
+            properties,
+            settings=self.settings.detection,
+            pairs=pairs,
+            judged=judged,
         )
         weak: list[Slice] = []
         if find_slices:

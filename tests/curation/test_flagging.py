@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 
 from curation import flagging
-from curation.flagging import best_count, doubtful_labels, wrong_probability
+from curation.flagging import (
+    LabelNoise,
+    adjusted_quality,
+    best_count,
+    doubtful_labels,
+    judge_labels,
+    wrong_probability,
+)
 from curation.regression import softmax
 from curation.scoring import label_quality, score_out_of_sample
 
@@ -62,11 +70,10 @@ class TestFlagging:
 
     def test_flagged_are_the_worst_by_label_quality_among_the_doubted(self) -> None:
         probabilities, labels = confused()
-        flagged = doubtful_labels(probabilities, labels)
-        spared = ~flagged & (probabilities.argmax(axis=1) != labels)
-        quality = label_quality(probabilities, labels)
+        judged = judge_labels(probabilities, labels)
+        spared = ~judged.flagged & (probabilities.argmax(axis=1) != labels)
         assert spared.any()
-        assert quality[flagged].max() <= quality[spared].min()
+        assert judged.quality[judged.flagged].max() <= judged.quality[spared].min()
 
     def test_an_accurate_model_flags_nearly_all_errors(self) -> None:
         """Where cleanlab's own count finds too few: 10 % wrong labels, a model that is sure and right."""
@@ -181,3 +188,54 @@ class TestDegenerate:
         flagged = flags(features, labels, 1000)
         assert flagged[:60].mean() > 0.6
         assert flagged[60:].mean() < 0.05
+
+
+class TestAdjustedQuality:
+    PROBABILITIES = np.array([[0.6, 0.4], [0.4, 0.6], [0.9, 0.1], [0.2, 0.8]])
+    LABELS = np.array([1, 0, 0, 1])
+
+    def noise(self, rates: list[list[float]]) -> LabelNoise:
+        return LabelNoise(np.arange(len(rates)), np.array(rates), 1.0)
+
+    def test_one_rate_of_errors_for_all_confusions_gives_self_confidence(self) -> None:
+        even = self.noise([[0.9, 0.1], [0.1, 0.9]])
+        found = adjusted_quality(self.PROBABILITIES, self.LABELS, even, 0.4)
+        assert found.tolist() == pytest.approx(label_quality(self.PROBABILITIES, self.LABELS).tolist())
+
+    def test_of_equal_confidence_the_label_that_is_often_wrong_is_the_more_doubtful(self) -> None:
+        """Class 0 is labeled 1 in three of ten, class 1 never 0; so many errors that this is believed wholly."""
+        one_way = self.noise([[0.7, 0.0], [0.3, 1.0]])
+        probabilities, labels = np.tile(self.PROBABILITIES, (50_000, 1)), np.tile(self.LABELS, 50_000)
+        found = adjusted_quality(probabilities, labels, one_way, 30_000.0)[:4]
+        assert found[1] == pytest.approx(1, abs=0.01)  # labeled 0, and no label of class 0 is wrong
+        assert found[0] == pytest.approx(0.4 / (0.4 + 0.6 * 0.3 / 0.15 * 0.85 / 1.0), abs=0.01)
+
+    def test_few_errors_for_each_confusion_are_hardly_believed(self) -> None:
+        rng = np.random.default_rng(0)
+        probabilities = rng.dirichlet(np.ones(10), 1000)
+        labels = rng.integers(0, 10, 1000)
+        odd = np.full((10, 10), 0.1 / 9)
+        odd[0, 1] = 0.1
+        odd += np.eye(10) * (1 - odd.sum(axis=0) + np.diag(odd))
+        confidence = label_quality(probabilities, labels)
+        few = adjusted_quality(probabilities, labels, self.noise(odd.tolist()), 10.0)
+        many = adjusted_quality(probabilities, labels, self.noise(odd.tolist()), 900.0)
+        assert np.abs(few - confidence).max() < 0.2 * np.abs(many - confidence).max()
+
+    def test_a_class_that_nobody_labeled_keeps_its_share(self) -> None:
+        """Of three classes the labels are of two: what the model gives the third counts as before."""
+        probabilities = np.array([[0.5, 0.2, 0.3], [0.1, 0.6, 0.3]])
+        found = adjusted_quality(probabilities, np.array([0, 1]), self.noise([[0.8, 0.2], [0.2, 0.8]]), 0.4)
+        assert found.tolist() == pytest.approx([0.5, 0.6])
+
+    def test_noise_that_goes_one_way_is_ranked_better_than_by_confidence(self) -> None:
+        """A quarter of class 0 is labeled 1; average precision on what a leave-one-out model knows of two blobs."""
+        rng = np.random.default_rng(1)
+        truth = np.arange(800) % 2
+        features = (rng.normal(size=(2, 32))[truth] + 1.5 * rng.normal(size=(800, 32))).astype(np.float32)
+        labels = np.where((truth == 0) & (rng.random(800) < 0.25), 1, truth)
+        out = score_out_of_sample(features, labels, 2, groups=np.arange(800), seed=0)
+        wrong = labels != truth
+        confidence = average_precision_score(wrong, -label_quality(out.probabilities, labels))
+        adjusted = average_precision_score(wrong, -judge_labels(out.probabilities, labels).quality)
+        assert adjusted > confidence + 0.02

@@ -11,6 +11,7 @@ import pytest
 from curation import neighbours
 from curation.config import DetectionSettings
 from curation.errors import RecordError
+from curation.flagging import judge_labels
 from curation.issues import (
     all_issues,
     far_out,
@@ -24,7 +25,7 @@ from curation.issues import (
 from curation.neighbours import near_duplicate_pairs, unit_directions
 from curation.properties import PROPERTIES
 from curation.records import Classes, Predictions, Sample
-from curation.scoring import label_quality, score_out_of_sample
+from curation.scoring import score_out_of_sample
 
 CLASSES = Classes(("c1", "c2", "c3"), ("cat", "dog", "fox"))
 
@@ -76,8 +77,7 @@ class TestLabelIssues:
         issue = next(i for i in zoo.issues() if i.sample_id == "s0004")  # truly a dog (c2), labeled fox (c3)
         assert (issue.given, issue.suggested) == ("c3", "c2")
         assert issue.reason.startswith("10 of its 10 nearest images are labeled dog, 0 fox; the model gives dog ")
-        quality = label_quality(zoo.predictions.probabilities, zoo.columns)
-        assert issue.score == pytest.approx(quality[4])
+        assert issue.score == pytest.approx(judge_labels(zoo.predictions.probabilities, zoo.columns).quality[4])
 
     def test_related_are_the_nearest_of_the_given_then_of_the_suggested_class(self) -> None:
         zoo = Zoo()
