@@ -42,7 +42,7 @@ def judge_labels(probabilities: Floats, labels: Integers) -> Judged:
     """How right each label looks, and which to flag: as many of the worst as make the expected F1 largest.
 
     ``probabilities`` (samples, classes) are out of sample, ``labels`` (samples,) their columns. How probably each
-    label is wrong (``wrong_probability``) says how many errors the worst k labels hold, for every k, where the worst
+    label is wrong (``LabelNoise.wrong``) says how many errors the worst k labels hold, for every k, where the worst
     are those with the least probability of their own. A label that the model finds the most probable is never flagged.
     Neither rule does alone: cleanlab's own count misses four in ten of the errors where the model is accurate, and
     "predicted is not given" flags three times too many where it is not. Nothing is flagged where the predictions know
@@ -60,11 +60,6 @@ def judge_labels(probabilities: Floats, labels: Integers) -> Judged:
     flagged = np.zeros(len(labels), dtype=bool)
     flagged[np.argsort(quality, kind="stable")[:count]] = True
     return Judged(quality, flagged & doubted)
-
-
-def doubtful_labels(probabilities: Floats, labels: Integers) -> Mask:
-    """Which labels to flag, shape (samples,); see ``judge_labels``."""
-    return judge_labels(probabilities, labels).flagged
 
 
 def adjusted_quality(probabilities: Floats, labels: Integers, noise: LabelNoise, errors: float) -> Floats:
@@ -101,14 +96,6 @@ def best_count(wrong: Floats, errors: float) -> int:
     return int((np.cumsum(wrong) / (np.arange(1, len(wrong) + 1) + errors)).argmax()) + 1
 
 
-def wrong_probability(probabilities: Floats, labels: Integers) -> Floats:
-    """How probably each label is wrong, shape (samples,), by Bayes' rule from the probabilities and the label noise.
-
-    Both as ``fit_noise`` takes them.
-    """
-    return fit_noise(probabilities, labels).wrong(probabilities, labels)
-
-
 @dataclass(frozen=True, eq=False)
 class LabelNoise:
     """How often each class (column) is labeled as each (row), columns summing to 1; and the model's certainty.
@@ -121,7 +108,7 @@ class LabelNoise:
     scale: float
 
     def wrong(self, probabilities: Floats, labels: Integers) -> Floats:
-        """How probably each of the labels, (samples,), is wrong: columns of ``probabilities`` that are present."""
+        """How probably each of the labels, (samples,), is wrong, by Bayes' rule; each a column that is present."""
         logits, columns = (
             np.log(np.maximum(probabilities[:, self.present], 1e-12)),
             np.searchsorted(self.present, labels),

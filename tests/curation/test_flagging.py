@@ -11,9 +11,8 @@ from curation.flagging import (
     LabelNoise,
     adjusted_quality,
     best_count,
-    doubtful_labels,
+    fit_noise,
     judge_labels,
-    wrong_probability,
 )
 from curation.regression import softmax
 from curation.scoring import label_quality, score_out_of_sample
@@ -26,9 +25,13 @@ def crowd(count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     return (rng.normal(size=(classes, 32))[truth] + rng.normal(size=(count, 32))).astype(np.float32), truth
 
 
+def wrong_probability(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return fit_noise(probabilities, labels).wrong(probabilities, labels)
+
+
 def flags(features: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
     out = score_out_of_sample(features, labels, classes, groups=np.arange(len(labels)), seed=0)
-    return doubtful_labels(out.probabilities, labels)
+    return judge_labels(out.probabilities, labels).flagged
 
 
 def sure_to_unsure(count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +55,7 @@ def confused() -> tuple[np.ndarray, np.ndarray]:
 class TestFlagging:
     def test_a_label_that_the_model_prefers_is_never_flagged(self) -> None:
         probabilities, labels = confused()
-        flagged = doubtful_labels(probabilities, labels)
+        flagged = judge_labels(probabilities, labels).flagged
         assert flagged.any()
         assert not flagged[probabilities.argmax(axis=1) == labels].any()
 
@@ -64,7 +67,7 @@ class TestFlagging:
         labels = np.where(rng.random(600) < 0.5, rng.integers(0, 3, 600), truth)
         probabilities = 0.5 * clean + 0.5 / 3
         contradicted = probabilities.argmax(axis=1) != labels
-        flagged = doubtful_labels(probabilities, labels)
+        flagged = judge_labels(probabilities, labels).flagged
         assert flagged.sum() > 0.8 * contradicted.sum()
         assert not (flagged & ~contradicted).any()
 
@@ -82,7 +85,7 @@ class TestFlagging:
         labels = np.where(rng.random(2000) < 0.1, (truth + 1) % 3, truth)
         given_true = 0.9 * np.eye(3)[truth] + 0.1 * np.eye(3)[(truth + 1) % 3]
         probabilities = softmax(np.log(given_true + 0.01) + 0.3 * rng.normal(size=(2000, 3)))
-        flagged = doubtful_labels(probabilities, labels)
+        flagged = judge_labels(probabilities, labels).flagged
         wrong = labels != truth
         assert 2 * (flagged & wrong).sum() / (flagged.sum() + wrong.sum()) > 0.95
 
@@ -93,13 +96,13 @@ class TestFlagging:
         labels = np.array([rng.choice(10, p=p) for p in probabilities])
         contradicted = probabilities.argmax(axis=1) != labels
         assert contradicted.mean() > 0.35
-        assert 0 < doubtful_labels(probabilities, labels).sum() < 0.6 * contradicted.sum()
+        assert 0 < judge_labels(probabilities, labels).flagged.sum() < 0.6 * contradicted.sum()
 
     def test_classes_without_a_sample_are_no_hindrance(self) -> None:
         probabilities = np.array([[0.9, 0.05, 0.05], [0.1, 0.1, 0.8]] * 20)
         labels = np.array([0, 2] * 20)
         labels[0] = 2
-        assert np.flatnonzero(doubtful_labels(probabilities, labels)).tolist() == [0]
+        assert np.flatnonzero(judge_labels(probabilities, labels).flagged).tolist() == [0]
 
     def test_the_count_is_where_expected_f1_is_largest(self) -> None:
         # F1 after k: 2 * sum / (k + 2): 1.8/3, 3.4/4, 4.0/5, 4.0/6
