@@ -61,11 +61,10 @@ def plan(
     whose class ids are ``labels``. Where the recipe produces a condition (dark, blurred, ...), images that are like
     the slice but for how they look (of its classes, metadata and size) are copied into it: all, where their mix of
     classes is the slice's but for chance, else in its mix. The slice's own are left out, since the recipe would bring
-    the condition on them twice. Against rarity the slice's own
-    images are copied. ``MOST_COPIES`` copies at most: rather one each of many images than several of few, up to
-    ``settings.copies``; in an order drawn by ``seed``, so that the first of them are a fair draw. Of ``recipes`` the
-    first against the same weakness takes the place of ours. ``blurs`` are those of ``recipe_for``. Raises RecordError
-    where lengths differ.
+    the condition on them twice. Against rarity the slice's own images are copied. ``MOST_COPIES`` copies at most:
+    rather one each of many images than several of few, up to ``settings.copies``; in an order drawn by ``seed``, so
+    that the first of them are a fair draw. Of ``recipes`` the first against the same weakness takes the place of ours.
+    ``blurs`` are those of ``recipe_for``. Raises RecordError where lengths differ.
     """
     if not len(properties) == len(sample_ids) == len(labels):
         raise RecordError(

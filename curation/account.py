@@ -349,9 +349,16 @@ def _stakes(account: Account, left: Sequence[str], costs: CostSettings | None) -
 
 def _confidence(account: Account, scored: Scored, sample_ids: Sequence[str]) -> npt.NDArray[np.float64]:
     """The probability of each sample's label as it was judged, (samples,), which answers are weighed by."""
+    column = {class_id: place for place, class_id in enumerate(scored.predictions.class_ids)}
     given = [now.class_id if (now := account.before.get(s)) else None for s in sample_ids]
-    columns = np.array([account.classes.index(c or "") for c in given], dtype=np.int64)
-    return np.asarray(scored.predictions.take(sample_ids).probabilities[np.arange(len(columns)), columns])
+    shares = scored.predictions.take(sample_ids).probabilities
+    return np.array(
+        [
+            row[column[c]] if c in column else scored.quality[s]  # a class that was merged since
+            for row, c, s in zip(shares, given, sample_ids, strict=True)
+        ],
+        dtype=np.float64,
+    )
 
 
 def _changed_as_said(account: Account, said: Said) -> npt.NDArray[np.bool_]:

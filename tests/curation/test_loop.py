@@ -137,6 +137,19 @@ def test_the_account_tells_what_is_still_wrong_and_what_to_do_next(done: House) 
     assert audit.by_rank
 
 
+def test_what_is_still_wrong_is_told_where_a_class_has_gone_since(done: House) -> None:
+    """Labels of an iteration may be of a class that was merged into one its predictions do not know."""
+    account = done.recorder.accounts[-1]
+    assert account.scored is not None
+    assert account.said is not None
+    one = next(s for s in account.scored.quality if s not in account.said.sample_ids)
+    merged = replace(account, before=account.before | {one: replace(account.before[one], class_id="c9")})
+    found, usual = (audit_of(a, done.ledger.queue(1), (), None, 0).labels_wrong for a in (merged, account))
+    assert found is not None
+    assert usual is not None
+    assert found.value == pytest.approx(usual.value, abs=1)
+
+
 def test_the_account_gives_credit_to_what_was_done(done: House) -> None:
     account = done.recorder.accounts[-1]
     credits = {c.action: c for c in credits_of(account)}
