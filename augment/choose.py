@@ -345,8 +345,9 @@ def harmed_by(
     """The name of the class or slice that loses most, more than ``margin`` and for sure; empty where none does.
 
     ``before`` and ``after``, (rows,), say which rows are right, ``others`` by name which are of it. For sure is at 95 %
-    for all of them together (Bonferroni) by the exact sign test of what changed (McNemar 1947): of ten classes one
-    seems to lose by chance alone now and then, and where six rows changed, all for the worse, a bootstrap is sure.
+    for all of them together (two-sided, Bonferroni) by the exact sign test of what changed (McNemar 1947): of ten
+    classes one seems to lose by chance alone now and then, and where six rows changed, all for the worse, a bootstrap
+    is sure.
     """
     from scipy.stats import binomtest
 
@@ -354,7 +355,7 @@ def harmed_by(
     for other, mask in others.items():
         lost, gained = int((before & ~after & mask).sum()), int((~before & after & mask).sum())
         change = (gained - lost) / max(int(mask.sum()), 1)
-        if change < worst and binomtest(lost, lost + gained, alternative="greater").pvalue < 0.05 / len(others):
+        if change < worst and binomtest(lost, lost + gained, alternative="greater").pvalue < 0.025 / len(others):
             worst, name = change, other
     return name
 
@@ -428,7 +429,6 @@ def paired_gain(
     *,
     resamples: int = 2000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> Estimate:
     """Accuracy gained on the same rows, with a paired bootstrap interval (percentiles); no interval without rows.
 
@@ -442,6 +442,5 @@ def paired_gain(
     change = after.astype(np.int64) - before.astype(np.int64)
     shares = np.array([(change == step).mean() for step in (1, -1, 0)])
     draws = np.random.default_rng(seed).multinomial(len(change), shares, size=resamples)
-    tails = [50 * (1 - level), 50 * (1 + level)]
-    low, high = np.percentile((draws[:, 0] - draws[:, 1]) / len(change), tails)
+    low, high = np.percentile((draws[:, 0] - draws[:, 1]) / len(change), [2.5, 97.5])
     return Estimate(float(change.mean()), (float(low), float(high)))

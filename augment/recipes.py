@@ -119,8 +119,9 @@ def recipe_for(
     """The recipe against a weakness, made to turn images of the rest into ones like those of the slice.
 
     Both are tables of measured properties (see ``measure_properties``). The strength runs from what makes the usual
-    image of the rest like the 10th percentile of the slice, to what makes it like the 90th; where nothing was measured,
-    or the slice differs the other way, it is a mild default. Where all images are grey, so are the copies. ``blurs``
+    image of the rest like the 10th percentile of the slice, to what makes it like the 90th (glare: as far above the
+    median as that lies below); where nothing was measured, or the slice differs the other way, it is a mild default.
+    Where all images are grey, so are the copies. ``blurs``
     says how sharp the usual image of the rest is after a Gaussian blur of so many pixels of what is copied, from 0 on,
     in the measure of the tables. Raises ConfigError for a weakness without a recipe.
     """

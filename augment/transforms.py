@@ -98,7 +98,7 @@ def _made(library: Any, step: Step, where: str) -> Any:
 
     kind = _own().get(step.transform) or getattr(library, step.transform, None)
     if not (inspect.isclass(kind) and issubclass(kind, library.BasicTransform)):
-        near = difflib.get_close_matches(step.transform, dir(library), n=1)
+        near = difflib.get_close_matches(step.transform, [*_own(), *dir(library)], n=1)
         offer = f"; did you mean '{near[0]}'?" if near else ""
         raise ConfigError(f"{where}: albumentations has no transform '{step.transform}'{offer}")
     known = sorted(set(inspect.signature(kind).parameters))

@@ -321,6 +321,7 @@ def audit_of(
     left = [s for s in scored.quality if s not in set(said.sample_ids) and s not in done]
     doubt = doubt_of(_confidence(account, scored, left))
     open_flags = np.array([s in flagged for s in left], dtype=bool)
+    quality = np.array([scored.quality[s] for s in left], dtype=np.float64)
     wrong = auditing.still_wrong(beliefs, said.answers, changed, doubt, open_flags)
     return replace(
         seen,
@@ -329,10 +330,10 @@ def audit_of(
         labels_wrong_ci=wrong.ci,
         outlook=auditing.look_ahead(
             beliefs, doubt, open_flags, gained=gain.accuracy if gain else None,
-            repaired=int(account.review.get("changed", 0)),
+            repaired=int(account.review.get("changed", 0)), quality=quality,
         ),
         next=auditing.recommend(beliefs, said.answers, doubt, open_flags, weak_slices=weak_slices,
-            weights=_stakes(account, left, costs),
+            weights=_stakes(account, left, costs), quality=quality,
         ),
     )  # fmt: skip
 
@@ -354,7 +355,7 @@ def _confidence(account: Account, scored: Scored, sample_ids: Sequence[str]) -> 
     shares = scored.predictions.take(sample_ids).probabilities
     return np.array(
         [
-            row[column[c]] if c in column else scored.quality[s]  # a class that was merged since
+            row[column[c]] if c in column else scored.quality[s]  # a class that the predictions do not know
             for row, c, s in zip(shares, given, sample_ids, strict=True)
         ],
         dtype=np.float64,

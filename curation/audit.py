@@ -184,15 +184,16 @@ def look_ahead(
     gained: Estimate | None = None,
     repaired: int = 0,
     seed: int = 0,
+    quality: Draws | None = None,
 ) -> tuple[Outlook, ...]:
     """What the next reviews would bring, worst labels first, for each of ``sizes`` that there are labels for.
 
     ``doubt`` and ``flagged`` are those of the labels that nobody has reviewed. ``gained`` is the accuracy that
     ``repaired`` changed labels have brought so far: the next ones are taken to be worth as much each, so that this
-    interval is as wide as that of the gain.
+    interval is as wide as that of the gain. ``quality`` is what the queue goes by, lowest first; else it is the doubt.
     """
     rng = np.random.default_rng(seed)
-    order = np.lexsort((-doubt, ~flagged))
+    order = _worst_first(doubt, flagged, quality)
     ahead = []
     for size in dict.fromkeys(min(s, len(doubt)) for s in sizes):
         if not size:
@@ -218,17 +219,18 @@ def recommend(
     least_yield: float = LEAST_YIELD,
     batch: int = 50,
     weights: Draws | None = None,
+    quality: Draws | None = None,
 ) -> Recommendation:
     """Go on reviewing or not.
 
     Reviewing pays while one review of the next ``batch`` puts at least ``least_yield`` labels right, by the beliefs.
     How many: as many as keep above that. Else weak slices are worth the time, where there are any; else more images
     are, where labels are still wrong that no reviewing in this order would find; else nothing is. ``weights`` (by
-    label, 1 for the dearest kind of mistake) make a review's worth what it may save.
+    label, 1 for the dearest kind of mistake) make a review's worth what it may save. ``quality`` as in ``look_ahead``.
     """
     rates = beliefs.wrong_rate(doubt, flagged) * float(beliefs.finds.mean())
     stakes = rates if weights is None else rates * weights
-    order = np.lexsort((-doubt, ~flagged)) if weights is None else np.argsort(-stakes, kind="stable")
+    order = _worst_first(doubt, flagged, quality) if weights is None else np.argsort(-stakes, kind="stable")
     rates, stakes = rates[order], stakes[order]
     means = [float(part.mean()) for part in np.split(stakes, range(batch, len(stakes), batch)) if len(part)]
     worth = next((number for number, mean in enumerate(means) if mean < least_yield), len(means))
@@ -253,6 +255,11 @@ def recommend(
     if left >= 0.02 * max(len(doubt) + len(answers), 1):
         return Recommendation("collect", 0, f"{why}, though about {left:.0f} labels are wrong; collect more images.")
     return Recommendation("stop", 0, f"{why}; the labels are good enough to stop.")
+
+
+def _worst_first(doubt: Draws, flagged: Mask, quality: Draws | None) -> npt.NDArray[np.int64]:
+    """The order in which labels are asked about: flagged ones first."""
+    return np.asarray(np.lexsort((-doubt if quality is None else quality, ~flagged)), dtype=np.int64)
 
 
 def is_flagged(entry: QueueEntry) -> bool:

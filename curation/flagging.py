@@ -31,7 +31,8 @@ _ESTIMATED_ON = 50_000
 class Judged:
     """Labels judged, all of shape (samples,).
 
-    ``quality`` says how right each looks, 0 worst, 1 best (``adjusted_quality``), ``flagged`` which should be reviewed.
+    ``quality`` says how right each looks, 0 worst, 1 best: ``adjusted_quality``, or cleanlab's self-confidence where no
+    label is in doubt or the predictions know nothing. ``flagged`` says which should be reviewed.
     """
 
     quality: Floats
@@ -72,7 +73,7 @@ def adjusted_quality(probabilities: Floats, labels: Integers, noise: LabelNoise,
     """
     present, n_classes, count = noise.present, len(noise.present), len(labels)
     confusions = n_classes * (n_classes - 1)
-    believed = errors / (errors + _ERRORS_TO_BELIEVE * confusions)
+    believed = errors / max(errors + _ERRORS_TO_BELIEVE * confusions, 1e-300)
     even = np.full((n_classes, n_classes), errors / count / max(n_classes - 1, 1))
     even[np.diag_indices(n_classes)] = 1 - errors / count
     weights = believed * noise.rates / np.maximum(even, 1e-300) + 1 - believed

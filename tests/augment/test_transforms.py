@@ -125,6 +125,7 @@ class TestRefusing:
         ("recipe", "message"),
         [
             (one_step("GausianBlur"), "no transform 'GausianBlur'; did you mean 'GaussianBlur'?"),
+            (one_step("Glaer"), "no transform 'Glaer'; did you mean 'Glare'?"),
             (one_step("Compose"), "no transform 'Compose'"),
             (one_step("GaussianBlur", strength=3), "GaussianBlur has no parameter 'strength'; it has blur_limit"),
             (one_step("ImageCompression", quality_range=[50, 400]), "ImageCompression: quality_range"),

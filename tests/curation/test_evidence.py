@@ -162,6 +162,20 @@ class TestWhatComesNext:
         assert ahead[0].gain is not None
         assert ahead[0].gain.value == pytest.approx(found[0] * 0.02 / 100, rel=0.15)
 
+    def test_what_comes_next_is_in_the_order_of_the_queue(self) -> None:
+        """Where the queue begins with what is least doubtful, the next reviews find least."""
+        made = people(0)
+        beliefs, left = learn(made["said"]), made["left"]
+        doubt, flagged = made["doubt"][left], made["flagged"][left]
+        usual, same, turned = (
+            look_ahead(beliefs, doubt, flagged, quality=quality)[0].errors_found.value
+            for quality in (None, -doubt, doubt)
+        )
+        assert same == usual
+        assert turned < 0.8 * usual
+        advice = [recommend(beliefs, made["said"], doubt, flagged, quality=q).words for q in (-doubt, doubt)]
+        assert advice[0] != advice[1]
+
     def test_where_people_find_nothing_wrong_reviewing_stops(self) -> None:
         clean = answers([(1.0, True, 1, 0, 0)] * 60 + [(-3.0, False, 1, 0, 0)] * 40)
         left = np.full(500, -3.0)

@@ -225,6 +225,11 @@ class TestAdjustedQuality:
         many = adjusted_quality(probabilities, labels, self.noise(odd.tolist()), 900.0)
         assert np.abs(few - confidence).max() < 0.2 * np.abs(many - confidence).max()
 
+    def test_a_single_label_is_judged(self) -> None:
+        assert judge_labels(np.array([[0.3, 0.7]]), np.array([0])).quality.tolist() == pytest.approx([0.3])
+        single = LabelNoise(np.array([0]), np.ones((1, 1)), 1.0)
+        assert adjusted_quality(np.array([[0.3, 0.7]]), np.array([0]), single, 0.0).tolist() == pytest.approx([0.3])
+
     def test_a_class_that_nobody_labeled_keeps_its_share(self) -> None:
         """Of three classes the labels are of two: what the model gives the third counts as before."""
         probabilities = np.array([[0.5, 0.2, 0.3], [0.1, 0.6, 0.3]])

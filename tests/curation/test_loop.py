@@ -14,7 +14,7 @@ from tests_stand_ins import PixelFeatures, TruthfulPeople, content_id, draw
 
 from augment.choose import plan
 from curation import streaming
-from curation.account import audit_of, credits_of
+from curation.account import _confidence, audit_of, credits_of
 from curation.config import ReviewSettings, Settings
 from curation.copied import CopiedFeatures
 from curation.heads import HeadTrainer
@@ -137,17 +137,17 @@ def test_the_account_tells_what_is_still_wrong_and_what_to_do_next(done: House) 
     assert audit.by_rank
 
 
-def test_what_is_still_wrong_is_told_where_a_class_has_gone_since(done: House) -> None:
-    """Labels of an iteration may be of a class that was merged into one its predictions do not know."""
+def test_a_label_of_a_class_that_the_predictions_do_not_know_is_weighed_by_its_quality(done: House) -> None:
     account = done.recorder.accounts[-1]
     assert account.scored is not None
     assert account.said is not None
     one = next(s for s in account.scored.quality if s not in account.said.sample_ids)
-    merged = replace(account, before=account.before | {one: replace(account.before[one], class_id="c9")})
-    found, usual = (audit_of(a, done.ledger.queue(1), (), None, 0).labels_wrong for a in (merged, account))
-    assert found is not None
-    assert usual is not None
-    assert found.value == pytest.approx(usual.value, abs=1)
+    unknown = replace(account, before=account.before | {one: replace(account.before[one], class_id="c9")})
+    other = next(s for s in account.scored.quality if s != one)
+    shares = account.scored.predictions.take([other]).probabilities[0]
+    own = shares[account.scored.predictions.class_ids.index(account.before[other].class_id)]
+    assert _confidence(unknown, account.scored, [one, other]).tolist() == [account.scored.quality[one], own]
+    assert audit_of(unknown, done.ledger.queue(1), (), None, 0).labels_wrong is not None
 
 
 def test_the_account_gives_credit_to_what_was_done(done: House) -> None:
