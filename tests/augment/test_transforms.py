@@ -102,6 +102,10 @@ class TestWhatItDoes:
         blurred = build_transform(default_recipe("blurred"))(image, 0)
         assert measure_pixels(blurred)["sharpness"] < measure_pixels(image)["sharpness"] - 0.1
 
+    def test_glare_brings_highlights(self) -> None:
+        glare = build_transform(default_recipe("glare"))
+        assert max(measure_pixels(glare(scene(), s))["highlights"] for s in range(5)) > 0.002
+
     def test_glare_is_white_spots_that_fade(self) -> None:
         image = scene()
         spots = Step("Glare", {"share": [0.2, 0.2], "spots": [1, 1], "edge": [0.5, 0.5], "p": 1.0})
