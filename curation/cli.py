@@ -8,13 +8,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from curation import cli_labeling
 from curation.errors import CurationError, InputError, printable
-from curation.runs import ended_by_signal
+from curation.runs import ended_by_signal, was_interrupted
 from curation.terminal import (
     AS_JSON,
     DEVICE,
@@ -531,8 +531,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Stopped. `curate run` goes on where it stopped.", err=True)
-        sys.exit(130)
+        _stopped()
     except CurationError as error:
         if debug:
             raise
@@ -548,9 +547,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         sys.exit(1)
     except Exception as error:  # the last resort: one line for the user, the traceback on demand
+        if was_interrupted(error):
+            _stopped()
         if debug:
             raise
         click.echo(
             f"Error: unexpected {type(error).__name__}: {error}; run again with --debug for the traceback", err=True
         )
         sys.exit(1)
+
+
+def _stopped() -> NoReturn:
+    click.echo("Stopped. `curate run` goes on where it stopped.", err=True)
+    sys.exit(130)

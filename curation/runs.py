@@ -50,7 +50,10 @@ class ProjectPaths:
 
 @contextmanager
 def ended_by_signal() -> Iterator[None]:
-    """Let the wish to end that other programs send (SIGTERM) work as Ctrl-C does, so that nothing is left running."""
+    """Let the wish to end that other programs send (SIGTERM) work as Ctrl-C does, so that nothing is left running.
+
+    Either raises KeyboardInterrupt, whatever was under way (``was_interrupted``).
+    """
 
     def end(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
@@ -58,8 +61,20 @@ def ended_by_signal() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, end)
     try:
         yield
+    except RuntimeError as error:
+        if was_interrupted(error):
+            raise KeyboardInterrupt from error
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def was_interrupted(error: BaseException) -> bool:
+    """Whether Ctrl-C is what raised: Python before 3.12 gives it as RuntimeError where it comes while a class is made.
+
+    That is while a module is imported for the first time, as at the end of a command.
+    """
+    return isinstance(error, KeyboardInterrupt) or isinstance(error.__cause__, KeyboardInterrupt)
 
 
 def write_whole(file: Path, content: bytes | str, *, private: bool = False) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from curation import cli
 from curation.errors import ProjectLocked
-from curation.runs import ProjectPaths, finished, project_lock, stage, sweep, write_whole
+from curation.runs import ProjectPaths, ended_by_signal, finished, project_lock, stage, sweep, write_whole
 
 
 def test_a_stage_runs_once(tmp_path: Path) -> None:
@@ -88,3 +91,35 @@ def test_what_a_killed_run_had_half_written_is_swept_wherever_it_lies_but_not_wh
     assert sweep(paths) == len(ours) + 1
     assert [f.name for f in served.iterdir()] == [f".4f2a.{os.getpid()}.new"]
     assert sorted(f.parent.name for f in paths.home.rglob("*.part")) == ["cache", "fiftyone"]
+
+
+class _StoppedOnceNamed:
+    """What a class has a part of while Ctrl-C comes: Python before 3.12 wraps what is raised here."""
+
+    def __init__(self, stop: Callable[[], object]) -> None:
+        self.stop = stop
+
+    def __set_name__(self, _owner: type, _name: str) -> None:
+        self.stop()
+
+
+def test_the_wish_to_end_counts_also_while_a_class_is_made() -> None:
+    with pytest.raises(KeyboardInterrupt), ended_by_signal():
+        type("Made", (), {"part": _StoppedOnceNamed(lambda: os.kill(os.getpid(), signal.SIGTERM))})
+
+
+def test_an_error_while_a_class_is_made_stays_one() -> None:
+    with pytest.raises((RuntimeError, ZeroDivisionError)), ended_by_signal():
+        type("Made", (), {"part": _StoppedOnceNamed(lambda: 1 / 0)})
+
+
+def test_ctrl_c_while_a_class_is_made_ends_a_command_as_anywhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(**_: object) -> None:
+        type("Made", (), {"part": _StoppedOnceNamed(lambda: os.kill(os.getpid(), signal.SIGINT))})
+
+    monkeypatch.setattr(cli.curate, "main", stopped)
+    with pytest.raises(SystemExit, match="130"):
+        cli.main(["status", "."])
+    assert capsys.readouterr().err.startswith("Stopped.")
