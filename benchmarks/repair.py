@@ -25,7 +25,6 @@ hold.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import random
@@ -36,7 +35,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -45,41 +44,30 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a c
 from augment.choose import harmed_by, judge, loses, paired_gain
 from augment.recipes import known_weaknesses, recipe_for
 from augment.transforms import build_transform
-from benchmarks.altered import ALTERED, Pixels, measured
+from benchmarks.altered import ALTERED, Pixels
 from benchmarks.claims import conclude
-from benchmarks.slices import Columns, Eyes, Features, Floats, Images, Mask, cifar, elpv
+from benchmarks.images import Columns, Features, Floats, Mask, cifar, elpv
+from benchmarks.planting import Divided, PlantedDivided, plant_divided
 from curation.config import SliceSettings
 from curation.copied import CopiedFeatures
 from curation.kept import Kept
-from curation.neighbours import unit_directions
-from curation.properties import PROPERTIES
 from curation.records import Augmentation, Classes, Estimate, Sample, Slice
 from curation.repairing import Repairer
 from curation.slices import find_slices
 from curation.view_heads import ViewHead, fit_view_head
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 Transform = Callable[[Pixels, int], Pixels]
 
 ROWS = 4_000
 QUICK = 1_500
-HELD_OUT = 0.3
-#: Share of the held-out rows that is altered; the others tell what the rest loses.
-MEASURED = 0.5
 #: Shares of the train rows that are in the slice.
 SIZES = (0.05, 0.10)
 REACHED = tuple(kind for kind in ALTERED if kind != "spurious background")
 BEYOND: dict[str, float] = {
     "spurious background": 0.14, "wrong labels, named": 0.7, "wrong labels, look-alikes": 0.7, "rare subgroup": 0.0,
 }  # fmt: skip
-#: Share of a class that a rare subgroup is, before most of its train rows are taken away.
-SUBGROUP = 0.4
 #: Least loss of accuracy at which a slice within reach counts.
 LEAST_LOSS = 0.05
-#: Copies that are made once by each recipe in its mild strength; at most.
-GENERAL = 400
 #: Different copies by a general policy of each of the slice's own images.
 DRAWS = 1
 MARGIN = 0.01
@@ -98,28 +86,6 @@ class Copies:
     features: Features
     labels: Columns
     sources: Columns
-
-
-@dataclass(frozen=True)
-class Planted:
-    """A planted case; nothing may be chosen by held-out rows.
-
-    ``rows`` are those of the images that are trained on; ``features`` (rows, d), ``labels``, ``inside`` and ``table``
-    (properties) are theirs, ``pixels`` gives those of one of them by its place. ``held_*`` are of held-out rows;
-    ``whole`` says which of those in the slice a head gets right without the weakness.
-    """
-
-    rows: Columns
-    features: Features
-    labels: Columns
-    inside: Mask
-    table: pd.DataFrame
-    pixels: Callable[[int], Pixels]
-    held: Columns
-    held_features: Features
-    held_labels: Columns
-    held_inside: Mask
-    whole: Mask
 
 
 @dataclass(frozen=True)
@@ -147,75 +113,12 @@ class Result:
     seconds: float
 
 
-# --- encoding once
-
-
-class Encoded:
-    """Encodes images once, by their content."""
-
-    def __init__(self, encode: Callable[[Pixels], Features], file: Path, width: int) -> None:
-        from curation.features import RowFile
-
-        self._encode = encode
-        self._kept = RowFile(file, (width,), np.float32)
-
-    def __call__(self, images: Pixels) -> Features:
-        """Features (n, d) of images (n, side, side, 3)."""
-        keys = [hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest() for image in images]
-        known = self._kept.index()
-        new = {key: row for row, key in enumerate(keys) if key not in known}
-        if new:
-            self._kept.append(list(new), self._encode(images[list(new.values())]))
-        return np.asarray(self._kept.rows(keys), dtype=np.float32)
-
-
-@dataclass(frozen=True)
-class Case:
-    """Features and pixels of the images of a planted case, as ``copied.Source`` has them."""
-
-    by_id: Mapping[str, Features]
-    shown: Callable[[str], Pixels]
-
-    def features(self, samples: Sequence[Sample], progress: object = None) -> Features:
-        """Those of the planted case, altered where it is."""
-        return np.stack([self.by_id[s.id] for s in samples])
-
-    def pixels(self, samples: Sequence[Sample]) -> Pixels:
-        """The same images."""
-        return np.stack([self.shown(s.id) for s in samples])
+# --- copies and training
 
 
 @dataclass(frozen=True, eq=False)
-class Workshop:
-    """A data set divided once into train and held-out rows, with everything that is encoded of it."""
-
-    images: Images
-    encoded: Encoded
-    folder: Path
-    widths: tuple[int, ...]
-
-    @cached_property
-    def order(self) -> Columns:
-        return np.random.default_rng(7).permutation(len(self.images.labels))
-
-    @cached_property
-    def held(self) -> Columns:
-        """Held-out rows; of these the first half is altered."""
-        return np.asarray(self.order[: round(HELD_OUT * len(self.order))])
-
-    @cached_property
-    def train(self) -> Columns:
-        return np.asarray(self.order[len(self.held) :])
-
-    @cached_property
-    def spare(self) -> Columns:
-        """Train rows that are never altered, and that general policies make copies of."""
-        return np.asarray(self.train[::-1][: min(GENERAL, len(self.train) // 3)])
-
-    def altered(self, kind: str, strength: float, rows: Columns) -> Pixels:
-        """Altered versions of rows, each always the same."""
-        alter = ALTERED[kind][0]
-        return np.stack([alter(self.images.pixels[r], strength, np.random.default_rng([7, int(r)])) for r in rows])
+class Workshop(Divided):
+    """Divided images with the copies that are made of them whatever the slice."""
 
     @cached_property
     def general(self) -> dict[str, Copies]:
@@ -254,115 +157,6 @@ def policy(name: str) -> Transform:
     return transform
 
 
-# --- planting
-
-
-def plant(shop: Workshop, kind: str, strength: float, size: float, seed: int) -> Planted:
-    """One weak slice of about ``size`` of the train rows."""
-    rng = np.random.default_rng([seed, round(1000 * size), round(1000 * strength)])
-    if kind in ALTERED:
-        return _plant_altered(shop, kind, strength, size, rng)
-    if kind == "rare subgroup":
-        return _plant_rare(shop, size, rng)
-    return _plant_wrong(shop, kind, strength, size, rng)
-
-
-def _plant_altered(shop: Workshop, kind: str, strength: float, size: float, rng: np.random.Generator) -> Planted:
-    images, train, held = shop.images, shop.train, shop.held
-    count, measured_on = round(size * len(train)), held[: round(MEASURED * len(held))]
-    features, properties = images.features[train].copy(), images.properties[train].copy()
-    may = np.flatnonzero(~np.isin(train, shop.spare))
-    framed: Columns = np.zeros(0, dtype=np.int64)
-    if kind == "spurious background":  # goes with the first class; the slice is what has it of the second
-        measured_on = held[images.labels[held] == 1]
-        first, may = np.flatnonzero(images.labels[train] == 0), may[images.labels[train[may]] == 1]
-        framed, count = first[: round(0.8 * min(len(first), 300))], min(count, len(may) // 3)
-    own = rng.permutation(may[: round(1.5 * max(SIZES) * len(train))])[:count]
-    changed = np.concatenate([framed, own])
-    pixels = shop.altered(kind, strength, train[changed])
-    features[changed], properties[changed] = shop.encoded(pixels), measured(pixels)
-    inside, held_inside = np.zeros(len(train), dtype=np.bool_), np.isin(held, measured_on)
-    inside[own] = True
-    held_features = images.features[held].copy()
-    held_features[held_inside] = shop.encoded(shop.altered(kind, strength, held[held_inside]))
-    seen = dict(zip(changed.tolist(), pixels, strict=True))
-    labels = images.labels[train]
-    return _planted(
-        shop, features, labels, inside, properties, _sites(rng, len(train)), held_features, held_inside,
-        whole=_right(shop, features, labels, held_inside), pixels=lambda row: seen.get(row, images.pixels[train[row]]),
-    )  # fmt: skip
-
-
-def _plant_wrong(shop: Workshop, kind: str, strength: float, size: float, rng: np.random.Generator) -> Planted:
-    images, train, held = shop.images, shop.train, shop.held
-    count, site = round(size * len(train)), _sites(rng, len(train))
-    inside, held_inside = np.zeros(len(train), dtype=np.bool_), np.zeros(len(held), dtype=np.bool_)
-    if kind == "wrong labels, named":
-        inside[rng.permutation(len(train))[:count]] = True
-        held_inside[rng.permutation(len(held))[: round(MEASURED * len(held))]] = True
-        site[inside] = "s8"
-    else:
-        unit = unit_directions(images.features)
-        near = unit @ unit[train[rng.integers(len(train))]]
-        inside[np.argsort(-near[train])[:count]] = True
-        held_inside[np.argsort(-near[held])[: max(round(size * len(held)), 60)]] = True
-    right_labels = images.labels[train]
-    labels = right_labels.copy()
-    flipped = np.flatnonzero(inside)[rng.random(int(inside.sum())) < strength]
-    labels[flipped] = (labels[flipped] + rng.integers(1, len(images.names), len(flipped))) % len(images.names)
-    return _planted(
-        shop, images.features[train], labels, inside, images.properties[train], site, images.features[held],
-        held_inside, whole=_right(shop, images.features[train], right_labels, held_inside),
-    )  # fmt: skip
-
-
-def _plant_rare(shop: Workshop, size: float, rng: np.random.Generator) -> Planted:
-    """Of 40 % of a class that look alike, all but a few train rows are missing."""
-    images, train, held = shop.images, shop.train, shop.held
-    centre = train[rng.integers(len(train))]
-    of_class = images.labels == images.labels[centre]
-    unit = unit_directions(images.features)
-    near = np.where(of_class, unit @ unit[centre], -np.inf)
-    group = np.argsort(-near)[: round(SUBGROUP * of_class.sum())]
-    members = np.flatnonzero(np.isin(train, group))
-    few = rng.permutation(members)[: max(20, round(0.15 * size * len(train)))]
-    kept = np.sort(np.concatenate([np.setdiff1d(np.arange(len(train)), members), few]))
-    labels, held_inside = images.labels[train], np.isin(held, group)
-    return _planted(
-        shop, images.features[train[kept]], labels[kept], np.isin(kept, few), images.properties[train[kept]],
-        _sites(rng, len(kept)), images.features[held], held_inside,
-        whole=_right(shop, images.features[train], labels, held_inside), rows=train[kept],
-    )  # fmt: skip
-
-
-def _sites(rng: np.random.Generator, count: int) -> Any:
-    return rng.choice([f"s{n}" for n in range(8)], count)
-
-
-def _right(shop: Workshop, features: Features, labels: Columns, inside: Mask) -> Mask:
-    """Which held-out rows of the slice, unaltered, a head gets right that is trained on these rows."""
-    head, ask = Heads(features, labels, len(shop.images.names), shop.widths), shop.held[inside]
-    return head.right(head.plain, shop.images.features[ask], shop.images.labels[ask])
-
-
-def _planted(
-    shop: Workshop, features: Features, labels: Columns, inside: Mask, properties: Floats, site: Any,
-    held_features: Features, held_inside: Mask, *, whole: Mask, rows: Columns | None = None,
-    pixels: Callable[[int], Pixels] | None = None,
-) -> Planted:  # fmt: skip
-    import pandas as pd
-
-    rows = shop.train if rows is None else rows
-    table = pd.DataFrame(properties, columns=list(PROPERTIES)).assign(site=site)
-    return Planted(
-        rows, features, labels, inside, table, pixels or (lambda row: shop.images.pixels[rows[row]]), shop.held,
-        held_features, shop.images.labels[shop.held], held_inside, whole,
-    )  # fmt: skip
-
-
-# --- training
-
-
 @dataclass(frozen=True)
 class Heads:
     """The project's heads on views, of train rows with extra copies."""
@@ -396,7 +190,25 @@ class Heads:
 # --- what the project does
 
 
-def given_slice(planted: Planted, labels: Sequence[str], ids: Sequence[str], classes: Classes, seed: int) -> Slice:
+@dataclass(frozen=True)
+class Case:
+    """Features and pixels of the images of a planted case, as ``copied.Source`` has them."""
+
+    by_id: Mapping[str, Features]
+    shown: Callable[[str], Pixels]
+
+    def features(self, samples: Sequence[Sample], progress: object = None) -> Features:
+        """Those of the planted case, altered where it is."""
+        return np.stack([self.by_id[s.id] for s in samples])
+
+    def pixels(self, samples: Sequence[Sample]) -> Pixels:
+        """The same images."""
+        return np.stack([self.shown(s.id) for s in samples])
+
+
+def given_slice(
+    planted: PlantedDivided, labels: Sequence[str], ids: Sequence[str], classes: Classes, seed: int
+) -> Slice:
     """The planted train rows as a slice, in the words that the project's search has for them, if any."""
     own = tuple(ids[row] for row in np.flatnonzero(planted.inside))
     found = find_slices(
@@ -420,7 +232,7 @@ class Deed:
     chosen: Copies
 
 
-def repaired(shop: Workshop, planted: Planted, seed: int) -> Deed:
+def repaired(shop: Workshop, planted: PlantedDivided, seed: int) -> Deed:
     """Plan, trial and choice by the project's own code, on train rows alone."""
     from PIL import Image
 
@@ -454,7 +266,7 @@ def repaired(shop: Workshop, planted: Planted, seed: int) -> Deed:
 
 
 def trained(
-    shop: Workshop, planted: Planted, deed: Deed, kind: str, strength: float
+    shop: Workshop, planted: PlantedDivided, deed: Deed, kind: str, strength: float
 ) -> tuple[Heads, dict[str, ViewHead]]:
     """A head for each contender; recipes that are not the planned one stand under the weakness they are against."""
     heads = Heads(planted.features, planted.labels, len(shop.images.names), shop.widths)
@@ -486,7 +298,7 @@ def trained(
     return heads, made
 
 
-def _of_slice(shop: Workshop, planted: Planted, own: Columns, transform: Transform, count: int) -> Copies:
+def _of_slice(shop: Workshop, planted: PlantedDivided, own: Columns, transform: Transform, count: int) -> Copies:
     """``count`` copies of the slice's own images, two different ones of each at most."""
     rows = np.concatenate([own] * DRAWS)[:count]
     draws = np.repeat(np.arange(DRAWS), len(own))[:count]
@@ -553,14 +365,15 @@ WHOLE = "without the weakness"
 def measure(shop: Workshop, kind: str, strength: float, size: float, seed: int) -> Measured:
     """Plant, let the project repair, and hold that against the others and the truth."""
     began = time.perf_counter()
-    planted = plant(shop, kind, strength, size, seed)
+    planted = plant_divided(shop, kind, strength, size, seed)
     deed = repaired(shop, planted, seed)
     seconds = time.perf_counter() - began
     heads, made = trained(shop, planted, deed, kind, strength)
     inside, labels = planted.held_inside, planted.held_labels
     right = {name: heads.right(head, planted.held_features, labels) for name, head in made.items()}
     right[WHOLE] = right[NOTHING].copy()
-    right[WHOLE][inside] = planted.whole
+    without = Heads(*planted.whole, len(shop.images.names), shop.widths)
+    right[WHOLE][inside] = without.right(without.plain, planted.whole_held, labels[inside])
     truth, best = exhaustive(right, (PLANNED, *known_weaknesses()), inside, labels)
     lost = float(right[WHOLE][inside].mean() - right[NOTHING][inside].mean())
     gains, rest = (
@@ -688,32 +501,6 @@ def print_row(row: Result) -> None:
 # --- data
 
 
-def workshop(loaded: tuple[Images, Eyes], rows: int | None, cache: Path) -> Workshop:
-    """A data set ready to be planted in, at the size of the first view; what is encoded is kept in the cache."""
-    images, eyes = loaded
-    samples, views = images.samples[:rows], eyes.views
-
-    def encode(made: Pixels) -> Features:
-        return views.encode(lambda side: np.stack([squash(Image.fromarray(image), side) for image in made]))
-
-    from PIL import Image
-
-    from curation.images import squash
-
-    folder = cache / "repair"
-    folder.mkdir(exist_ok=True)
-    pixels, properties = views.pixels(samples), folder / f"properties-{images.name}-{len(samples)}.npy"
-    if not properties.exists():
-        np.save(properties, measured(pixels))
-    images = replace(
-        images, samples=samples, pixels=pixels, labels=images.labels[: len(samples)],
-        features=views.features(samples), properties=np.load(properties),
-    )  # fmt: skip
-    width = images.features.shape[1]
-    kept = Encoded(encode, folder / f"views-{images.name}.f32", width)
-    return Workshop(images, kept, folder, views.widths)
-
-
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--cifar10n", type=Path, default=os.environ.get("CURATION_CIFAR10N"), help="zip of CIFAR-10N")
@@ -735,8 +522,8 @@ def run(options: argparse.Namespace) -> list[Measured]:
         cache = options.cache or Path(folder)
         cache.mkdir(parents=True, exist_ok=True)
         rows = QUICK if options.quick else options.rows
-        shops = [workshop(cifar(options.cifar10n, rows, cache), rows, cache)] if options.cifar10n else []
-        shops += [workshop(elpv(cache), rows, cache)] if options.elpv or not shops else []
+        shops = [Workshop.of(cifar(options.cifar10n, rows, cache), rows, cache)] if options.cifar10n else []
+        shops += [Workshop.of(elpv(cache), rows, cache)] if options.elpv or not shops else []
         for shop in shops:
             for m in runs(shop, 1 if options.quick else options.seeds, options.quick, options.kinds):
                 found.append(m)

@@ -34,17 +34,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a checkout that is not installed
 
-from benchmarks.altered import ALTERED, SIDE, Pixels, measured
-from benchmarks.cases import cifar_table
+from benchmarks.altered import ALTERED
 from benchmarks.claims import conclude
+from benchmarks.images import Columns, Features, Floats, Mask, cifar, elpv
+from benchmarks.planting import HELD_OUT, Planted, Subject, plant
 from curation.config import SliceSettings
-from curation.images import read_image
-from curation.neighbours import group_near_duplicates, unit_directions
-from curation.properties import PROPERTIES, measure_properties
+from curation.neighbours import group_near_duplicates
+from curation.properties import PROPERTIES
 from curation.records import Classes
 from curation.regression import principal_components, scale
 from curation.scoring import score_out_of_sample
@@ -53,61 +52,14 @@ from curation.slices import find_slices, looks_columns, typical_rows
 if TYPE_CHECKING:
     import pandas as pd
 
-    from curation.features import FeatureStore, ViewFeatures
-    from curation.records import Sample
-
-Features = npt.NDArray[np.float32]
-Columns = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 
 QUICK = 2_000
-HELD_OUT = 0.3
 SIZES = (0.01, 0.02, 0.05, 0.10)
-#: Share of the images that there is an altered version of; slices are drawn from it.
-POOL = 0.12
 NULL_RUNS, QUICK_NULL_RUNS = 100, 25
-#: Share of the first class (of 500 at most) that the frame goes with.
-FRAMED = 0.8
 #: Rows and properties of the search that is timed.
 WIDE = (100_000, 30)
 BARS = {"found": 0.9, "precision at 10": 0.9, "quiet": 0.95, "seconds": 60.0}
 OURS = "ours"
-
-
-@dataclass(frozen=True)
-class Images:
-    """Images with labels (columns of ``names``), their features and measured properties, all (images, ...).
-
-    Pixels, features and properties are those at ``SIDE``; ``samples`` name the files.
-    """
-
-    name: str
-    pixels: Pixels
-    labels: Columns
-    names: tuple[str, ...]
-    features: Features
-    properties: Floats
-    samples: tuple[Sample, ...]
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What `curate run` makes of images: features for looks, views to judge labels by, properties; all (images, ...)"""
-
-    looks: Features
-    views: Features
-    properties: Floats
-
-
-@dataclass(frozen=True)
-class Planted:
-    """What was planted: everything that contenders may see, and which rows are in the slice."""
-
-    seen: Seen
-    labels: Columns
-    inside: Mask
-    site: npt.NDArray[np.str_]
 
 
 @dataclass(frozen=True)
@@ -157,117 +109,20 @@ WRONG_LABELS = (0.4, 0.7)
 # --- planting
 
 
-class Subject:
-    """Images as `curate run` sees them, and altered versions of a fixed draw of them; both seen once and kept."""
-
-    def __init__(self, images: Images, eyes: Eyes, cache: Path) -> None:
-        self.images = images
-        self.eyes = eyes
-        self.cache = cache
-        self.made: dict[tuple[str, float], tuple[Columns, Seen]] = {}
-
-    @cached_property
-    def plain(self) -> Seen:
-        """The images as they are."""
-        samples = self.images.samples
-        measured = measure_properties(samples, self.cache / f"properties-{self.images.name}.parquet")
-        return Seen(self.images.features, self.eyes.views.features(samples), measured.to_numpy(dtype=np.float64))
-
-    def altered(self, kind: str, strength: float) -> tuple[Columns, Seen]:
-        """Rows that there is an altered version of, and what is seen of it."""
-        if (kind, strength) not in self.made:
-            drawn = FRAMED if kind == "spurious background" else POOL
-            about = ("views", self.images.name, len(self.images.labels), kind, strength, drawn)
-            name = hashlib.sha256(repr(about).encode()).hexdigest()
-            file = self.cache / f"altered-{name[:16]}.npz"
-            if not file.exists():
-                rows, seen = self._alter(kind, strength)
-                np.savez(file, rows=rows, looks=seen.looks, views=seen.views, properties=seen.properties)
-            with np.load(file) as kept:
-                self.made[kind, strength] = kept["rows"], Seen(kept["looks"], kept["views"], kept["properties"])
-        return self.made[kind, strength]
-
-    def _alter(self, kind: str, strength: float) -> tuple[Columns, Seen]:
-        rng = np.random.default_rng(7)
-        rows = np.sort(rng.permutation(len(self.images.labels))[: round(POOL * len(self.images.labels))])
-        if kind == "spurious background":  # the frame goes with the first class, and is put around the second
-            of_class = [np.flatnonzero(self.images.labels == c) for c in (0, 1)]
-            framed = rng.permutation(of_class[0])[: round(FRAMED * min(len(of_class[0]), 500))]
-            rows = np.concatenate([framed, rng.permutation(of_class[1])[: len(rows)]])
-        alter = ALTERED[kind][0]
-        changed = [alter(read_image(self.images.samples[row].file), strength, rng) for row in rows]
-        seen = self.eyes.see(changed)
-        of_file = [PROPERTIES.index(name) for name in ("width", "height", "aspect", "jpeg_quality")]
-        seen.properties[:, of_file] = self.plain.properties[rows][:, of_file]
-        return rows, seen
-
-    def judged(self, planted: Planted, space: Features, seed: int) -> Floats:
-        """Probabilities of all rows by the toolkit's scorer, each row by models without it and its near-duplicates."""
-        digest = hashlib.sha256(repr((seed, len(self.images.names))).encode())
-        for array in (space, planted.labels):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        file = self.cache / f"judged-{digest.hexdigest()[:16]}.npy"
-        if not file.exists():
-            groups = group_near_duplicates(planted.seen.looks)
-            found = score_out_of_sample(
-                planted.seen.views, planted.labels, len(self.images.names), groups=groups, seed=seed,
-                widths=self.eyes.views.widths,
-            )  # fmt: skip
-            np.save(file, found.probabilities)
-        return np.asarray(np.load(file), dtype=np.float64)
-
-
-@dataclass(frozen=True, eq=False)
-class Eyes:
-    """The toolkit's networks."""
-
-    store: FeatureStore
-    views: ViewFeatures
-
-    def __call__(self, images: Pixels) -> Features:
-        """Features of images of shape (n, side, side, 3)."""
-        return self.store.encode(images)[0]
-
-    def see(self, images: Sequence[Pixels]) -> Seen:
-        """What is seen of images of any size, not kept."""
-        from PIL import Image
-
-        from curation.images import squash
-
-        def at(side: int) -> Pixels:
-            return np.stack([squash(Image.fromarray(image), side) for image in images])
-
-        return Seen(self(at(self.store.backbone.size)), self.views.encode(at), measured(images))
-
-
-def plant(subject: Subject, kind: str, strength: float, size: float, rng: np.random.Generator) -> Planted:
-    """One slice of about ``size`` of the images."""
-    images, plain = subject.images, subject.plain
-    count = round(size * len(images.labels))
-    labels, inside = images.labels.copy(), np.zeros(len(images.labels), dtype=np.bool_)
-    site = rng.choice([f"s{n}" for n in range(8)], len(labels))
-    if kind in ("wrong labels, named", "wrong labels, look-alikes"):
-        if kind == "wrong labels, named":
-            inside[rng.choice(len(labels), count, replace=False)] = True
-            site[inside] = "s8"
-        else:
-            unit = unit_directions(plain.looks)
-            inside[np.argsort(-(unit @ unit[rng.integers(len(unit))]))[:count]] = True
-        flipped = np.flatnonzero(inside)[rng.random(count) < strength]
-        labels[flipped] = (labels[flipped] + rng.integers(1, len(images.names), len(flipped))) % len(images.names)
-        return Planted(plain, labels, inside, site)
-    rows, altered = subject.altered(kind, strength)
-    if kind == "spurious background":
-        first, second = (np.flatnonzero(labels[rows] == c) for c in (0, 1))
-        drawn = rng.permutation(second)[:count]
-        changed = np.concatenate([first, drawn])
-    else:
-        changed = drawn = rng.permutation(len(rows))[:count]
-    looks, views, properties = plain.looks.copy(), plain.views.copy(), plain.properties.copy()
-    looks[rows[changed]], views[rows[changed]] = altered.looks[changed], altered.views[changed]
-    properties[rows[changed]] = altered.properties[changed]
-    inside[rows[drawn]] = True
-    return Planted(Seen(looks, views, properties), labels, inside, site)
+def judged(subject: Subject, planted: Planted, space: Features, seed: int) -> Floats:
+    """Probabilities of all rows by the toolkit's scorer, each row by models without it and its near-duplicates."""
+    digest = hashlib.sha256(repr((seed, len(subject.images.names))).encode())
+    for array in (space, planted.labels):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    file = subject.cache / f"judged-{digest.hexdigest()[:16]}.npy"
+    if not file.exists():
+        groups = group_near_duplicates(planted.seen.looks)
+        found = score_out_of_sample(
+            planted.seen.views, planted.labels, len(subject.images.names), groups=groups, seed=seed,
+            widths=subject.eyes.views.widths,
+        )  # fmt: skip
+        np.save(file, found.probabilities)
+    return np.asarray(np.load(file), dtype=np.float64)
 
 
 def judge(subject: Subject, planted: Planted, seed: int) -> Case:
@@ -276,7 +131,7 @@ def judge(subject: Subject, planted: Planted, seed: int) -> Case:
 
     held = np.random.default_rng([seed, 1]).random(len(planted.labels)) < HELD_OUT
     space = scale(planted.seen.views, subject.eyes.views.widths)
-    probabilities = subject.judged(planted, space, seed)
+    probabilities = judged(subject, planted, space, seed)
     table = pd.DataFrame(planted.seen.properties, columns=list(PROPERTIES)).assign(site=planted.site)
     wrong = probabilities.argmax(axis=1) != planted.labels
     return Case(table, planted.seen.looks, space, probabilities, planted.labels, wrong, held)
@@ -511,44 +366,7 @@ def _cell(figures: Sequence[Figures], contender: str) -> str:
     return f"{found:>16.2f} found, P@10 {precision:.2f}"
 
 
-# --- data
-
-
-def load_images(name: str, files: Sequence[Path], labels: Sequence[str], cache: Path) -> tuple[Images, Eyes]:
-    """Images with features and properties, and what sees altered ones; kept in the cache."""
-    from curation.backbone import load_backbone
-    from curation.features import FeatureStore, ViewFeatures
-    from curation.images import PixelCache, inspect_image
-    from curation.records import Sample
-
-    backbone = load_backbone("tf_efficientnet_lite0", size=SIDE)
-    store = FeatureStore(backbone, PixelCache(cache / "pixels", SIDE), cache / "features")
-    samples = [Sample(inspect_image(file).sha256, file.name, file, "train") for file in files]
-    names = tuple(sorted(set(labels)))
-    features, pixels = store.features(samples), np.array(store.pixels.pixels(samples))
-    kept = cache / f"measured-{hashlib.sha256(''.join(s.id for s in samples).encode()).hexdigest()[:16]}.npy"
-    if not kept.exists():
-        np.save(kept, measured(pixels))
-    columns = np.array([names.index(label) for label in labels], dtype=np.int64)
-    images = Images(name, pixels, columns, names, np.asarray(features), np.load(kept), tuple(samples))
-    return images, Eyes(store, ViewFeatures(backbone, cache / "views"))
-
-
-def cifar(archive: Path, rows: int | None, cache: Path) -> tuple[Images, Eyes]:
-    """The images of CIFAR-10N with their clean labels."""
-    import pandas as pd
-
-    file = cifar_table(archive, cache)
-    table = pd.read_csv(file, dtype=str)[:rows]
-    return load_images("CIFAR-10N", [file.parent / p for p in table["path"]], list(table["clean_label"]), cache)
-
-
-def elpv(cache: Path) -> tuple[Images, Eyes]:
-    """ELPV, functional or defective."""
-    from curation.demo import read_elpv
-
-    folder, cells = read_elpv()
-    return load_images("ELPV", [folder / c.path for c in cells], [c.truth for c in cells], cache)
+# --- running
 
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
