@@ -84,7 +84,8 @@ class Subject:
         """Rows that there is an altered version of, and what is seen of it."""
         if (kind, strength) not in self.made:
             drawn = FRAMED if kind == "spurious background" else POOL
-            about = ("views", self.images.name, len(self.images.labels), kind, strength, drawn)
+            width = sum(self.eyes.views.widths)
+            about = ("views", width, self.images.name, len(self.images.labels), kind, strength, drawn)
             name = hashlib.sha256(repr(about).encode()).hexdigest()
             file = self.cache / f"altered-{name[:16]}.npz"
             if not file.exists():
@@ -191,7 +192,7 @@ class Divided:
             features=views.features(samples), properties=np.load(properties),
         )  # fmt: skip
         width = images.features.shape[1]
-        kept = Encoded(encode, folder / f"views-{images.name}.f32", width)
+        kept = Encoded(encode, folder / f"views-{images.name}-{width}.f32", width)
         return cls(images, kept, folder, views.widths)
 
     @cached_property

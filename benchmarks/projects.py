@@ -287,11 +287,12 @@ def erring(truth: Columns, rate: float, rng: np.random.Generator) -> Columns:
 
 def reduced(case: Case, cache: Path) -> Features:
     """Principal components of the features that `curate flag` judges by, kept in ``cache``."""
-    kept = cache / f"components-{case.name.split(',')[0].replace(' ', '-')}-{len(case.truth)}.npy"
+    features, widths = (case.features, ()) if case.views is None else (case.views, case.widths)
+    name = case.name.split(",")[0].replace(" ", "-")
+    kept = cache / f"components-{name}-{len(case.truth)}-{features.shape[1]}.npy"
     if kept.exists():
         return np.asarray(np.load(kept))
-    scaled = scale(case.features) if case.views is None else scale(case.views, case.widths)
-    found = principal_components(scaled, COMPONENTS, 0)
+    found = principal_components(scale(features, widths), COMPONENTS, 0)
     cache.mkdir(parents=True, exist_ok=True)
     np.save(kept, found)
     return found

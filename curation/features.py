@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 BATCH = {"cpu": 32, "cuda": 256}
 #: After how many images what was computed is made safe, so that a stopped run goes on there.
 KEPT_EVERY = 256
+#: The largest number in half precision: what is beyond it would come back as infinity.
+_LARGEST_HALF = 65504
 
 Features = npt.NDArray[np.float32]
 Activations = npt.NDArray[np.float16]
@@ -72,14 +74,34 @@ class RowFile:
 
     def rows(self, ids: Sequence[str]) -> npt.NDArray[Any]:
         """These rows in this order, shape (ids, *shape)."""
-        index = self.index()
         if not ids:
             return np.zeros((0, *self._shape), dtype=self._dtype)
-        stored = np.memmap(self._file, dtype=self._dtype, mode="r", shape=(len(index), *self._shape))
-        wanted = np.array([index[sample_id] for sample_id in ids], dtype=np.int64)
+        stored, wanted = self.mapped(ids)
         gathered: npt.NDArray[Any] = np.empty((len(ids), *self._shape), dtype=self._dtype)
         np.take(stored, wanted, axis=0, out=gathered)
         return gathered
+
+    def mapped(self, ids: Sequence[str]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+        """All rows, not read yet, and which of them are these, shape (ids,); of one id at least."""
+        index = self.index()
+        stored = np.memmap(self._file, dtype=self._dtype, mode="r", shape=(len(index), *self._shape))
+        return stored, np.array([index[sample_id] for sample_id in ids], dtype=np.int64)
+
+
+class StoredRows:
+    """Rows of several files side by side, read where they are asked for; indexed as an array (rows, dimensions) is.
+
+    For reading in blocks what does not fit into memory. ``files`` hold rows of one dimension each, of all of ``ids``.
+    """
+
+    ndim = 2
+
+    def __init__(self, files: Sequence[RowFile], ids: Sequence[str]) -> None:
+        self._mapped = [file.mapped(ids) for file in files]
+        self.shape = (len(ids), sum(stored.shape[1] for stored, _ in self._mapped))
+
+    def __getitem__(self, rows: slice | npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        return np.concatenate([stored[places[rows]] for stored, places in self._mapped], axis=1)
 
 
 class FeatureStore:
@@ -200,6 +222,8 @@ class _Told:
 VIEWS = (1.0, 5 / 7, 1 / 2)
 _SMALLEST_VIEW = 224
 _STAGES = 3
+#: Channels of a stage whose correlations are taken, at most.
+_CORRELATED = 128
 
 
 class ViewFeatures:
@@ -207,9 +231,10 @@ class ViewFeatures:
 
     Small images are looked at enlarged as well: convolutional features pretrained at 224 px say more of an object that
     fills their field of view. Beside the pooled features stand mean, deviation and maximum over the image of the last
-    three stages that the network tells (timm's ``forward_intermediates``), which know more of textures and of small
-    defects, and cost nothing more. Costs 3.7 forward passes at the first size, once. Sizes that the network does not
-    take (most transformers are made for one) are left out.
+    three stages that the network tells (timm's ``forward_intermediates``), which channels go together, and what is in
+    the middle (``part_tensors``): they know more of textures, parts and small defects, and cost nothing more. Costs 3.7
+    forward passes at the first size, once; kept in half precision. Sizes that the network does not take (most
+    transformers are made for one) are left out.
     """
 
     def __init__(self, backbone: Backbone, folder: Path, *, engine: Engine | None = None) -> None:
@@ -238,13 +263,20 @@ class ViewFeatures:
         """Features of shape (samples, sum of the views' widths), float32, in the order of ``samples``."""
         self.compute(samples, progress)
         ids = [s.id for s in samples]
-        files = (_view_file(self._folder, view, sum(widths)) for view, widths in self.views)
-        return np.concatenate([file.rows(ids) for file in files], axis=1)
+        return np.concatenate([file.rows(ids) for file in self._files()], axis=1, dtype=np.float32)
+
+    def stored(self, samples: Sequence[Sample], progress: Progress | None = None) -> StoredRows:
+        """The same, read from disk a block at a time; of one sample at least."""
+        self.compute(samples, progress)
+        return StoredRows(self._files(), [s.id for s in samples])
+
+    def _files(self) -> list[RowFile]:
+        return [_view_file(self._folder, view, sum(widths)) for view, widths in self.views]
 
     def compute(self, samples: Sequence[Sample], progress: Progress | None = None) -> None:
         """Compute and keep the features of samples that there are none of yet."""
-        for view, widths in self.views:
-            self._compute(_view_file(self._folder, view, sum(widths)), view, samples, progress)
+        for file, (view, _) in zip(self._files(), self.views, strict=True):
+            self._compute(file, view, samples, progress)
 
     def pixels(self, samples: Sequence[Sample], progress: Progress | None = None) -> npt.NDArray[np.uint8]:
         """Images at the size of the first view, (samples, side, side, 3) uint8, not kept: what copies are made from."""
@@ -286,13 +318,13 @@ def _sides(size: int) -> list[int]:
 
 def _view_file(folder: Path, view: Backbone, width: int) -> RowFile:
     """Where the rows of a view are kept."""
-    return RowFile(folder / f"{view.identity}-{view.size}" / "moments-with-mirror.f32", (width,), np.float32)
+    return RowFile(folder / f"{view.identity}-{view.size}" / "seen-with-mirror.f16", (width,), np.float16)
 
 
 def _mean_with_mirror(rows: Features) -> Features:
-    """The mean of images' rows and those of their mirror images, which follow them."""
+    """The mean of images' rows and those of their mirror images, which follow them; within half precision's range."""
     half = len(rows) // 2
-    return np.asarray((rows[:half] + rows[half:]) / 2)
+    return np.asarray(np.clip((rows[:half] + rows[half:]) / 2, -_LARGEST_HALF, _LARGEST_HALF))
 
 
 def _forward(backbone: Backbone, images: npt.NDArray[np.uint8]) -> tuple[Features, Activations]:
@@ -302,8 +334,7 @@ def _forward(backbone: Backbone, images: npt.NDArray[np.uint8]) -> tuple[Feature
     with torch.inference_mode():
         activations = backbone.trunk(backbone.normalise(images))
         features = backbone.tail(activations)
-        # The largest float16: an activation beyond it would come back as infinity.
-        kept = activations.clamp(-65504, 65504).to(torch.float16)
+        kept = activations.clamp(-_LARGEST_HALF, _LARGEST_HALF).to(torch.float16)
     return features.float().cpu().numpy(), kept.contiguous().cpu().numpy()
 
 
@@ -333,7 +364,7 @@ def _with_mirror(
         rows = _stages(backbone, np.concatenate([images, images[:, :, ::-1]]))
     finally:
         hook.remove()
-    kept = seen[0][: len(images)].clamp(-65504, 65504).to(torch.float16).contiguous().cpu().numpy()
+    kept = seen[0][: len(images)].clamp(-_LARGEST_HALF, _LARGEST_HALF).to(torch.float16).contiguous().cpu().numpy()
     return rows[: len(images), : backbone.feature_size], kept, _mean_with_mirror(rows)
 
 
@@ -360,14 +391,44 @@ def _parts(view: Backbone, images: npt.NDArray[np.uint8]) -> list[Features]:
 
 
 def part_tensors(model: Any, inputs: torch.Tensor) -> list[torch.Tensor]:
-    """Pooled features, then mean, deviation and maximum of each of the last stages, where there are any; (n, width)."""
+    """Pooled features, then what the last stages say, where the network tells them; (n, width).
+
+    Of each stage mean, deviation and maximum over the image; of the last but one how its channels go together; of the
+    last two the mean of the image's middle.
+    """
     if not hasattr(model, "forward_intermediates") or not hasattr(model, "forward_head"):
         return [model(inputs)]
     last, stages = model.forward_intermediates(inputs, indices=_STAGES, output_fmt="NCHW")
     parts = [model.forward_head(last, pre_logits=True)]
     for stage in stages:
         parts += [stage.mean(dim=(2, 3)), stage.std(dim=(2, 3), correction=0), stage.amax(dim=(2, 3))]
-    return parts
+    return [*parts, *map(_correlations, stages[-2:-1]), *map(_middle, stages[-2:])]
+
+
+def _correlations(stage: torch.Tensor) -> torch.Tensor:
+    """Correlation over the image of each pair of channels, (n, pairs), of a stage (n, channels, height, width).
+
+    Second-order pooling (Carreira et al., ECCV 2012) without the channels' own deviations, which stand elsewhere. Of
+    more than ``_CORRELATED`` channels, so many, evenly spread.
+    """
+    import torch
+
+    if stage.shape[1] > _CORRELATED:
+        spread = np.linspace(0, stage.shape[1] - 1, _CORRELATED).round().astype(np.int64)
+        stage = stage[:, torch.from_numpy(spread).to(stage.device)]
+    flat = stage.flatten(2).float()
+    flat = flat - flat.mean(dim=2, keepdim=True)
+    flat = flat / flat.norm(dim=2, keepdim=True).clamp(min=1e-6)
+    pairs = np.flatnonzero(np.triu(np.ones((stage.shape[1],) * 2, dtype=np.bool_), 1))
+    found: torch.Tensor = (flat @ flat.transpose(1, 2)).flatten(1)
+    return found[:, torch.from_numpy(pairs).to(stage.device)]
+
+
+def _middle(stage: torch.Tensor) -> torch.Tensor:
+    """Mean of each channel over the middle half of the image's height and width, (n, channels)."""
+    top, left = stage.shape[2] // 4, stage.shape[3] // 4
+    middle: torch.Tensor = stage[:, :, top : stage.shape[2] - top, left : stage.shape[3] - left]
+    return middle.mean(dim=(2, 3))
 
 
 def _chunks(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:

@@ -173,16 +173,19 @@ class Judging:
         judge = self.parts.judge
         widths = judge.widths if judge else ()
 
+        if len(rows) > streaming.FROM:
+            return streaming.score_streaming(
+                judge.stored(rows, progress) if judge else features, columns, len(class_ids), groups=groups, seed=seed,
+                settled=settled, widths=widths, progress=progress, engine=engine,
+            )  # fmt: skip
+
         def judged() -> npt.NDArray[np.float32]:
             return judge.features(rows, progress) if judge else features
 
-        if len(rows) > streaming.FROM:
-            return streaming.score_streaming(
-                judged(), columns, len(class_ids), groups=groups, seed=seed, settled=settled, widths=widths,
-                progress=progress, engine=engine,
-            )  # fmt: skip
         ids = [s.id for s in rows]
-        inputs = kept_inputs(self.parts.kept, ids, judged, len(class_ids), groups, seed=seed, widths=widths)
+        inputs = kept_inputs(
+            self.parts.kept, ids, judged, len(class_ids), groups, seed=seed, widths=widths, overwrite=bool(judge)
+        )
         return next(engine.map(_score_labels, inputs, [(columns, folds, settled)]))
 
 

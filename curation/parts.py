@@ -22,6 +22,7 @@ from curation.records import (
     Predictions,
     Progress,
     QueueEntry,
+    Rows,
     Sample,
     Slice,
     Verdict,
@@ -47,6 +48,10 @@ class Judge(Encoder, Protocol):
     @property
     def widths(self) -> tuple[int, ...]:
         """Of how many features each part is that stands in a row, in their order."""
+        ...
+
+    def stored(self, samples: Sequence[Sample], progress: Progress | None = None) -> Rows:
+        """The same features, read where they are asked for; of one sample at least."""
         ...
 
 

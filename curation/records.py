@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -430,3 +430,21 @@ class Iteration:
 
 Progress = Callable[[str, int, int], None]
 """``progress(what, done, total)``: called now and then by long work, from the calling thread."""
+
+
+class Rows(Protocol):
+    """Features (samples, dimensions) in any floating type: an array, or what reads them where they are asked for."""
+
+    @property
+    def ndim(self) -> int:
+        """Two."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Samples, and dimensions."""
+        ...
+
+    def __getitem__(self, rows: Any, /) -> npt.NDArray[Any]:
+        """Rows of a slice or of an array of places, (rows, dimensions)."""
+        ...

@@ -10,12 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from curation.errors import InputError, RecordError
+from curation.records import Rows
 from curation.regression import Inputs, Method, choose_regressions
 
 Floats = npt.NDArray[np.float64]
@@ -134,7 +135,7 @@ def corrected_labels(probabilities: Floats, labels: Integers, settled: npt.NDArr
     return np.asarray(np.where(chosen, probabilities.argmax(axis=1), labels), dtype=np.int64)
 
 
-def check_shapes(features: npt.NDArray[Any], labels: Integers, n_classes: int, groups: Integers) -> None:
+def check_shapes(features: Rows, labels: Integers, n_classes: int, groups: Integers) -> None:
     """Raise RecordError or InputError where labels can't be judged by these arrays; see ``score_out_of_sample``."""
     rows = (len(labels),)
     if features.ndim != 2 or features.shape[:1] != rows or labels.shape != rows or groups.shape != rows:

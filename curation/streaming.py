@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from curation.engine import Engine, LocalEngine
 from curation.errors import RecordError
-from curation.records import Progress
+from curation.records import Progress, Rows
 from curation.regression import (
     LENGTH,
     NOISES,
@@ -32,12 +32,10 @@ from curation.scoring import FIRST_ROUND, Features, Floats, Integers, OutOfSampl
 
 #: Samples that the kernel rests on; a thousand in place of two costs 0.003 of average precision (docs/log.md).
 LANDMARKS = 1000
-#: With more samples than this, iterations judge labels by this way.
-FROM = 50_000
+#: With more samples than this, iterations judge labels by this way: on views, 3.4 GB are held in memory up to it.
+FROM = 30_000
 #: Rows read at once.
 BLOCK = 8192
-
-Rows = npt.NDArray[Any]
 
 
 def score_streaming(
@@ -127,7 +125,7 @@ class _Solved:
 
 
 #: What is computed of a block: its features as they are kept, its targets (rows, classes), its groups (rows,).
-_Block = tuple[Rows, Features, Integers]
+_Block = tuple[npt.NDArray[Any], Features, Integers]
 
 
 def scaled(inputs: Features, mean: Features, deviation: Features) -> Features:
@@ -232,7 +230,7 @@ class _StreamedKernel:
     def _block(self, rows: Integers, labels: Integers) -> _Block:
         return self._stored(rows), self._targets(labels[rows]), self._groups[rows]
 
-    def _stored(self, rows: Integers) -> Rows:
+    def _stored(self, rows: Integers) -> npt.NDArray[Any]:
         in_line = len(rows) and rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all()
         return self._features[rows[0] : rows[-1] + 1] if in_line else self._features[rows]
 

@@ -145,6 +145,8 @@ def load_view_model(file: Path, views: ViewFeatures) -> ViewModel:
             f"{file} was trained on {about['backbone']} at {', '.join(map(str, about['sizes']))} px with other "
             "weights; use those"
         )
+    if head.mean.shape != (sum(views.widths),):
+        raise DataError(f"{file} was trained by another version of the toolkit; train again with `curate run`")
     return ViewModel(views, tuple(about["class_ids"]), head, about["words"], about["rows"])
 
 
@@ -183,7 +185,7 @@ class ViewTrainer:
         else:
             inputs = kept_inputs(
                 self._kept, [s.id for s in samples], lambda: self.views.features(samples, progress), len(class_ids),
-                apart(self._group(samples)), seed=seed, widths=self.views.widths,
+                apart(self._group(samples)), seed=seed, widths=self.views.widths, overwrite=True,
             )  # fmt: skip
             head, chosen = fit_view_head_on(inputs, labels, class_balance=balance)
         words = self._words(len(samples), rows - len(samples), chosen)

@@ -97,8 +97,10 @@ def test_one_picture_given_twice_is_one_row(backbone: Backbone, samples: list[Sa
     assert len(RowFile(next((tmp_path / "features").rglob("features.f32")), (1280,), np.float32).index()) == 2
 
 
-#: Pooled features; then mean, deviation and maximum of three stages of 40, 112 and 320 channels.
-WIDTH = 1280 + 3 * (40 + 112 + 320)
+#: Of three stages of 40, 112 and 320 channels: how those of the second go together, and the middle of two.
+PAIRS = 112 * 111 // 2
+#: Pooled features; then mean, deviation and maximum of the three; then these.
+WIDTH = 1280 + 3 * (40 + 112 + 320) + PAIRS + 112 + 320
 
 
 def test_views_are_means_with_the_mirror_image_at_every_size_and_kept(
@@ -107,22 +109,29 @@ def test_views_are_means_with_the_mirror_image_at_every_size_and_kept(
     some = samples[:3]
     views = ViewFeatures(backbone, tmp_path)
     assert [view.size for view, _ in views.views] == [224, 160, 128]
-    assert views.widths == 3 * (1280, *3 * (40,), *3 * (112,), *3 * (320,))
+    assert views.widths == 3 * (1280, *3 * (40,), *3 * (112,), *3 * (320,), PAIRS, 112, 320)
     found = views.features(some)
     assert found.shape == (3, 3 * WIDTH)
     store = FeatureStore(views.views[1][0], PixelCache(tmp_path / "pixels", 160), tmp_path / "plain")
     images = np.array(store.pixels.pixels(some))
     expected = (store.encode(images)[0] + store.encode(images[:, :, ::-1])[0]) / 2
-    assert np.allclose(found[:, WIDTH : WIDTH + 1280], expected, atol=1e-3)
+    assert np.allclose(found[:, WIDTH : WIDTH + 1280], expected, rtol=1e-3, atol=1e-3)
     inputs = torch.cat([views.views[1][0].normalise(batch) for batch in (images, images[:, :, ::-1])])
     with torch.inference_mode():
         stages = backbone.model.forward_intermediates(inputs, indices=3, intermediates_only=True)
     maps = [stage.numpy().reshape(len(inputs), stage.shape[1], -1) for stage in stages]
-    both = np.concatenate([of(m, axis=2) for m in maps for of in (np.mean, np.std, np.max)], axis=1)
+    moments = [of(m, axis=2) for m in maps for of in (np.mean, np.std, np.max)]
+    pairs = np.stack([np.corrcoef(m)[np.triu_indices(112, 1)] for m in maps[1]])
+    middles = [stages[1][:, :, 2:8, 2:8].mean(dim=(2, 3)), stages[2][:, :, 1:4, 1:4].mean(dim=(2, 3))]
+    both = np.concatenate([*moments, pairs, *middles], axis=1)
     beside = both.reshape(2, 3, -1).mean(axis=0)
-    assert np.allclose(found[:, WIDTH + 1280 : 2 * WIDTH], beside, atol=1e-3)
+    assert np.allclose(found[:, WIDTH + 1280 : 2 * WIDTH], beside, rtol=1e-3, atol=1e-3)
     encoded = views.encode(lambda side: PixelCache(tmp_path / "pixels", side).decode(some))
-    assert np.allclose(encoded, found, atol=1e-3)
+    assert np.allclose(encoded, found, rtol=1e-3, atol=1e-3), "kept in half precision"
+    stored = views.stored(some)
+    assert (stored.shape, stored.ndim) == (found.shape, 2)
+    assert np.array_equal(stored[1:], found[1:])
+    assert np.array_equal(stored[np.array([2, 0])], found[[2, 0]])
     told: list[int] = []
     again = ViewFeatures(backbone, tmp_path).features(some[::-1], lambda what, done, total: told.append(done))
     assert np.array_equal(again[::-1], found)

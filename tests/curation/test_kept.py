@@ -41,6 +41,14 @@ class TestInputs:
         features = (3 * np.eye(200)[labels] + rng.normal(size=(150, 200))).astype(np.float32)
         return features, labels, np.where(rng.random(150) < 0.2, (labels + 1) % 3, labels)
 
+    def test_rows_may_take_the_place_of_the_features(self) -> None:
+        features, _, groups = self.judged()
+        apart = Inputs(features, 3, groups, seed=0).rows
+        assert not np.shares_memory(apart, features)
+        together = Inputs(features, 3, groups, seed=0, overwrite=True).rows
+        assert np.shares_memory(together, features)
+        assert np.array_equal(apart, together)
+
     def test_other_labels_are_judged_as_if_nothing_had_been_kept(self) -> None:
         features, before, after = self.judged()
         groups = np.arange(150)
