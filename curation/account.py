@@ -394,8 +394,13 @@ def advise(account: Account, gain: Gain | None, cards: Sequence[SliceCard], audi
     weak = [card for card in cards if card.slice.status != "fixed"]
     if weak:
         lines.append(f"Weakest slice: {weak[0].words}")
-    if to_collect := [card.shot for card in cards if card.shot and card.arrived < card.wanted]:
-        lines.append(f"Collect or label: {'; '.join(to_collect)}.")
+    short = {card.slice.name for card in cards if card.arrived < card.wanted}
+    if shots := [shot for shot in account.shots if shot.slice in short]:
+        lines.append(f"Collect or label: {'; '.join(shot.words for shot in shots)}.")
+        if in_pool := {sample_id for shot in shots for sample_id in shot.pool}:
+            lines.append(
+                f"{len(in_pool)} unlabeled images are in the pool; the nearest to these are asked about first."
+            )
     if gain is not None:
         lines += [
             f"Class '{name}' is {'better' if change.value > 0 else 'worse'} than before: recall "
