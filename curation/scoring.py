@@ -72,9 +72,10 @@ def score_out_of_sample(
     - ``folds``: logistic regression in shuffled, stratified, grouped folds; strength by its own out-of-fold log loss.
     - ``loo``: one logistic fit, and one Newton step for each group that is left out (Rad and Maleki, JRSS-B 2020).
     - ``kernel``: ridge regression with a Gaussian kernel, each group left out exactly; see ``leave_out_kernel``.
-    - ``auto``: the mean of the last two, which err differently; then both again on labels of which the surest errors
-      are corrected (``corrected_labels``), each sample still judged without its own label or group; of these rounds
-      a weighted mean. Kernel regression alone where there are more than ``MOST_CLASSES`` classes.
+    - ``auto``: the mean of the last two, which err differently, the kernel counting twice; then both again on labels
+      of which the surest errors are corrected (``corrected_labels``), each sample still judged without its own label
+      or group; of these rounds a weighted mean. Kernel regression alone where there are more than ``MOST_CLASSES``
+      classes.
 
     ``settled``, (samples,), are labels that people have confirmed or made: none of these is corrected for the second
     round. ``widths`` are those of the parts that features are made of, where there are several (``part_weights``).
@@ -102,13 +103,13 @@ def score_inputs(
     began = time.perf_counter()
     check_shapes(inputs.rows, labels, inputs.n_classes, inputs.groups)
     chosen = choose_regressions(inputs, labels, folds=folds, method=method)
-    parts, settings = chosen.parts, dict(chosen.settings)
-    probabilities = np.asarray(np.mean([p.probabilities(labels, labels) for p in parts], axis=0))
+    settings = dict(chosen.settings)
+    probabilities = chosen.probabilities(labels, labels)
     if method == "auto":
         corrected = corrected_labels(probabilities, labels, settled)
         settings["corrected"] = float((corrected != labels).sum())
-        second = np.mean([p.probabilities(corrected, labels) for p in parts], axis=0)
-        probabilities = np.asarray(FIRST_ROUND * probabilities + (1 - FIRST_ROUND) * second)
+        second = chosen.probabilities(corrected, labels)
+        probabilities = FIRST_ROUND * probabilities + (1 - FIRST_ROUND) * second
     return OutOfSample(probabilities, chosen.folds, _WORDS[method], settings, time.perf_counter() - began)
 
 

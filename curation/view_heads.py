@@ -3,7 +3,7 @@
 What judges the labels of a small set best is mostly the best model of it, too: an image's features at several sizes
 and mirrored (``ViewFeatures``) say more than fine-tuning adds (docs/log.md). Strength and noise are chosen by the error
 on samples left out, near-duplicates together (``regression.py``); labels are learned as they are. The model is the mean
-of both regressions; ``network_of`` makes one network of it with the one that makes the views.
+of both regressions, by ``KERNEL_SHARE``; ``network_of`` makes one network of it with the one that makes the views.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from curation.features import ViewFeatures, part_tensors
 from curation.kept import Kept
 from curation.records import Augmentation, Predictions, Progress, Sample
 from curation.regression import (
+    KERNEL_SHARE,
     LENGTH,
     Inputs,
     choose_regressions,
@@ -55,7 +56,7 @@ class ViewHead:
     ``mean`` and ``divisor`` (d,) standardise, then each row is brought to one length. ``weights`` (classes, d) and
     ``intercepts`` (classes,) are those of logistic regression, without rows where there is none. ``landmarks`` (m, d)
     are standardised samples, ``width`` (1,) and ``coefficients`` (m, classes) those of ``KernelFit``, divided by its
-    temperature. ``offset`` (classes,) is added to the logarithm of the mean of both.
+    temperature. ``offset`` (classes,) is added to the logarithm of the mean of both, by ``KERNEL_SHARE``.
     """
 
     mean: Features
@@ -80,7 +81,8 @@ class ViewHead:
         """Probabilities (n, classes) of standardised rows (n, d) that are so near (n, m) to the landmarks."""
         found = softmax(np.asarray(nearness @ self.coefficients, dtype=np.float64))
         if len(self.weights):
-            found = (found + softmax(np.asarray(rows @ self.weights.T + self.intercepts, dtype=np.float64))) / 2
+            of_logistic = softmax(np.asarray(rows @ self.weights.T + self.intercepts, dtype=np.float64))
+            found = KERNEL_SHARE * found + (1 - KERNEL_SHARE) * of_logistic
         return softmax(np.log(np.maximum(found, 1e-12)) + self.offset)
 
 
@@ -294,7 +296,8 @@ def network_of(model: Any, mean: Sequence[float], std: Sequence[float], head: Vi
             squares = (rows**2).sum(dim=1, keepdim=True) + (landmarks**2).sum(dim=1) - 2 * rows @ landmarks.T
             found = torch.softmax(torch.exp(-squares.clamp(min=0) / held.width) @ held.coefficients, dim=1)
             if len(held.weights):
-                found = (found + torch.softmax(rows @ held.weights.T + held.intercepts, dim=1)) / 2
+                of_logistic = torch.softmax(rows @ held.weights.T + held.intercepts, dim=1)
+                found = KERNEL_SHARE * found + (1 - KERNEL_SHARE) * of_logistic
             return torch.softmax(found.clamp(min=1e-12).log() + held.offset, dim=1)
 
     return Whole().eval().requires_grad_(False)
