@@ -285,10 +285,10 @@ class Ground:
         of = np.concatenate([np.arange(len(self.labels)), rows])
         labels, classes = self.labels[of], int(self.labels.max()) + 1
         inputs = Inputs(
-            np.concatenate([self.features, made]), classes, self.groups[of], seed=self.seed, widths=self.widths
-        )
-        parts = choose_regressions(inputs, labels).parts
-        return np.asarray(np.mean([p.probabilities(labels, labels) for p in parts], axis=0)[: len(self.labels)])
+            np.concatenate([self.features, made]), classes, self.groups[of], seed=self.seed, widths=self.widths,
+            overwrite=True,
+        )  # fmt: skip
+        return choose_regressions(inputs, labels).probabilities(labels, labels)[: len(self.labels)]
 
     @cached_property
     def _before(self) -> tuple[Mask, npt.NDArray[np.float64]]:
