@@ -31,8 +31,8 @@ NOISES = (0.1, 0.3, 1.0, 3.0)
 LENGTH = 10.0
 #: How a dimension's say falls with the width of the part of the features that it stands in (docs/log.md).
 NARROWING = 0.3
-#: Kernel regression's share in the mean of both: by the log loss of samples left out it is 0.45 to 0.92, mostly above a
-#: half (docs/log.md).
+#: Kernel regression's share in the mean of both where features are made of several parts; elsewhere it is a half. By
+#: the log loss of samples left out it would be 0.3 to 0.92 there, mostly above a half (docs/log.md).
 KERNEL_SHARE = 2 / 3
 #: Principal components that logistic regression is fitted on: as many of these as the work below allows.
 COMPONENTS = (256, 128, 64)
@@ -57,22 +57,23 @@ _PROBED = 1000
 class Regressions:
     """What judges labels, with its settings chosen: logistic regression, on ``reduced`` inputs, and kernel regression.
 
-    ``folds`` are those of ``OutOfSample``.
+    ``kernel_share`` is that of the latter in the mean of both; ``folds`` are those of ``OutOfSample``.
     """
 
     logistic: LeaveOutLogistic | None
     kernel: LeaveOutKernel | None
     reduced: Features | None
+    kernel_share: float
     folds: Integers
     settings: Mapping[str, float]
 
     def probabilities(self, learned: Integers, given: Integers) -> Floats:
-        """Probabilities (samples, classes) of samples left out: the mean of both, by ``KERNEL_SHARE``, or of one."""
+        """Probabilities (samples, classes) of samples left out: the mean of both, or of one."""
         of_logistic = None if self.logistic is None else self.logistic.probabilities(learned, given)
         of_kernel = None if self.kernel is None else self.kernel.probabilities(learned, given)
         if of_logistic is None or of_kernel is None:
             return np.asarray(of_kernel if of_logistic is None else of_logistic)
-        return np.asarray(KERNEL_SHARE * of_kernel + (1 - KERNEL_SHARE) * of_logistic)
+        return np.asarray(self.kernel_share * of_kernel + (1 - self.kernel_share) * of_logistic)
 
 
 class Inputs:
@@ -96,6 +97,7 @@ class Inputs:
             )
         self.mean, self.divisor = scale_of(features, widths)
         self.rows = scaled_by(features, self.mean, self.divisor, overwrite=overwrite)
+        self.kernel_share = KERNEL_SHARE if len(widths) > 1 else 1 / 2
         self.n_classes = n_classes
         self.groups = np.unique(groups, return_inverse=True)[1].astype(np.int64)
         self.seed = seed
@@ -149,7 +151,7 @@ def choose_regressions(inputs: Inputs, labels: Integers, *, folds: int = 5, meth
     if method in ("auto", "kernel"):
         kernel = copy(inputs.kernel)  # with a noise of its own
         settings["noise"] = kernel.choose(labels)
-    return Regressions(logistic, kernel, reduced, numbers, settings)
+    return Regressions(logistic, kernel, reduced, inputs.kernel_share, numbers, settings)
 
 
 # --- what comes before: scales, folds, groups

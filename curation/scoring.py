@@ -72,10 +72,10 @@ def score_out_of_sample(
     - ``folds``: logistic regression in shuffled, stratified, grouped folds; strength by its own out-of-fold log loss.
     - ``loo``: one logistic fit, and one Newton step for each group that is left out (Rad and Maleki, JRSS-B 2020).
     - ``kernel``: ridge regression with a Gaussian kernel, each group left out exactly; see ``leave_out_kernel``.
-    - ``auto``: the mean of the last two, which err differently, the kernel counting twice; then both again on labels
-      of which the surest errors are corrected (``corrected_labels``), each sample still judged without its own label
-      or group; of these rounds a weighted mean. Kernel regression alone where there are more than ``MOST_CLASSES``
-      classes.
+    - ``auto``: the mean of the last two, which err differently (the kernel counts twice where features are made of
+      several parts); then both again on labels of which the surest errors are corrected (``corrected_labels``), each
+      sample still judged without its own label or group; of these rounds a weighted mean. Kernel regression alone where
+      there are more than ``MOST_CLASSES`` classes.
 
     ``settled``, (samples,), are labels that people have confirmed or made: none of these is corrected for the second
     round. ``widths`` are those of the parts that features are made of, where there are several (``part_weights``).

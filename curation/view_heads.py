@@ -3,7 +3,7 @@
 What judges the labels of a small set best is mostly the best model of it, too: an image's features at several sizes
 and mirrored (``ViewFeatures``) say more than fine-tuning adds (docs/log.md). Strength and noise are chosen by the error
 on samples left out, near-duplicates together (``regression.py``); labels are learned as they are. The model is the mean
-of both regressions, by ``KERNEL_SHARE``; ``network_of`` makes one network of it with the one that makes the views.
+of both regressions; ``network_of`` makes one network of it with the one that makes the views.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from curation.features import ViewFeatures, part_tensors
 from curation.kept import Kept
 from curation.records import Augmentation, Predictions, Progress, Sample
 from curation.regression import (
-    KERNEL_SHARE,
     LENGTH,
     Inputs,
     choose_regressions,
@@ -56,7 +55,8 @@ class ViewHead:
     ``mean`` and ``divisor`` (d,) standardise, then each row is brought to one length. ``weights`` (classes, d) and
     ``intercepts`` (classes,) are those of logistic regression, without rows where there is none. ``landmarks`` (m, d)
     are standardised samples, ``width`` (1,) and ``coefficients`` (m, classes) those of ``KernelFit``, divided by its
-    temperature. ``offset`` (classes,) is added to the logarithm of the mean of both, by ``KERNEL_SHARE``.
+    temperature. ``offset`` (classes,) is added to the logarithm of the mean of both, in which the
+    kernel has ``kernel_share`` (1,).
     """
 
     mean: Features
@@ -66,6 +66,7 @@ class ViewHead:
     landmarks: npt.NDArray[np.float16]
     width: Features
     coefficients: Features
+    kernel_share: Features
     offset: Features
 
     def probabilities(self, features: Features) -> Floats:
@@ -82,7 +83,7 @@ class ViewHead:
         found = softmax(np.asarray(nearness @ self.coefficients, dtype=np.float64))
         if len(self.weights):
             of_logistic = softmax(np.asarray(rows @ self.weights.T + self.intercepts, dtype=np.float64))
-            found = KERNEL_SHARE * found + (1 - KERNEL_SHARE) * of_logistic
+            found = self.kernel_share * found + (1 - self.kernel_share) * of_logistic
         return softmax(np.log(np.maximum(found, 1e-12)) + self.offset)
 
 
@@ -256,6 +257,7 @@ def fit_view_head_on(
         landmarks=rows[kernel.landmarks].astype(np.float16),
         width=np.array([kernel.width], dtype=np.float32),
         coefficients=(kernel.coefficients / kernel.temperature).astype(np.float32),
+        kernel_share=np.array([chosen.kernel_share], dtype=np.float32),
         offset=(-np.log(frequency) if class_balance else np.zeros(n_classes)).astype(np.float32),
     )
     return head, dict(chosen.settings)
@@ -297,7 +299,7 @@ def network_of(model: Any, mean: Sequence[float], std: Sequence[float], head: Vi
             found = torch.softmax(torch.exp(-squares.clamp(min=0) / held.width) @ held.coefficients, dim=1)
             if len(held.weights):
                 of_logistic = torch.softmax(rows @ held.weights.T + held.intercepts, dim=1)
-                found = KERNEL_SHARE * found + (1 - KERNEL_SHARE) * of_logistic
+                found = held.kernel_share * found + (1 - held.kernel_share) * of_logistic
             return torch.softmax(found.clamp(min=1e-12).log() + held.offset, dim=1)
 
     return Whole().eval().requires_grad_(False)

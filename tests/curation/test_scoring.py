@@ -11,8 +11,10 @@ from sklearn.metrics import average_precision_score
 from curation import regression
 from curation.errors import InputError, RecordError
 from curation.regression import (
+    Inputs,
     LeaveOutKernel,
     apply_temperature,
+    choose_regressions,
     fold_numbers,
     leave_out_logistic,
     log_loss,
@@ -174,6 +176,17 @@ class TestParts:
 
         assert found((features.shape[1], 400)) > found(()) + 0.02
 
+    @pytest.mark.parametrize(("widths", "share"), [((), 1 / 2), ((10,), 1 / 2), ((4, 6), 2 / 3)])
+    def test_the_kernel_counts_twice_where_there_are_several(self, widths: tuple[int, ...], share: float) -> None:
+        features, labels = blobs(90)
+        chosen = choose_regressions(Inputs(features[:, :10], 3, alone(90), seed=0, widths=widths), labels)
+        assert chosen.logistic is not None
+        assert chosen.kernel is not None
+        of_both = chosen.logistic.probabilities(labels, labels), chosen.kernel.probabilities(labels, labels)
+        assert not np.allclose(*of_both, atol=0.01)
+        expected = (1 - share) * of_both[0] + share * of_both[1]
+        assert np.allclose(chosen.probabilities(labels, labels), expected)
+
     def test_parts_that_are_more_or_less_than_the_dimensions_are_told(self) -> None:
         features, truth = blobs(60)
         with pytest.raises(RecordError, match="dimensions, but their parts 99"):
@@ -264,7 +277,7 @@ class TestSecondRound:
             rng = np.random.default_rng(seed)
             labels = np.where(rng.random(300) < 0.33, (truth + 1) % 3, truth)
             of = {m: score_out_of_sample(features, labels, 3, groups=alone(300), seed=0, method=m) for m in METHODS}
-            both = (of["loo"].probabilities + 2 * of["kernel"].probabilities) / 3
+            both = (of["loo"].probabilities + of["kernel"].probabilities) / 2
             gained.append(precision(of["auto"].probabilities, labels, truth) - precision(both, labels, truth))
         assert np.mean(gained) > 0
 
