@@ -101,7 +101,7 @@ def summarize(
         gain=gain,
         audit=audit,
         issues=dict(Counter(i.kind for i in account.scored.issues)) if account.scored else {},
-        worst=_worst(account),
+        worst=_worst(account, settled),
         changed=_changed(account),
         slices=cards,
         confusion=gains.confusion(after, truth) if after else (),
@@ -260,11 +260,14 @@ def _card(account: Account, scored: Scored, sample: Sample, reasons: Mapping[str
     )
 
 
-def _worst(account: Account) -> tuple[Card, ...]:
+def _worst(account: Account, settled: Collection[str]) -> tuple[Card, ...]:
+    """The labels that were flagged, worst first, without those that people have settled before or in this iteration."""
     scored = account.scored
     if scored is None:
         return ()
-    flagged = [i for i in scored.issues if i.kind == "label"][:WORST_SHOWN]
+    decisions = [*account.review.get("decisions", []), *account.review.get("reviewers_decisions", [])]
+    settled = {*settled, *(d["sample_id"] for d in decisions if d["outcome"] not in ("contested", "ambiguous"))}
+    flagged = [i for i in scored.issues if i.kind == "label" and i.sample_id not in settled][:WORST_SHOWN]
     by_id = {s.id: s for s in account.samples}
     reasons = {i.sample_id: (i.reason, i.suggested) for i in flagged}
     return tuple(_card(account, scored, by_id[i.sample_id], reasons) for i in flagged)

@@ -236,13 +236,10 @@ def recommend(
     worth = next((number for number, mean in enumerate(means) if mean < least_yield), len(means))
     reviews = min(worth * batch, len(rates))
     if reviews:
-        expected = float(rates[:reviews].sum())
-        return Recommendation(
-            "review",
-            reviews,
-            f"Go on with {reviews} more reviews: they should put about {expected:.0f} labels right, and "
-            f"{float(rates[:batch].mean()):.0%} of the next {min(batch, len(rates))}.",
-        )
+        words = f"Go on with {reviews} more reviews: they should put about {rates[:reviews].sum():.0f} labels right"
+        if reviews > batch:
+            words += f", about {rates[:batch].sum():.0f} of them with the next {batch}"
+        return Recommendation("review", reviews, f"{words}.")
     now = (
         f"{float(rates[:batch].mean()):.0%} of the next {min(batch, len(rates))} reviews would put a label right"
         if means

@@ -171,7 +171,8 @@ def shot_list(
         arrived = max(found.size - found.began, 0)
         left = max(found.wanted - arrived, 0)
         what = described(found.conditions, classes, numbers=True)
-        words = f"about {left} more {what}" if left else f"{found.wanted} {what}: arrived"
+        about = "" if arrived else "about "  # what is left of a round number is none
+        words = f"{about}{left} more {what}" if left else f"{found.wanted} {what}: arrived"
         shots.append(Shot(found.name, words, found.wanted, arrived, tuple((nearest or {}).get(found.name, ()))))
     return shots
 

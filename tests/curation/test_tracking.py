@@ -86,7 +86,7 @@ class TestShotList:
         asked = start_collecting(replace(weak(size=80), errors=40, removable=20.0))
         (half,) = shot_list([replace(asked, size=110)], CLASSES)
         assert (half.arrived, half.done) == (30, False)
-        assert half.words.startswith("about 50 more images")
+        assert half.words.startswith("50 more images")
         (whole,) = shot_list([replace(asked, size=160)], CLASSES)
         assert whole.done
 
