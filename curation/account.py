@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 WORST_SHOWN = 36
 CHANGED_SHOWN = 24
 EXAMPLES_SHOWN = 6
+#: Weak slices of which the short answer says what to collect.
+SHOTS_SHOWN = 2
 
 
 def summarize(
@@ -399,7 +401,10 @@ def advise(account: Account, gain: Gain | None, cards: Sequence[SliceCard], audi
         lines.append(f"Weakest slice: {weak[0].words}")
     short = {card.slice.name for card in cards if card.arrived < card.wanted}
     if shots := [shot for shot in account.shots if shot.slice in short]:
-        lines.append(f"Collect or label: {'; '.join(shot.words for shot in shots)}.")
+        first = "; ".join(shot.words for shot in shots[:SHOTS_SHOWN])
+        rest = len(shots) - SHOTS_SHOWN
+        more = f"; and for {rest} more weak slice{'s' if rest > 1 else ''}" if rest > 0 else ""
+        lines.append(f"Collect or label: {first}{more}.")
         if in_pool := {sample_id for shot in shots for sample_id in shot.pool}:
             lines.append(
                 f"{len(in_pool)} unlabeled images are in the pool; the nearest to these are asked about first."

@@ -16,6 +16,7 @@ def test_the_pool_is_told_of_once_however_many_slices_ask_for_images() -> None:
         Shot("dark", "20 more images where it is dark", 20, 0, ("a", "b")),
         Shot("blurred", "30 more blurred images", 30, 5, ("b", "c")),
         Shot("tilted", "20 more tilted images", 20, 20, ("d",)),
+        Shot("small", "40 more small images", 40, 0, ("a",)),
     )
     cards: Any = [
         SimpleNamespace(
@@ -27,7 +28,7 @@ def test_the_pool_is_told_of_once_however_many_slices_ask_for_images() -> None:
     account: Any = SimpleNamespace(number=1, checked=None, review={}, shots=shots)
     audit: Any = SimpleNamespace(next=None, flagger_precision=None)
     assert advise(account, None, cards, audit) == (
-        "Collect or label: 20 more images where it is dark; 30 more blurred images.",
+        "Collect or label: 20 more images where it is dark; 30 more blurred images; and for 1 more weak slice.",
         "3 unlabeled images are in the pool; the nearest to these are asked about first.",
     )
 
