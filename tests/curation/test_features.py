@@ -115,7 +115,7 @@ def test_views_are_means_with_the_mirror_image_at_every_size_and_kept(
     store = FeatureStore(views.views[1][0], PixelCache(tmp_path / "pixels", 160), tmp_path / "plain")
     images = np.array(store.pixels.pixels(some))
     expected = (store.encode(images)[0] + store.encode(images[:, :, ::-1])[0]) / 2
-    assert np.allclose(found[:, WIDTH : WIDTH + 1280], expected, rtol=1e-3, atol=1e-3)
+    assert np.allclose(found[:, WIDTH : WIDTH + 1280], expected, rtol=2e-3, atol=2e-3)
     inputs = torch.cat([views.views[1][0].normalise(batch) for batch in (images, images[:, :, ::-1])])
     with torch.inference_mode():
         stages = backbone.model.forward_intermediates(inputs, indices=3, intermediates_only=True)
@@ -125,9 +125,9 @@ def test_views_are_means_with_the_mirror_image_at_every_size_and_kept(
     middles = [stages[1][:, :, 2:8, 2:8].mean(dim=(2, 3)), stages[2][:, :, 1:4, 1:4].mean(dim=(2, 3))]
     both = np.concatenate([*moments, pairs, *middles], axis=1)
     beside = both.reshape(2, 3, -1).mean(axis=0)
-    assert np.allclose(found[:, WIDTH + 1280 : 2 * WIDTH], beside, rtol=1e-3, atol=1e-3)
+    assert np.allclose(found[:, WIDTH + 1280 : 2 * WIDTH], beside, rtol=2e-3, atol=2e-3)
     encoded = views.encode(lambda side: PixelCache(tmp_path / "pixels", side).decode(some))
-    assert np.allclose(encoded, found, rtol=1e-3, atol=1e-3), "kept in half precision"
+    assert np.allclose(encoded, found, rtol=2e-3, atol=2e-3), "kept in half precision"
     stored = views.stored(some)
     assert (stored.shape, stored.ndim) == (found.shape, 2)
     assert np.array_equal(stored[1:], found[1:])
@@ -154,7 +154,7 @@ def test_one_pass_over_train_images_serves_training_and_judging(
     found = ViewFeatures(backbone, tmp_path / "together").features(
         some, lambda what, done, total: told.append((what, total))
     )
-    assert np.allclose(found, expected, atol=1e-3)
+    assert np.allclose(found, expected, rtol=2e-3, atol=2e-3), "kept in half precision"
     assert ("computing features at 64 px", 1) in told, "only the holdout image is left to do at this size"
     assert ("computing features at 64 px", 4) not in told
 

@@ -123,7 +123,7 @@ def test_views_are_those_of_one_process(engine: RayEngine, tmp_path: Path) -> No
     samples, backbone = samples_in(tmp_path, 20), load_backbone(size=64)
     expected = ViewFeatures(backbone, tmp_path / "local").features(samples)
     found = ViewFeatures(backbone, tmp_path / "ray", engine=engine).features(samples)
-    assert np.allclose(found, expected, atol=1e-3)
+    assert np.allclose(found, expected, rtol=2e-3, atol=2e-3), "kept in half precision"
 
 
 def test_folds_are_those_of_one_process_though_one_is_killed(engine: RayEngine, tmp_path: Path) -> None:
