@@ -25,7 +25,7 @@ Sites = npt.NDArray[np.str_]
 
 #: Share of the images that there is an altered version of; slices to be found are drawn from it.
 POOL = 0.12
-#: Share of the first class (of 500 at most) that the frame goes with.
+#: Share of the first class (of 500 at most to be found, of 300 to be repaired) that the frame goes with.
 FRAMED = 0.8
 HELD_OUT = 0.3
 #: Share of the held-out rows that is altered where slices are to be repaired; the others tell what the rest loses.
@@ -262,7 +262,7 @@ def _plant_altered(data: Divided, kind: str, strength: float, size: float, rng: 
     if kind == "spurious background":  # goes with the first class; the slice is what has it of the second
         measured_on = held[images.labels[held] == 1]
         first, may = np.flatnonzero(images.labels[train] == 0), may[images.labels[train[may]] == 1]
-        framed, count = first[: round(0.8 * min(len(first), 300))], min(count, len(may) // 3)
+        framed, count = first[: round(FRAMED * min(len(first), 300))], min(count, len(may) // 3)
     own = rng.permutation(may[: round(1.5 * LARGEST * len(train))])[:count]
     changed = np.concatenate([framed, own])
     pixels = data.altered(kind, strength, train[changed])

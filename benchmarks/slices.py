@@ -106,7 +106,7 @@ class Figures:
 WRONG_LABELS = (0.4, 0.7)
 
 
-# --- planting
+# --- judging what was planted
 
 
 def judged(subject: Subject, planted: Planted, space: Features, seed: int) -> Floats:

@@ -262,13 +262,20 @@ def _card(account: Account, scored: Scored, sample: Sample, reasons: Mapping[str
     )
 
 
+def _decisions(account: Account) -> list[dict[str, Any]]:
+    """What was decided in this iteration, by labelers and by reviewers."""
+    return [*account.review.get("decisions", []), *account.review.get("reviewers_decisions", [])]
+
+
 def _worst(account: Account, settled: Collection[str]) -> tuple[Card, ...]:
     """The labels that were flagged, worst first, without those that people have settled before or in this iteration."""
     scored = account.scored
     if scored is None:
         return ()
-    decisions = [*account.review.get("decisions", []), *account.review.get("reviewers_decisions", [])]
-    settled = {*settled, *(d["sample_id"] for d in decisions if d["outcome"] not in ("contested", "ambiguous"))}
+    settled = {
+        *settled,
+        *(d["sample_id"] for d in _decisions(account) if d["outcome"] not in ("contested", "ambiguous")),
+    }
     flagged = [i for i in scored.issues if i.kind == "label" and i.sample_id not in settled][:WORST_SHOWN]
     by_id = {s.id: s for s in account.samples}
     reasons = {i.sample_id: (i.reason, i.suggested) for i in flagged}
@@ -279,8 +286,7 @@ def _changed(account: Account) -> tuple[Card, ...]:
     scored = account.scored
     if scored is None:
         return ()
-    decisions = [*account.review.get("decisions", []), *account.review.get("reviewers_decisions", [])]
-    reasons = {d["sample_id"]: (str(d["why"]), d["class_id"]) for d in decisions}
+    reasons = {d["sample_id"]: (str(d["why"]), d["class_id"]) for d in _decisions(account)}
     changed = [s for s in account.samples if _differs(account, s)]
     return tuple(_card(account, scored, s, reasons) for s in changed[:CHANGED_SHOWN])
 
