@@ -9,9 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curation.account import metrics_json, row_from_json, sample_table, summarize
+from curation.account import sample_table, summarize
 from curation.config import Settings
 from curation.errors import DatabaseError
+from curation.figures import metrics_json, row_from_json
 from curation.ledger import Ledger
 from curation.parts import Account
 from curation.plane import neighbour_plane, principal_plane

@@ -36,8 +36,8 @@ ORDER = [
     ],
     ["labeling", "augment", "reports"],
     ["curation.parts", "curation.judging", "curation.loop", "curation.repairing", "curation.account",
-     "curation.reporting", "curation.assembly", "curation.asking", "curation.project", "curation.desk",
-     "curation.checking", "curation.doctor", "curation.demo"],
+     "curation.figures", "curation.reporting", "curation.assembly", "curation.asking", "curation.project",
+     "curation.desk", "curation.checking", "curation.doctor", "curation.demo"],
     ["curation.terminal", "curation.cli_labeling", "curation.cli", "reports.fiftyone_plugin"],
 ]  # fmt: skip
 

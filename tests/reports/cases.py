@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from curation.account import metrics_json
+from curation.figures import metrics_json
 from curation.records import Condition, Estimate, Metrics, Slice
 from reports.overview import Overview
 from reports.summary import Audit, Card, Gain, IterationSummary, Row, SliceCard
