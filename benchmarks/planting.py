@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -162,10 +162,14 @@ class Encoded:
 
 @dataclass(frozen=True, eq=False)
 class Divided:
-    """A data set divided once into train and held-out rows, with everything that is encoded of it."""
+    """A data set divided once into train and held-out rows, with everything that is encoded of it.
+
+    ``encoded`` sees images as those of a project are seen, ``copied`` as augmented copies are, without mirror images.
+    """
 
     images: Images
     encoded: Encoded
+    copied: Encoded
     folder: Path
     widths: tuple[int, ...]
 
@@ -175,8 +179,11 @@ class Divided:
         images, eyes = loaded
         samples, views = images.samples[:rows], eyes.views
 
-        def encode(made: Pixels) -> Features:
-            return views.encode(lambda side: np.stack([squash(Image.fromarray(image), side) for image in made]))
+        def encode(made: Pixels, mirror: bool) -> Features:
+            def at(side: int) -> Pixels:
+                return np.stack([squash(Image.fromarray(image), side) for image in made])
+
+            return views.encode(at, mirror=mirror)
 
         from PIL import Image
 
@@ -192,8 +199,11 @@ class Divided:
             features=views.features(samples), properties=np.load(properties),
         )  # fmt: skip
         width = images.features.shape[1]
-        kept = Encoded(encode, folder / f"views-{images.name}-{width}.f32", width)
-        return cls(images, kept, folder, views.widths)
+        encoded, copied = (
+            Encoded(partial(encode, mirror=mirror), folder / f"{kind}-{images.name}-{width}.f32", width)
+            for kind, mirror in (("views", True), ("copies", False))
+        )
+        return cls(images, encoded, copied, folder, views.widths)
 
     @cached_property
     def order(self) -> Columns:

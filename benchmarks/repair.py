@@ -130,14 +130,14 @@ class Workshop(Divided):
         for weakness in known_weaknesses():
             transform = build_transform(recipe_for(weakness, nothing, nothing))
             pixels = np.stack([transform(self.images.pixels[row], int(row)) for row in self.spare])
-            found[weakness] = Copies(self.encoded(pixels), self.images.labels[self.spare], self.spare)
+            found[weakness] = Copies(self.copied(pixels), self.images.labels[self.spare], self.spare)
         return found
 
     def by_policy(self, name: str, rows: Columns) -> Copies:
         """Copies of these rows by a general policy, each always the same."""
         transform = policy(name)
         pixels = np.stack([transform(self.images.pixels[row], int(row)) for row in rows])
-        return Copies(self.encoded(pixels), self.images.labels[rows], rows)
+        return Copies(self.copied(pixels), self.images.labels[rows], rows)
 
 
 def policy(name: str) -> Transform:
@@ -243,7 +243,7 @@ def repaired(shop: Workshop, planted: PlantedDivided, seed: int) -> Deed:
     weak = given_slice(planted, labels, ids, Classes(names, shop.images.names), seed)
     samples = {s: Sample(s, s, shop.folder / f"{s}.png", "train") for s in ids}
     case = Case(dict(zip(ids, planted.features, strict=True)), lambda sample: planted.pixels(row_of[sample]))
-    store = CopiedFeatures(case, shop.encoded, Kept(), shop.widths)
+    store = CopiedFeatures(case, shop.copied, Kept(), shop.widths)
     repairer = Repairer(
         store, case.pixels, lambda chosen, features: np.arange(len(chosen)), samples, SliceSettings(), seed=seed
     )
@@ -291,7 +291,7 @@ def trained(
     for name in POLICIES:
         made[name] = heads.with_copies(placed(shop.by_policy(name, others)))
     if kind in REACHED:
-        altered = shop.encoded(shop.altered(kind, strength, others))
+        altered = shop.copied(shop.altered(kind, strength, others))
         made[ITSELF] = heads.with_copies(placed(Copies(altered, shop.images.labels[others], others)))
     for name in POLICIES:
         made[f"{name} of the slice"] = heads.with_copies(_of_slice(shop, planted, own, policy(name), count))
@@ -305,7 +305,7 @@ def _of_slice(shop: Workshop, planted: PlantedDivided, own: Columns, transform: 
     made = [transform(planted.pixels(int(row)), int(7919 * draw + planted.rows[row]))
             for row, draw in zip(rows, draws, strict=True)]  # fmt: skip
     again = np.resize(np.arange(len(rows)), count)
-    return Copies(shop.encoded(np.stack(made))[again], planted.labels[rows[again]], rows[again])
+    return Copies(shop.copied(np.stack(made))[again], planted.labels[rows[again]], rows[again])
 
 
 @dataclass(frozen=True)

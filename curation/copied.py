@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from curation.features import FeatureStore, ViewFeatures
 
 Features = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.int64]
 Pixels = npt.NDArray[np.uint8]
 
-#: Of so many recipes' copies the features are kept; of a thousand they take some 30 MB.
+#: Of so many recipes' copies the features are kept, of views in half precision; of a thousand they take some 60 MB.
 RECIPES_KEPT = 3
 
 
@@ -44,7 +45,7 @@ class CopiedFeatures:
     """Features by one network; ``widths`` are those of the parts that they are made of, where there are several."""
 
     def __init__(
-        self, source: Source, encode: Callable[[Pixels], Features], kept: Kept, widths: Sequence[int] = ()
+        self, source: Source, encode: Callable[[Pixels], Rows], kept: Kept, widths: Sequence[int] = ()
     ) -> None:
         self._source = source
         self._encode = encode
@@ -71,7 +72,7 @@ class CopiedFeatures:
 
         By recipe, number and sample, as ``plan_copies`` has them.
         """
-        found: list[Features] = []
+        found: list[Rows] = []
         planned = plan_copies(samples, augmentations)
         for augmentation in augmentations:
             own = [copy for copy in planned if copy[0] is augmentation]
@@ -85,25 +86,25 @@ class CopiedFeatures:
                 if progress:
                     progress("computing augmented images", done, len(missing))
             found += [known[number, samples[place].id][None] for _, number, place in own]
-        features = np.concatenate(found) if found else self.features(samples[:1], progress)[:0]
+        features = np.concatenate(found, dtype=np.float32) if found else self.features(samples[:1], progress)[:0]
         return features, np.array([place for _, _, place in planned], dtype=np.int64)
 
-    def _known(self, augmentation: Augmentation, seed: int) -> dict[tuple[int, str], Features]:
+    def _known(self, augmentation: Augmentation, seed: int) -> dict[tuple[int, str], Rows]:
         """What is known of a recipe's copies: by number and sample, features (dimensions,)."""
         transform = augmentation.transform
         made_from = (augmentation.name, repr(transform), seed, tuple(self._widths))
 
-        def nothing_yet() -> tuple[object, dict[tuple[int, str], Features]]:
+        def nothing_yet() -> tuple[object, dict[tuple[int, str], Rows]]:
             return transform, {}  # with what makes them: while it lives, nothing else goes by the same words
 
         return self._kept.of("copies", made_from, nothing_yet, places=RECIPES_KEPT)[1]
 
 
 def copied_by_views(views: ViewFeatures, kept: Kept) -> CopiedFeatures:
-    """By the views that labels are judged by."""
+    """By the views that labels are judged by; copies as they are: mirrored too they bring no more (docs/log.md)."""
 
-    def encode(images: Pixels) -> Features:
-        return views.encode(partial(_resized, images))
+    def encode(images: Pixels) -> Rows:
+        return views.encode(partial(_resized, images), mirror=False).astype(np.float16)
 
     return CopiedFeatures(views, encode, kept, views.widths)
 

@@ -286,14 +286,18 @@ class ViewFeatures:
         """Images at one of ``sizes``, (samples, size, size, 3) uint8, as the network sees them there."""
         return PixelCache(self._folder, size).decode(samples)
 
-    def encode(self, images_at: Callable[[int], npt.NDArray[np.uint8]]) -> Features:
-        """The same of images that are in no file, not cached; ``images_at`` gives them (n, side, side, 3) at a side."""
-        return np.concatenate([self._encode(view, images_at(view.size)) for view, _ in self.views], axis=1)
+    def encode(self, images_at: Callable[[int], npt.NDArray[np.uint8]], *, mirror: bool = True) -> Features:
+        """The same of images that are in no file, not cached; ``images_at`` gives them (n, side, side, 3) at a side.
 
-    def _encode(self, view: Backbone, images: npt.NDArray[np.uint8]) -> Features:
-        batch = BATCH[view.device.type] // 2
+        Without ``mirror`` they are looked at as they are alone, for half of the cost.
+        """
+        seen = [self._encode(view, images_at(view.size), mirror) for view, _ in self.views]
+        return np.concatenate(seen, axis=1)
+
+    def _encode(self, view: Backbone, images: npt.NDArray[np.uint8], mirror: bool) -> Features:
+        batch = BATCH[view.device.type] // (2 if mirror else 1)
         batches = (images[start : start + batch] for start in range(0, len(images), batch))
-        return np.concatenate(list(self._engine.map(_viewed, view, batches)))
+        return np.concatenate(list(self._engine.map(_viewed if mirror else _seen, view, batches)))
 
     def _compute(self, file: RowFile, view: Backbone, samples: Sequence[Sample], progress: Progress | None) -> None:
         known = file.index()
@@ -347,6 +351,11 @@ def _without_views(
 def _viewed(view: Backbone, images: npt.NDArray[np.uint8], _: Progress | None = None) -> Features:
     """The rows that ``ViewFeatures`` keeps of images, by the network at one size."""
     return _mean_with_mirror(_stages(view, np.concatenate([images, images[:, :, ::-1]])))
+
+
+def _seen(view: Backbone, images: npt.NDArray[np.uint8], _: Progress | None = None) -> Features:
+    """The same without the mirror images."""
+    return np.asarray(np.clip(_stages(view, images), -_LARGEST_HALF, _LARGEST_HALF))
 
 
 def _with_mirror(

@@ -128,6 +128,11 @@ def test_views_are_means_with_the_mirror_image_at_every_size_and_kept(
     assert np.allclose(found[:, WIDTH + 1280 : 2 * WIDTH], beside, rtol=2e-3, atol=2e-3)
     encoded = views.encode(lambda side: PixelCache(tmp_path / "pixels", side).decode(some))
     assert np.allclose(encoded, found, rtol=2e-3, atol=2e-3), "kept in half precision"
+    upright = {side: views.decode(some, side) for side in views.sizes}
+    turned = {side: images[:, :, ::-1] for side, images in upright.items()}
+    halves = [views.encode(images.__getitem__, mirror=False) for images in (upright, turned)]
+    assert not np.allclose(halves[0], halves[1], rtol=0.1, atol=0.1)
+    assert np.allclose((halves[0] + halves[1]) / 2, found, rtol=2e-3, atol=2e-3), "as they are, and turned"
     stored = views.stored(some)
     assert (stored.shape, stored.ndim) == (found.shape, 2)
     assert np.array_equal(stored[1:], found[1:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -111,11 +112,11 @@ def test_augmented_copies_are_learnt_from_and_left_out_with_what_they_are_of(
     views: ViewFeatures, pictures: tuple[list[Sample], Columns], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samples, labels = pictures
-    seen: dict[str, Columns] = {}
+    seen: dict[str, np.ndarray] = {}
 
-    def noted(features: object, labels: Columns, n_classes: int, **how: object) -> object:
-        seen.update(labels=labels, groups=how["groups"])  # type: ignore[call-overload]
-        return fit_view_head(features, labels, n_classes, **how)  # type: ignore[arg-type]
+    def noted(features: np.ndarray, labels: Columns, n_classes: int, **how: Any) -> object:
+        seen.update(features=features.copy(), labels=labels, groups=how["groups"])
+        return fit_view_head(features, labels, n_classes, **how)
 
     monkeypatch.setattr("curation.view_heads.fit_view_head", noted)
     copied = Augmentation("inverted", tuple(s.id for s in samples[:6]), 2, invert)
@@ -129,6 +130,9 @@ def test_augmented_copies_are_learnt_from_and_left_out_with_what_they_are_of(
     assert seen["groups"][60:].tolist() == [0, 0, 1, 1, 2, 2] * 2
     assert seen["labels"][60:].tolist() == labels[:6].tolist() * 2
     assert told[-1] == ("computing augmented images", 12, 12)
+    as_they_are = views.encode(lambda side: 255 - views.decode(samples[:6], side), mirror=False)
+    first = slice(sum(views.widths) // len(views.sizes))  # the others are made smaller before, not after
+    assert np.allclose(seen["features"][60:66, first], as_they_are[:, first], rtol=2e-3, atol=2e-3)
     plain = trainer(views).train(samples, labels, CLASSES, seed=0, augmentations=(), checkpoint=Path(), progress=None)
     turned = views.encode(lambda side: 255 - views.decode(samples[6:20], side))
     losses = [log_loss(m.head.probabilities(turned), labels[6:20]) for m in (plain, model)]
