@@ -242,16 +242,18 @@ def repaired(shop: Workshop, planted: PlantedDivided, seed: int) -> Deed:
     row_of = {sample_id: row for row, sample_id in enumerate(ids)}
     weak = given_slice(planted, labels, ids, Classes(names, shop.images.names), seed)
     samples = {s: Sample(s, s, shop.folder / f"{s}.png", "train") for s in ids}
+    settings = SliceSettings()
     case = Case(dict(zip(ids, planted.features, strict=True)), lambda sample: planted.pixels(row_of[sample]))
     store = CopiedFeatures(case, shop.copied, Kept(), shop.widths)
     repairer = Repairer(
-        store, case.pixels, lambda chosen, features: np.arange(len(chosen)), samples, SliceSettings(), seed=seed
+        store, case.pixels, lambda chosen, features: np.arange(len(chosen)), samples, settings, seed=seed
     )
     plans = {recipe.name: made for recipe, made in repairer.plans(weak, planted.table, ids, labels)}
     for made in plans.values():  # what the preview shows is read from files
         for sample_id in made.sample_ids[:6]:
             Image.fromarray(planted.pixels(row_of[sample_id])).save(samples[sample_id].file)
-    aimed, used = repairer(weak, planted.table, ids, labels, shop.folder)
+    done = repairer(weak, planted.table, ids, labels, shop.folder, settings.copies_looked_at(len(ids)))
+    aimed, used = done.slice, done.copies
     best = json.loads((shop.folder / "trial.json").read_text(encoding="utf-8"))["recipe"]
 
     def copies(made: Augmentation) -> Copies:

@@ -88,7 +88,7 @@ def make_parts(
         judge=views if settings.detection.views == "many" else None,
         trainer=_trainer(encoders, settings),
         measure=lambda samples, progress: measure_properties(samples, paths.cache / "properties.parquet", progress),
-        plan_recipe=_repairer(paths, settings, samples, classes, encoders, progress),
+        repair=_repairer(paths, settings, samples, classes, encoders, progress),
         reporters=[reporter],
         progress=progress,
         copies=copied_by_store(store, encoders.kept).copies,

@@ -16,6 +16,9 @@ from typing import Any, cast
 
 from curation.errors import ConfigError
 
+#: However few images there are, an iteration's trials may look at so many copies.
+LEAST_COPIES = 300
+
 
 @dataclass(frozen=True)
 class BackboneSettings:
@@ -164,13 +167,15 @@ class SliceSettings:
 
     ``ignore`` names metadata columns that slices must not use, for instance one that the label was made from.
     ``recipes`` is a TOML file of recipes of one's own, relative to the project; ``trial`` uses the recipe for the
-    weakest slice even where it is not proven to help, and marks it as unproven.
+    weakest slice even where it is not proven to help, and marks it as unproven. ``effort`` is how many copies an
+    iteration's trials look at, for each image with a label; 300 at least.
     """
 
     min_size: int = 20
     max_conditions: int = 2
     alpha: float = 0.05
     copies: int = 2
+    effort: float = 1.0
     ignore: tuple[str, ...] = ()
     recipes: str = ""
     trial: bool = False
@@ -180,6 +185,15 @@ class SliceSettings:
         _require(1 <= self.max_conditions <= 3, "slices.max_conditions", self.max_conditions, "1 to 3")
         _require(0 < self.alpha < 1, "slices.alpha", self.alpha, "in (0, 1)")
         _require(0 <= self.copies <= 20, "slices.copies", self.copies, "0 to 20")
+        _require(self.effort >= 0, "slices.effort", self.effort, "0 or more")
+
+    def copies_looked_at(self, images: int) -> int:
+        """How many copies an iteration's trials look at, at most, where so many images have a label.
+
+        >>> SliceSettings().copies_looked_at(100), SliceSettings(effort=0.5).copies_looked_at(4_000)
+        (300, 2000)
+        """
+        return max(round(self.effort * images), LEAST_COPIES)
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,8 @@ Outcome = Literal["done", "waiting"]
 
 #: Recipes are tried for so many of the weakest open slices, until one is repaired.
 MOST_TRIED = 3
+#: With fewer copies left to look at no further trial is begun.
+ENOUGH_COPIES = 100
 #: Share of the budget that images from the pool get which a slice's shot list asks for.
 SHOT_SHARE = 0.2
 
@@ -514,18 +516,19 @@ class Loop:
         measured = self.parts.measure(rows, self.parts.progress)
         properties = self.judging.slice_table(rows, measured, self.looks(number))
         ids, classes = [s.id for s in rows], [class_of(labels, s) for s in rows]
-        here = set(ids)
-        found: list[Augmentation] = []
+        here, found = set(ids), list[Augmentation]()
+        left = self.settings.slices.copies_looked_at(len(rows))
         tried = ("open", "collecting") if self.settings.slices.trial else ("open",)
         for place, weak in [(p, s) for p, s in enumerate(slices) if s.status in tried][:MOST_TRIED]:
             now = replace(weak, sample_ids=tuple(s for s in weak.sample_ids if s in here))
-            if not now.sample_ids:
+            if not now.sample_ids or left < ENOUGH_COPIES:
                 continue
-            aimed, augmentation = self.parts.plan_recipe(now, properties, ids, classes, folder)
-            aimed = replace(aimed, sample_ids=weak.sample_ids)
+            repaired = self.parts.repair(now, properties, ids, classes, folder, left)
+            left -= repaired.looked_at
+            aimed = replace(repaired.slice, sample_ids=weak.sample_ids)
             slices[place] = start_collecting(aimed) if aimed.repair == "collect" and not aimed.wanted else aimed
-            if augmentation.sample_ids:
-                found = [augmentation]
+            if repaired.copies.sample_ids:
+                found = [repaired.copies]
                 break
         write_frame(folder / "slices.parquet", slices_to_frame(slices))
         return found

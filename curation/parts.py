@@ -159,13 +159,38 @@ class Copies(Protocol):
 
 
 @dataclass(frozen=True)
+class Repaired:
+    """A slice with what is done about it, the copies that are used, and how many copies were looked at for it."""
+
+    slice: Slice
+    copies: Augmentation
+    looked_at: int
+
+
+class Repairs(Protocol):
+    """Tries what may help a slice, looking at ``most`` copies at most."""
+
+    def __call__(
+        self,
+        weak: Slice,
+        properties: pd.DataFrame,
+        sample_ids: Sequence[str],
+        labels: Sequence[str],
+        folder: Path,
+        most: int,
+    ) -> Repaired:
+        """``properties`` has a row for each of ``sample_ids``, of class ids ``labels``; writes into ``folder``."""
+        ...
+
+
+@dataclass(frozen=True)
 class Parts:
     """The collaborators of the loop; made where the program is put together."""
 
     encoder: Encoder
     trainer: Trainer
     measure: Callable[[Sequence[Sample], Progress | None], pd.DataFrame]
-    plan_recipe: Callable[[Slice, pd.DataFrame, Sequence[str], Sequence[str], Path], tuple[Slice, Augmentation]]
+    repair: Repairs
     reporters: Sequence[Reporter]
     progress: Progress | None = None
     judge: Judge | None = None  #: features that labels are judged by, where not those of ``encoder``

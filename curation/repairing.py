@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from curation.config import SliceSettings
 from curation.copied import CopiedFeatures
+from curation.parts import Repaired
 from curation.records import Augmentation, Estimate, Progress, Sample, Slice
 from curation.runs import write_json, write_whole
 
@@ -67,33 +68,38 @@ class Repairer:
         sample_ids: Sequence[str],
         labels: Sequence[str],
         folder: Path,
-    ) -> tuple[Slice, Augmentation]:
+        most: int,
+    ) -> Repaired:
         """Plan, try what may help, and judge the best of it.
 
         Writes ``recipe.json``, ``trial.json`` and ``recipe.png``, those of the best, into ``folder``. ``properties``
         has a row for each of ``sample_ids``, whose class ids are ``labels``. The copies are none where only collecting
-        more helps.
+        more helps. Of the ``most`` copies that are looked at, a half at most goes into the first look at each recipe.
         """
         from augment.choose import again
 
         planned = self.plans(weak, properties, sample_ids, labels)
         chosen, ground = self._ground(weak, [copies for _, copies in planned], sample_ids, labels)
-        firsts = [replace(c, sample_ids=c.sample_ids[: FIRST_COPIES // max(c.copies, 1)]) for _, c in planned]
+        few = min(FIRST_COPIES, most // (2 * len(planned)))
+        firsts = [first_of(copies, few) for _, copies in planned]
         falls = [ground.fall(*self._made(chosen, first)) for first in firsts]
         best = max(range(len(falls)), key=falls.__getitem__)
+        spent = sum(map(number_of, firsts))
         recipe, copies = planned[best]
-        tried = ground.trial(*self._made(chosen, copies if falls[best] > 0 else firsts[best]))
+        copies = first_of(copies, most - spent + number_of(firsts[best])) if falls[best] > 0 else firsts[best]
+        spent += number_of(copies) - number_of(firsts[best])
+        tried = ground.trial(*self._made(chosen, copies))
         write_json(folder / "recipe.json", recipe.to_dict())
         write_json(folder / "trial.json", {"slice": weak.name, "recipe": recipe.name, **told(tried)})
         self._preview(recipe, copies, folder)
         aimed = replace(weak, repair=tried.repair, proof=tried.words, recipe=None)
         if tried.repair == "recipe":
-            return replace(aimed, recipe=recipe.name), copies
+            return Repaired(replace(aimed, recipe=recipe.name), copies, spent)
         if self.settings.trial:
-            return replace(aimed, recipe=recipe.name, repair="unproven"), copies
+            return Repaired(replace(aimed, recipe=recipe.name, repair="unproven"), copies, spent)
         if tried.repair == "oversampling":
-            return replace(aimed, recipe="oversampling"), again(weak.sample_ids, tried.factor)
-        return aimed, replace(copies, sample_ids=())
+            return Repaired(replace(aimed, recipe="oversampling"), again(weak.sample_ids, tried.factor), spent)
+        return Repaired(aimed, replace(copies, sample_ids=()), spent)
 
     def plans(
         self, weak: Slice, properties: pd.DataFrame, sample_ids: Sequence[str], labels: Sequence[str]
@@ -184,6 +190,22 @@ class Repairer:
         shown = [read_image(self.samples[s].file) for s in copies.sample_ids[:6]]
         if shown:
             write_whole(folder / "recipe.png", contact_sheet(shown, build_transform(recipe), seed=self.seed))
+
+
+def first_of(copies: Augmentation, most: int) -> Augmentation:
+    """``most`` of the copies at most: rather one each of many samples than several of few.
+
+    >>> few = first_of(Augmentation("dark", ("a", "b", "c"), 2, lambda image, seed: image), 5)
+    >>> few.sample_ids, few.copies
+    (('a', 'b', 'c'), 1)
+    """
+    each = min(copies.copies, max(most // max(len(copies.sample_ids), 1), 1))
+    return replace(copies, sample_ids=copies.sample_ids[: most // max(each, 1)], copies=each)
+
+
+def number_of(copies: Augmentation) -> int:
+    """How many copies there are."""
+    return len(copies.sample_ids) * copies.copies
 
 
 def reduced(image: Pixels, by: int) -> Pixels:

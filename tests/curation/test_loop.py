@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from tests_stand_ins import PixelFeatures, TruthfulPeople, content_id, draw
 
-from augment.choose import plan
+from augment.choose import plan, unchanged
 from curation import streaming
 from curation.account import _confidence, audit_of, credits_of
 from curation.config import ReviewSettings, Settings
@@ -22,9 +22,9 @@ from curation.judging import joint_groups, trainable
 from curation.kept import Kept
 from curation.ledger import Ledger, NewPath, NewSample
 from curation.loop import Loop
-from curation.parts import Account, Parts
+from curation.parts import Account, Parts, Repaired
 from curation.properties import measure_properties
-from curation.records import SKIPPED, WITHDRAWN, Decision, Sample, Verdict
+from curation.records import SKIPPED, WITHDRAWN, Augmentation, Decision, Sample, Slice, Verdict
 from curation.runs import ProjectPaths, finished, read_json
 
 FLIPPED = 8
@@ -81,15 +81,15 @@ class House:
         features = PixelFeatures()
         copied = CopiedFeatures(features, lambda images: features.encode(images)[0], Kept())
 
-        def no_recipe(weak, properties: pd.DataFrame, ids, labels, folder: Path):  # type: ignore[no-untyped-def]
-            recipe, augmentation = plan(weak, properties, ids, labels, settings.slices, settings.seed)
-            return replace(weak, recipe=recipe.name), augmentation
+        def untried(weak, properties: pd.DataFrame, ids, labels, folder: Path, most: int):  # type: ignore[no-untyped-def]
+            recipe, copies = plan(weak, properties, ids, labels, settings.slices, settings.seed)
+            return Repaired(replace(weak, recipe=recipe.name), copies, 0)
 
         parts = Parts(
             encoder=features,
             trainer=HeadTrainer(copied),
             measure=lambda samples, progress: measure_properties(samples, root / "properties.parquet", progress),
-            plan_recipe=no_recipe,
+            repair=untried,
             reporters=[self.recorder],
             copies=copied.copies,
         )
@@ -200,6 +200,29 @@ def test_permuting_the_holdouts_labels_changes_neither_queue_nor_recipes_nor_wei
         slices = [(s.name, s.sample_ids, s.recipe) for s in house.loop.slices(1)]
         results.append((queue, slices, (folder / "model.safetensors").read_bytes()))
     assert results[0] == results[1]
+
+
+def test_trials_of_an_iteration_share_the_copies_that_they_may_look_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = House(tmp_path)
+    ids = [s.id for s in house.samples if s.split == "train"]
+    weak = [
+        Slice(f"slice {n}", (), tuple(ids[10 * n :][:10]), 10, 5, 0.5, (0.2, 0.8), 0.0, 0.01, "dark") for n in range(3)
+    ]
+    tried: list[tuple[str, int]] = []
+
+    def nothing_helps(weak, properties: pd.DataFrame, ids, labels, folder: Path, most: int):  # type: ignore[no-untyped-def]
+        tried.append((weak.name, most))
+        return Repaired(weak, Augmentation("dark", (), 1, unchanged), 110)
+
+    loop = house.loop
+    loop.parts = replace(loop.parts, repair=nothing_helps)
+    monkeypatch.setattr(loop, "slices", lambda number: list(weak))
+    monkeypatch.setattr(loop, "looks", lambda number: None)
+    house.paths.iteration(1).mkdir(parents=True)
+    assert loop._augmentations(house.paths.iteration(1), 1, house.ledger.labels()) == []
+    assert tried == [("slice 0", 300), ("slice 1", 190)], "80 are too few to tell anything"
 
 
 def test_an_iteration_waits_for_people_and_goes_on_when_they_have_answered(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from curation.repairing import Repairer
 
 SIDE = 8
 DARK = Condition("brightness", "<", 0.2)
+#: More copies than are ever looked at.
+MANY = 10_000
 
 
 class Corner:
@@ -66,6 +68,10 @@ class Set:
     def repairer(self, settings: SliceSettings) -> Repairer:
         return repairer_of(Corner(self.pixels), self.samples, settings)
 
+    def repaired(self, settings: SliceSettings, labels: Sequence[str], folder: Path) -> tuple[Slice, Augmentation]:
+        found = self.repairer(settings)(self.weak, self.table, self.ids, labels, folder, MANY)
+        return found.slice, found.copies
+
 
 def repairer_of(seen: Corner, samples: Mapping[str, Sample], settings: SliceSettings) -> Repairer:
     store = CopiedFeatures(seen, seen.encode, Kept())
@@ -85,7 +91,7 @@ def test_classes_that_must_not_lose_go_by_their_names(
     monkeypatch.setattr(Ground, "trial", noted)
     names = {"c1": "left", "c2": "right"}
     repairer = replace(made.repairer(SliceSettings()), class_name=names.__getitem__)
-    repairer(made.weak, made.table, made.ids, made.labels, tmp_path)
+    repairer(made.weak, made.table, made.ids, made.labels, tmp_path, MANY)
     assert told == [["other images labeled left", "other images labeled right"]]
 
 
@@ -95,7 +101,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Set:
 
 
 def test_slice_that_no_copy_helps_is_to_be_collected(made: Set, tmp_path: Path) -> None:
-    aimed, copies = made.repairer(SliceSettings())(made.weak, made.table, made.ids, made.labels, tmp_path)
+    aimed, copies = made.repaired(SliceSettings(), made.labels, tmp_path)
     assert (aimed.repair, aimed.recipe, copies.sample_ids) == ("collect", None, ())
     assert "collect more images of this kind" in aimed.proof
     tried = json.loads((tmp_path / "trial.json").read_text())
@@ -105,7 +111,7 @@ def test_slice_that_no_copy_helps_is_to_be_collected(made: Set, tmp_path: Path) 
 
 
 def test_on_trial_the_recipe_is_used_and_marked_as_unproven(made: Set, tmp_path: Path) -> None:
-    aimed, copies = made.repairer(SliceSettings(trial=True))(made.weak, made.table, made.ids, made.labels, tmp_path)
+    aimed, copies = made.repaired(SliceSettings(trial=True), made.labels, tmp_path)
     assert (aimed.repair, aimed.recipe) == ("unproven", "dark")
     assert len(copies.sample_ids) > 80
     assert not set(copies.sample_ids) & set(made.weak.sample_ids)
@@ -131,7 +137,7 @@ def test_a_copy_is_looked_at_once_and_more_are_made_only_where_a_few_help(
     for gain, most in ((0.0, 60), (0.1, 400)):
         tried.clear()
         gains.append(gain)
-        _, copies = repairer(made.weak, made.table, made.ids, made.labels, tmp_path)
+        copies = repairer(made.weak, made.table, made.ids, made.labels, tmp_path, MANY).copies
         assert tried == [most]
     chosen = [made.samples[s] for s in made.ids]
     seen.encoded = 0
@@ -144,13 +150,26 @@ def test_a_copy_is_looked_at_once_and_more_are_made_only_where_a_few_help(
         assert features.mean() < 0.2 * seen.features([chosen[row]]).mean()
 
 
+@pytest.mark.parametrize(("fall", "looked_at"), [(-0.1, 50), (0.1, 100)])
+def test_no_more_copies_are_looked_at_than_may_be(
+    made: Set, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fall: float, looked_at: int
+) -> None:
+    seen = Corner(made.pixels)
+    monkeypatch.setattr(Ground, "fall", lambda *given: fall)
+    repairer = repairer_of(seen, made.samples, SliceSettings(trial=True))
+    repaired = repairer(made.weak, made.table, made.ids, made.labels, tmp_path, 100)
+    samples = len(made.ids)
+    assert (repaired.looked_at, seen.encoded - samples) == (looked_at, looked_at)
+    assert len(repaired.copies.sample_ids) * repaired.copies.copies == looked_at
+
+
 def test_slice_that_is_merely_rare_is_shown_more_often_or_helped_by_its_recipe(made: Set, tmp_path: Path) -> None:
     """In the slice the lighter half means the other class: its own images teach that, darkened others the contrary."""
     other = {"c1": "c2", "c2": "c1"}
     truth = ["c1" if made.pixels[s][:, :4].mean() > made.pixels[s][:, 4:].mean() else "c2" for s in made.ids]
     labels = [other[label] if n < 40 else label for n, label in enumerate(truth)]
     settings = replace(SliceSettings(), copies=1)
-    aimed, copies = made.repairer(settings)(made.weak, made.table, made.ids, labels, tmp_path)
+    aimed, copies = made.repaired(settings, labels, tmp_path)
     assert aimed.repair != "recipe"
     assert not set(copies.sample_ids) - set(made.weak.sample_ids)
 
