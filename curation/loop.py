@@ -509,7 +509,7 @@ class Loop:
         """Copies for the first of the weakest open slices that can be repaired; none before the first iteration."""
         if number == 0 or self.settings.slices.copies == 0:
             return []
-        from curation.tracking import start_collecting
+        from curation.tracking import review_first, start_collecting
 
         slices = self.slices(number)
         rows = trainable(self.samples, labels)
@@ -517,19 +517,20 @@ class Loop:
         properties = self.judging.slice_table(rows, measured, self.looks(number))
         ids, classes = [s.id for s in rows], [class_of(labels, s) for s in rows]
         here, found = set(ids), list[Augmentation]()
-        left = self.settings.slices.copies_looked_at(len(rows))
-        tried = ("open", "collecting") if self.settings.slices.trial else ("open",)
-        for place, weak in [(p, s) for p, s in enumerate(slices) if s.status in tried][:MOST_TRIED]:
+        judged = {v.sample_id for v in self.ledger.verdicts()}
+        flagged = {i.sample_id for i in self.issues(number) if i.kind == "label"} - judged
+        tried, left = 0, self.settings.slices.copies_looked_at(len(rows))
+        wanted = ("open", "collecting") if self.settings.slices.trial else ("open",)
+        for place, weak in [(p, s) for p, s in enumerate(slices) if s.status in wanted]:
             now = replace(weak, sample_ids=tuple(s for s in weak.sample_ids if s in here))
-            if not now.sample_ids or left < ENOUGH_COPIES:
-                continue
-            repaired = self.parts.repair(now, properties, ids, classes, folder, left)
-            left -= repaired.looked_at
-            aimed = replace(repaired.slice, sample_ids=weak.sample_ids)
-            slices[place] = start_collecting(aimed) if aimed.repair == "collect" and not aimed.wanted else aimed
-            if repaired.copies.sample_ids:
-                found = [repaired.copies]
-                break
+            if suspect := review_first(now, flagged):
+                slices[place] = replace(suspect, sample_ids=weak.sample_ids)
+            elif now.sample_ids and not found and tried < MOST_TRIED and left >= ENOUGH_COPIES:
+                repaired = self.parts.repair(now, properties, ids, classes, folder, left)
+                tried, left = tried + 1, left - repaired.looked_at
+                aimed = replace(repaired.slice, sample_ids=weak.sample_ids)
+                slices[place] = start_collecting(aimed) if aimed.repair == "collect" and not aimed.wanted else aimed
+                found = [repaired.copies] if repaired.copies.sample_ids else []
         write_frame(folder / "slices.parquet", slices_to_frame(slices))
         return found
 

@@ -356,9 +356,10 @@ class Slice:
     (``dark``, ``blurred``, ..., ``rare``), ``""`` where nothing fits. ``removable`` is how many errors would be gone if
     it were no worse than other images of its classes; ``typical`` its most typical members, first the most. ``repair``
     says what is done about it and ``proof`` what that rests on: a recipe that was proven in cross-validation, showing
-    its images more often, a recipe that was not proven, or nothing but to collect more. ``history`` has iteration, size
-    and error rate of each iteration that it was looked at in. While it is being collected for, ``wanted`` more images
-    are asked for, counted from the size ``began``.
+    its images more often, a recipe that was not proven, nothing but to collect more, or nothing before people have
+    reviewed its labels, of which many are flagged. ``history`` has iteration, size and error rate of each iteration
+    that it was looked at in. While it is being collected for, ``wanted`` more images are asked for, counted from the
+    size ``began``.
     """
 
     name: str
@@ -377,7 +378,7 @@ class Slice:
     status: SliceStatus = "open"
     recipe: str | None = None
     removable: float = 0.0
-    repair: Literal["", "recipe", "oversampling", "unproven", "collect"] = ""
+    repair: Literal["", "recipe", "oversampling", "unproven", "collect", "review"] = ""
     proof: str = ""
     history: tuple[tuple[int, int, float], ...] = ()
     wanted: int = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,8 @@ Mask = npt.NDArray[np.bool_]
 
 #: Two slices are the same one where they share at least this much of all that is in either.
 SAME = 0.5
+#: Where more of a slice's labels than this are flagged, people look at them before anything is learnt from them.
+FLAGGED_FIRST = 1 / 3
 #: Fewest and most images that a shot list asks for.
 FEWEST, MOST = 20, 200
 
@@ -122,6 +124,21 @@ def _measured(
         repair=old.repair if old.status == "collecting" else "",
         proof=old.proof if old.status == "collecting" else "",
     )
+
+
+def review_first(found: Slice, flagged: Collection[str]) -> Slice | None:
+    """The slice as to be reviewed before it is repaired; ``None`` where few of its labels are flagged.
+
+    ``flagged`` are samples whose label is suspected, and that nobody has judged. A recipe would teach what they say.
+    """
+    suspected = len(set(found.sample_ids) & set(flagged))
+    if suspected <= FLAGGED_FIRST * len(found.sample_ids):
+        return None
+    words = (
+        f"{suspected} of its {len(found.sample_ids)} labels are flagged, and nobody has judged them: review these "
+        "first. Copies would teach what they say."
+    )
+    return replace(found, recipe=None, repair="review", proof=words)
 
 
 # --- what to collect

@@ -24,8 +24,9 @@ from curation.ledger import Ledger, NewPath, NewSample
 from curation.loop import Loop
 from curation.parts import Account, Parts, Repaired
 from curation.properties import measure_properties
-from curation.records import SKIPPED, WITHDRAWN, Augmentation, Decision, Sample, Slice, Verdict
+from curation.records import SKIPPED, WITHDRAWN, Augmentation, Decision, Issue, Sample, Slice, Verdict
 from curation.runs import ProjectPaths, finished, read_json
+from curation.tables import read_frame, slices_from_frame
 
 FLIPPED = 8
 
@@ -220,9 +221,17 @@ def test_trials_of_an_iteration_share_the_copies_that_they_may_look_at(
     loop.parts = replace(loop.parts, repair=nothing_helps)
     monkeypatch.setattr(loop, "slices", lambda number: list(weak))
     monkeypatch.setattr(loop, "looks", lambda number: None)
+    monkeypatch.setattr(loop, "issues", lambda number: suspected)
     house.paths.iteration(1).mkdir(parents=True)
+    suspected: list[Issue] = []
     assert loop._augmentations(house.paths.iteration(1), 1, house.ledger.labels()) == []
     assert tried == [("slice 0", 300), ("slice 1", 190)], "80 are too few to tell anything"
+    tried.clear()
+    suspected = [Issue(sample_id, "label", 0.1, "unlike its class") for sample_id in weak[0].sample_ids[:4]]
+    assert loop._augmentations(house.paths.iteration(1), 1, house.ledger.labels()) == []
+    assert tried == [("slice 1", 300), ("slice 2", 190)], "labels that are flagged are looked at first"
+    kept = slices_from_frame(read_frame(house.paths.iteration(1) / "slices.parquet"))
+    assert [s.repair for s in kept] == ["review", "", ""]
 
 
 def test_an_iteration_waits_for_people_and_goes_on_when_they_have_answered(tmp_path: Path) -> None:

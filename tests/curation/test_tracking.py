@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from curation.records import Classes, Condition, Slice
-from curation.tracking import nearest_unlabeled, shot_list, start_collecting, track
+from curation.tracking import nearest_unlabeled, review_first, shot_list, start_collecting, track
 
 CLASSES = Classes(("c1", "c2"), ("functional", "defective"))
 IDS = [f"s{n}" for n in range(100)]
@@ -26,6 +27,15 @@ def errors_in(rows: int, every: int = 2) -> np.ndarray:
     wrong = np.zeros(100, dtype=bool)
     wrong[:rows:every] = True
     return wrong
+
+
+@pytest.mark.parametrize(("flagged", "first"), [(6, False), (7, True)])
+def test_more_than_a_third_of_labels_flagged_are_reviewed_before_anything_is_tried(flagged: int, first: bool) -> None:
+    found = review_first(weak(), {*IDS[:flagged], *IDS[50:]})
+    assert (found is not None) is first
+    if found is not None:
+        assert (found.repair, found.recipe, found.status) == ("review", None, "open")
+        assert found.proof.startswith("7 of its 20 labels are flagged")
 
 
 class TestTracking:

@@ -8,6 +8,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -163,6 +164,16 @@ def test_iteration_without_holdout_reviews_or_slices_still_makes_a_page(summary:
     text = Reading(HtmlReporter().render(bare)).text
     assert "There is no holdout to measure on yet." in text
     assert "Nothing is pressing." in text
+
+
+@pytest.mark.parametrize(("repair", "begins"), [("review", "To review: "), ("collect", "Tried in cross-validation. ")])
+def test_slice_says_what_is_done_about_it_and_what_that_rests_on(
+    summary: IterationSummary, repair: Literal["review", "collect"], begins: str
+) -> None:
+    (card,) = summary.slices
+    weak = replace(card.slice, recipe=None, repair=repair, proof="41 of its 52 labels are flagged.")
+    text = Reading(HtmlReporter().render(replace(summary, slices=(replace(card, slice=weak),)))).text
+    assert f"{begins}41 of its 52 labels are flagged." in text
 
 
 def test_confusion_is_shaded_by_share_of_the_row(summary: IterationSummary) -> None:
