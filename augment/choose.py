@@ -189,7 +189,7 @@ class Trial:
     ``brier`` is how far the Brier score of the slice falls by the recipe. ``baseline`` is by showing the slice's images
     as often as there are copies, ``balanced`` by retraining the last layer with slice and rest weighing the same (DFR).
     ``repair`` is what to do: the recipe, show the slice's images more often (``factor`` times), or ``collect`` more of
-    them.
+    them. ``harms`` says that the recipe is not kept for what the rest, or a class or slice of it, loses.
     """
 
     kept: bool
@@ -201,6 +201,7 @@ class Trial:
     repair: Repair = "collect"
     factor: int = 1
     brier: Estimate | None = None
+    harms: bool = False
 
 
 @dataclass(frozen=True)
@@ -399,7 +400,8 @@ def judge(
     repair: Repair = "recipe" if verdict == "Kept" else "oversampling" if baseline_helps else "collect"
     ending = {"recipe": "", "oversampling": " So these are shown more often.", "collect": f" {COLLECT}"}[repair]
     words = f"{verdict}: accuracy {figures}{ending}"
-    return Trial(verdict == "Kept", gain, rest, baseline, words, repair=repair)
+    harms = loses(rest, margin) or bool(harmed)
+    return Trial(verdict == "Kept", gain, rest, baseline, words, repair=repair, harms=harms)
 
 
 def _points(estimate: Estimate) -> str:

@@ -35,7 +35,8 @@ BLURS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0)
 #: Sizes at which blur is measured, one in so many pixels: the first where the slice has this many times as much
 #: sharpness as the most blurred images of the rest.
 SHRUNK, TELLING = (1, 2, 4), 1.3
-#: A recipe is tried with so many copies first, and with all of them only where these gain anything.
+#: A recipe is tried with so many copies first, and with all of them only where these gain anything; it is used with
+#: so many where all harm others.
 FIRST_COPIES = 300
 
 Features = npt.NDArray[np.float32]
@@ -89,6 +90,11 @@ class Repairer:
         copies = first_of(copies, most - spent + number_of(firsts[best])) if falls[best] > 0 else firsts[best]
         spent += number_of(copies) - number_of(firsts[best])
         tried = ground.trial(*self._made(chosen, copies))
+        if tried.harms and number_of(copies) > number_of(firsts[best]):
+            fewer = ground.trial(*self._made(chosen, firsts[best]))
+            if fewer.kept:
+                more = f" {number_of(copies)} copies, in place of {number_of(firsts[best])}, harm others."
+                tried, copies = replace(fewer, words=fewer.words + more), firsts[best]
         write_json(folder / "recipe.json", recipe.to_dict())
         write_json(folder / "trial.json", {"slice": weak.name, "recipe": recipe.name, **told(tried)})
         self._preview(recipe, copies, folder)

@@ -16,7 +16,7 @@ from augment.choose import Ground, Trial, unchanged
 from curation.config import SliceSettings
 from curation.copied import CopiedFeatures
 from curation.kept import Kept
-from curation.records import Augmentation, Condition, Progress, Sample, Slice
+from curation.records import Augmentation, Condition, Estimate, Progress, Sample, Slice
 from curation.repairing import Repairer
 
 SIDE = 8
@@ -161,6 +161,30 @@ def test_no_more_copies_are_looked_at_than_may_be(
     samples = len(made.ids)
     assert (repaired.looked_at, seen.encoded - samples) == (looked_at, looked_at)
     assert len(repaired.copies.sample_ids) * repaired.copies.copies == looked_at
+
+
+@pytest.mark.parametrize("few_help", [True, False])
+def test_fewer_copies_are_used_where_all_harm_others_and_they_are_proven(
+    made: Set, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_help: bool
+) -> None:
+    zero = Estimate(0.0, (-0.1, 0.1))
+
+    def judged(ground: Ground, made: np.ndarray, sources: np.ndarray) -> Trial:
+        if len(made) > 60:
+            return Trial(False, zero, zero, zero, "Not kept, it harms.", harms=True)
+        kept = Trial(True, zero, zero, zero, "Kept.", repair="recipe")
+        return kept if few_help else replace(kept, kept=False, repair="collect")
+
+    monkeypatch.setattr("curation.repairing.FIRST_COPIES", 60)
+    monkeypatch.setattr(Ground, "fall", lambda *given: 0.1)
+    monkeypatch.setattr(Ground, "trial", judged)
+    aimed, copies = made.repaired(SliceSettings(), made.labels, tmp_path)
+    expected = (
+        ("recipe", 60, "Kept. 400 copies, in place of 60, harm others.")
+        if few_help
+        else ("collect", 0, "Not kept, it harms.")
+    )
+    assert (aimed.repair, len(copies.sample_ids) * copies.copies, aimed.proof) == expected
 
 
 def test_slice_that_is_merely_rare_is_shown_more_often_or_helped_by_its_recipe(made: Set, tmp_path: Path) -> None:
