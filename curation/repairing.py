@@ -36,7 +36,7 @@ BLURS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0)
 #: sharpness as the most blurred images of the rest.
 SHRUNK, TELLING = (1, 2, 4), 1.3
 #: A recipe is tried with so many copies first, and with all of them only where these gain anything; it is used with
-#: so many where all harm others.
+#: half, a quarter, but no fewer than so many of them where all harm others.
 FIRST_COPIES = 300
 
 Features = npt.NDArray[np.float32]
@@ -90,11 +90,13 @@ class Repairer:
         copies = first_of(copies, most - spent + number_of(firsts[best])) if falls[best] > 0 else firsts[best]
         spent += number_of(copies) - number_of(firsts[best])
         tried = ground.trial(*self._made(chosen, copies))
-        if tried.harms and number_of(copies) > number_of(firsts[best]):
-            fewer = ground.trial(*self._made(chosen, firsts[best]))
-            if fewer.kept:
-                more = f" {number_of(copies)} copies, in place of {number_of(firsts[best])}, harm others."
-                tried, copies = replace(fewer, words=fewer.words + more), firsts[best]
+        fewer, of_fewer = copies, tried
+        while of_fewer.harms and number_of(fewer) > few:  # half of them, and so on
+            fewer = first_of(copies, max(number_of(fewer) // 2, few))
+            of_fewer = ground.trial(*self._made(chosen, fewer))
+        if of_fewer.kept and fewer is not copies:
+            more = f" {number_of(copies)} copies, in place of {number_of(fewer)}, harm others."
+            tried, copies = replace(of_fewer, words=of_fewer.words + more), fewer
         write_json(folder / "recipe.json", recipe.to_dict())
         write_json(folder / "trial.json", {"slice": weak.name, "recipe": recipe.name, **told(tried)})
         self._preview(recipe, copies, folder)

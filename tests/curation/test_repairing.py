@@ -170,21 +170,23 @@ def test_fewer_copies_are_used_where_all_harm_others_and_they_are_proven(
     zero = Estimate(0.0, (-0.1, 0.1))
 
     def judged(ground: Ground, made: np.ndarray, sources: np.ndarray) -> Trial:
-        if len(made) > 60:
+        tried.append(len(made))
+        if len(made) > 110:
             return Trial(False, zero, zero, zero, "Not kept, it harms.", harms=True)
         kept = Trial(True, zero, zero, zero, "Kept.", repair="recipe")
         return kept if few_help else replace(kept, kept=False, repair="collect")
 
+    tried: list[int] = []
     monkeypatch.setattr("curation.repairing.FIRST_COPIES", 60)
     monkeypatch.setattr(Ground, "fall", lambda *given: 0.1)
     monkeypatch.setattr(Ground, "trial", judged)
     aimed, copies = made.repaired(SliceSettings(), made.labels, tmp_path)
-    expected = (
-        ("recipe", 60, "Kept. 400 copies, in place of 60, harm others.")
-        if few_help
-        else ("collect", 0, "Not kept, it harms.")
-    )
-    assert (aimed.repair, len(copies.sample_ids) * copies.copies, aimed.proof) == expected
+    assert tried == [400, 200, 100]
+    used = (aimed.repair, len(copies.sample_ids) * copies.copies, aimed.proof)
+    if few_help:
+        assert used == ("recipe", 100, "Kept. 400 copies, in place of 100, harm others.")
+    else:
+        assert used == ("collect", 0, "Not kept, it harms.")
 
 
 def test_slice_that_is_merely_rare_is_shown_more_often_or_helped_by_its_recipe(made: Set, tmp_path: Path) -> None:
