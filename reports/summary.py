@@ -227,7 +227,9 @@ def what_is_weak(summary: IterationSummary) -> str:
         said.append("No group of images stands out as weaker than the rest.")
     pair = worst_pair(summary)
     if pair:
-        said.append(f"Most often confused on the holdout: {pair[0]} taken for {pair[1]} ({pair[2]} times).")
+        said.append(
+            f"Most often confused on the holdout: {pair[0]} taken for {pair[1]} ({_count(pair[2], 'time', 'times')})."
+        )
     return " ".join(said)
 
 
