@@ -185,7 +185,7 @@ class SliceSettings:
         _require(1 <= self.max_conditions <= 3, "slices.max_conditions", self.max_conditions, "1 to 3")
         _require(0 < self.alpha < 1, "slices.alpha", self.alpha, "in (0, 1)")
         _require(0 <= self.copies <= 20, "slices.copies", self.copies, "0 to 20")
-        _require(self.effort >= 0, "slices.effort", self.effort, "0 or more")
+        _require(0 <= self.effort <= 100, "slices.effort", self.effort, "0 to 100")
 
     def copies_looked_at(self, images: int) -> int:
         """How many copies an iteration's trials look at, at most, where so many images have a label.
