@@ -29,7 +29,7 @@ Features = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
-#: Augmented images cost as much as new ones each; a recipe makes no more than this many.
+#: Augmented images cost half as much as new ones each; a recipe makes no more than this many.
 MOST_COPIES = 1000
 #: A weakness is measured in a slice whose images differ from others as clearly as this; so many are tried.
 CLEARLY, MOST_AIMS = 0.9, 3
@@ -176,7 +176,7 @@ def unchanged(image: npt.NDArray[np.uint8], seed: int) -> npt.NDArray[np.uint8]:
 def again(sample_ids: Sequence[str], factor: int) -> Augmentation:
     """The same images ``factor`` times in all, ``MOST_COPIES`` at most; against a slice that is merely rare."""
     copies = max(1, min(factor - 1, MOST_COPIES // max(len(sample_ids), 1)))
-    return Augmentation("oversampling", tuple(sample_ids[:MOST_COPIES]), copies, unchanged)
+    return Augmentation("oversampling", tuple(sample_ids[:MOST_COPIES]), copies, unchanged, as_they_are=True)
 
 
 Repair = Literal["recipe", "oversampling", "collect"]

@@ -228,8 +228,8 @@ def given_slice(
 
 def flagged(shop: Workshop, planted: PlantedDivided) -> Mask:
     """Which labels of train rows the project flags, (rows,)."""
-    names, rows = len(shop.images.names), np.arange(len(planted.labels))
-    inputs = Inputs(planted.features, names, rows, seed=0, widths=shop.widths)
+    classes, rows = len(shop.images.names), np.arange(len(planted.labels))
+    inputs = Inputs(planted.features, classes, rows, seed=0, widths=shop.widths)
     return judge_labels(score_inputs(inputs, planted.labels).probabilities, planted.labels).flagged
 
 

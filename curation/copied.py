@@ -76,6 +76,9 @@ class CopiedFeatures:
         planned = plan_copies(samples, augmentations)
         for augmentation in augmentations:
             own = [copy for copy in planned if copy[0] is augmentation]
+            if augmentation.as_they_are:
+                found += [self.features([samples[place] for _, _, place in own], progress)] if own else []
+                continue
             known = self._known(augmentation, seed)
             missing = [copy for copy in own if (copy[1], samples[copy[2]].id) not in known]
             done = 0

@@ -391,12 +391,14 @@ class Augmentation:
     """Extra training copies: each of ``sample_ids`` is added ``copies`` times, changed by ``transform``.
 
     ``transform`` is picklable and maps an (H, W, 3) uint8 array to another, given a seed: ``transform(image, seed)``.
+    ``as_they_are`` says that it changes nothing: what is known of the images is known of the copies.
     """
 
     name: str
     sample_ids: tuple[str, ...]
     copies: int
     transform: Callable[[npt.NDArray[np.uint8], int], npt.NDArray[np.uint8]]
+    as_they_are: bool = False
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,10 @@ BLURS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0)
 #: sharpness as the most blurred images of the rest.
 SHRUNK, TELLING = (1, 2, 4), 1.3
 #: A recipe is tried with so many copies first, and with all of them only where these gain anything; it is used with
-#: half, a quarter, but no fewer than so many of them where all harm others.
+#: half, a quarter, but no fewer than the first of them where all harm others.
 FIRST_COPIES = 300
+#: One copy each of many samples are nearly as many as several of few from this share on.
+NEARLY = 0.75
 
 Features = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
@@ -91,7 +93,7 @@ class Repairer:
         spent += number_of(copies) - number_of(firsts[best])
         tried = ground.trial(*self._made(chosen, copies))
         fewer, of_fewer = copies, tried
-        while of_fewer.harms and number_of(fewer) > few:  # half of them, and so on
+        while of_fewer.harms and of_fewer.gain.value > 0 and number_of(fewer) > few:  # half of them, and so on
             fewer = first_of(copies, max(number_of(fewer) // 2, few))
             of_fewer = ground.trial(*self._made(chosen, fewer))
         if of_fewer.kept and fewer is not copies:
@@ -201,14 +203,18 @@ class Repairer:
 
 
 def first_of(copies: Augmentation, most: int) -> Augmentation:
-    """``most`` of the copies at most: rather one each of many samples than several of few.
+    """``most`` of the copies at most: rather one each of many samples than several of few, where nearly as many.
 
-    >>> few = first_of(Augmentation("dark", ("a", "b", "c"), 2, lambda image, seed: image), 5)
-    >>> few.sample_ids, few.copies
-    (('a', 'b', 'c'), 1)
+    >>> dark = Augmentation("dark", ("a", "b", "c"), 2, lambda image, seed: image)
+    >>> [(few.sample_ids, few.copies) for few in (first_of(dark, 4), first_of(dark, 5))]
+    [(('a', 'b', 'c'), 1), (('a', 'b'), 2)]
     """
-    each = min(copies.copies, max(most // max(len(copies.sample_ids), 1), 1))
-    return replace(copies, sample_ids=copies.sample_ids[: most // max(each, 1)], copies=each)
+    samples = len(copies.sample_ids)
+    wanted = NEARLY * min(most, number_of(copies))
+    each = 1
+    while each < copies.copies and min(samples, most // each) * each < wanted:
+        each += 1
+    return replace(copies, sample_ids=copies.sample_ids[: most // each], copies=each)
 
 
 def number_of(copies: Augmentation) -> int:

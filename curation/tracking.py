@@ -63,7 +63,8 @@ def track(
         weak.append(_noted(replace(again, status=status, wanted=old.wanted, began=old.began), iteration, old.history))
     fixed: list[Slice] = []
     for old in left:
-        measured = _measured(old, table, wrong, sample_ids, labels, of_class) or old
+        unasked = replace(old, repair="", proof="") if old.repair == "review" else old
+        measured = _measured(old, table, wrong, sample_ids, labels, of_class) or unasked
         usual = (measured.errors - measured.removable) / max(measured.size, 1)
         well = old.status == "fixed" or measured.removable <= 0 or measured.error_rate < LEAST_RISE * usual
         (fixed if well else weak).append(

@@ -237,7 +237,8 @@ def plan_views(facts: Mapping[str, Any]) -> list[ViewPlan]:
     quality, pred, confidence = f"quality_{key}", f"pred_{key}", f"pred_{key}.confidence"
     plans = [
         ViewPlan(f"issues_{key}", f"Iteration {number}: labels that look wrong, worst first",
-                 {f"issue_{key}": True, f"verdict_{key}": None, "review": None}, quality, always=True, color="#d1495b"),
+                 {f"issue_{key}": True, f"changed_{key}": {"$ne": True}, "review": None}, quality, always=True,
+                 color="#d1495b"),
         ViewPlan(f"changed_{key}", f"Iteration {number}: labels that people changed",
                  {f"changed_{key}": True}, quality, always=True, color="#2e8b57"),
         ViewPlan(f"disputed_{key}", f"Iteration {number}: images on which people disagree",

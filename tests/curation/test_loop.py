@@ -232,6 +232,13 @@ def test_trials_of_an_iteration_share_the_copies_that_they_may_look_at(
     assert tried == [("slice 1", 300), ("slice 2", 190)], "labels that are flagged are looked at first"
     kept = slices_from_frame(read_frame(house.paths.iteration(1) / "slices.parquet"))
     assert [s.repair for s in kept] == ["review", "", ""]
+    at = datetime.now(UTC)
+    for answer, first in ((SKIPPED, "slice 1"), ("c1", "slice 0")):
+        tried.clear()
+        sample_id = weak[0].sample_ids[0]
+        house.ledger.add_verdicts([Verdict(sample_id, answer, "ann", at, answer, f"ls:x:{answer}", "blind", 1)])
+        loop._augmentations(house.paths.iteration(1), 1, house.ledger.labels())
+        assert tried[0][0] == first, "who skips an image has not judged it"
 
 
 def test_an_iteration_waits_for_people_and_goes_on_when_they_have_answered(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from augment.choose import Ground, Trial, unchanged
+from augment.choose import again as again_shown
 from curation.config import SliceSettings
 from curation.copied import CopiedFeatures
 from curation.kept import Kept
@@ -148,6 +149,9 @@ def test_a_copy_is_looked_at_once_and_more_are_made_only_where_a_few_help(
     assert seen.encoded == 400
     for row, features in zip(rows[:5], again[:5], strict=True):  # darkened to a tenth
         assert features.mean() < 0.2 * seen.features([chosen[row]]).mean()
+    same, rows = repairer.store.copies(chosen, [again_shown(made.ids[:3], 3)], 0)
+    assert rows.tolist() == [0, 1, 2] * 2
+    assert np.array_equal(same, seen.features([chosen[row] for row in rows])), "what the trial repeated"
 
 
 @pytest.mark.parametrize(("fall", "looked_at"), [(-0.1, 50), (0.1, 100)])
@@ -163,16 +167,17 @@ def test_no_more_copies_are_looked_at_than_may_be(
     assert len(repaired.copies.sample_ids) * repaired.copies.copies == looked_at
 
 
-@pytest.mark.parametrize("few_help", [True, False])
+@pytest.mark.parametrize("few_help", [True, False, None])
 def test_fewer_copies_are_used_where_all_harm_others_and_they_are_proven(
-    made: Set, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_help: bool
+    made: Set, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_help: bool | None
 ) -> None:
-    zero = Estimate(0.0, (-0.1, 0.1))
+    """``None``: however few they are, they harm."""
+    zero, more = Estimate(0.0, (-0.1, 0.1)), Estimate(0.1, (0.0, 0.2))
 
     def judged(ground: Ground, made: np.ndarray, sources: np.ndarray) -> Trial:
         tried.append(len(made))
-        if len(made) > 110:
-            return Trial(False, zero, zero, zero, "Not kept, it harms.", harms=True)
+        if len(made) > 110 or few_help is None:
+            return Trial(False, more, zero, zero, "Not kept, it harms.", harms=True)
         kept = Trial(True, zero, zero, zero, "Kept.", repair="recipe")
         return kept if few_help else replace(kept, kept=False, repair="collect")
 
@@ -181,7 +186,7 @@ def test_fewer_copies_are_used_where_all_harm_others_and_they_are_proven(
     monkeypatch.setattr(Ground, "fall", lambda *given: 0.1)
     monkeypatch.setattr(Ground, "trial", judged)
     aimed, copies = made.repaired(SliceSettings(), made.labels, tmp_path)
-    assert tried == [400, 200, 100]
+    assert tried == [400, 200, 100] if few_help is not None else [400, 200, 100, 60]
     used = (aimed.repair, len(copies.sample_ids) * copies.copies, aimed.proof)
     if few_help:
         assert used == ("recipe", 100, "Kept. 400 copies, in place of 100, harm others.")

@@ -105,7 +105,7 @@ class _StoppedOnceNamed:
 
 def test_the_wish_to_end_counts_also_while_a_class_is_made() -> None:
     with pytest.raises(KeyboardInterrupt), ended_by_signal():
-        type("Made", (), {"part": _StoppedOnceNamed(lambda: os.kill(os.getpid(), signal.SIGTERM))})
+        type("Made", (), {"part": _StoppedOnceNamed(lambda: signal.raise_signal(signal.SIGTERM))})
 
 
 def test_an_error_while_a_class_is_made_stays_one() -> None:
@@ -117,7 +117,7 @@ def test_ctrl_c_while_a_class_is_made_ends_a_command_as_anywhere(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stopped(**_: object) -> None:
-        type("Made", (), {"part": _StoppedOnceNamed(lambda: os.kill(os.getpid(), signal.SIGINT))})
+        type("Made", (), {"part": _StoppedOnceNamed(lambda: signal.raise_signal(signal.SIGINT))})
 
     monkeypatch.setattr(cli.curate, "main", stopped)
     with pytest.raises(SystemExit, match="130"):
