@@ -268,10 +268,9 @@ class Ground:
             )
         inside = self.inside
         own = np.random.default_rng(self.seed).permutation(np.flatnonzero(inside))
-        even = min(max(round((~inside).sum() / inside.sum()), 1), MOST_EVEN)
-        repeated, evenly = np.resize(own, len(sources)), np.tile(own, even - 1)
-        with_recipe = self._tried(augmented, sources)
-        repeats, balanced = (self._tried(self.features[rows], rows) for rows in (repeated, evenly))
+        repeated = np.resize(own, len(sources))
+        with_recipe, repeats = self._tried(augmented, sources), self._tried(self.features[repeated], repeated)
+        even, balanced = self._balanced
         best = max((b for b in (repeats, balanced)), key=lambda b: (not self._harms(b), b.gain.value))
         found = judge(
             with_recipe.gain, with_recipe.rest, best.gain, self.margin, harmed=with_recipe.harmed,
@@ -296,6 +295,14 @@ class Ground:
         """Which samples the plain head gets right, and their Brier scores."""
         found = self._left_out(self.features[:0], np.zeros(0, dtype=np.int64))
         return found.argmax(axis=1) == self.labels, brier_scores(found, self.labels)
+
+    @cached_property
+    def _balanced(self) -> tuple[int, _Tried]:
+        """How often each of the slice's images is shown where slice and rest weigh the same, and what that changes."""
+        own = np.random.default_rng(self.seed).permutation(np.flatnonzero(self.inside))
+        even = min(max(round((~self.inside).sum() / self.inside.sum()), 1), MOST_EVEN)
+        evenly = np.tile(own, even - 1)
+        return even, self._tried(self.features[evenly], evenly)
 
     def _tried(self, made: Features, rows: Integers) -> _Tried:
         found, (right, scores) = self._left_out(made, rows), self._before
