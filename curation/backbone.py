@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from curation.allocator import keep_freed_memory
 from curation.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
@@ -202,6 +203,8 @@ def load_backbone(
     import torch
 
     chosen = pick_device(device)
+    if chosen.type == "cpu":
+        keep_freed_memory()
     model, origin, packaged = _load(name, weights)
     model.eval()
     config = {"mean": _HALF, "std": _HALF} if packaged else _data_config(model)

@@ -25,7 +25,8 @@ ORDER = [
      "curation.importing", "curation.flags", "curation.predictions", "curation.properties", "curation.quality",
      "curation.engine", "curation.kept"],
     [
-        "curation.backbone", "curation.features", "curation.copies", "curation.copied", "curation.networks",
+        "curation.allocator", "curation.backbone", "curation.features", "curation.copies", "curation.copied",
+        "curation.networks",
         "curation.fitting", "curation.training", "curation.parallel", "curation.heads",
         "curation.neighbours", "curation.regression", "curation.scoring", "curation.streaming", "curation.crossval",
         "curation.view_heads", "curation.exports", "curation.ways",
