@@ -74,7 +74,7 @@ def table_cases(
     def columns(column: str) -> Columns:
         return np.array([column_of[name] for name in table[column]], dtype=np.int64)
 
-    features, views, widths = features_of([images / path for path in table["path"]], cache)
+    features, views, widths = features_of([images / path for path in table["path"]], cache, images.name)
     return [Case(column, features, columns(column), columns(truth), names, views, widths) for column in given]
 
 
@@ -86,7 +86,7 @@ def elpv_cases(rows: int | None, cache: Path, seed: int) -> list[Case]:
     cells = cells[:rows]
     names = ("defective", "functional")
     truth = np.array([names.index(c.truth) for c in cells], dtype=np.int64)
-    features, views, widths = features_of([folder / c.path for c in cells], cache)
+    features, views, widths = features_of([folder / c.path for c in cells], cache, "elpv")
     rng = np.random.default_rng(seed)
     count = round(FLIPPED * len(truth))
     rival = nearest_rival(features, truth)
@@ -112,8 +112,13 @@ def nearest_rival(features: Features, truth: Columns) -> Floats:
     )
 
 
-def features_of(files: Sequence[Path], cache: Path, size: int = 112) -> tuple[Features, Features, tuple[int, ...]]:
-    """Frozen features of images by the default backbone, its views, both (images, dimensions), and their widths."""
+def features_of(
+    files: Sequence[Path], cache: Path, name: str, size: int = 112
+) -> tuple[Features, Features, tuple[int, ...]]:
+    """Frozen features of images by the default backbone, its views, both (images, dimensions), and their widths.
+
+    Views are kept under the data's ``name``: how images are looked at depends on all of them.
+    """
     from curation.backbone import load_backbone
     from curation.features import FeatureStore, ViewFeatures
     from curation.images import PixelCache, inspect_image
@@ -127,7 +132,7 @@ def features_of(files: Sequence[Path], cache: Path, size: int = 112) -> tuple[Fe
     began = time.perf_counter()
     features = store.features(samples)
     plain = time.perf_counter() - began
-    judge = ViewFeatures(backbone, cache / "views")
+    judge = ViewFeatures(backbone, cache / "views" / name)
     views = judge.features(samples)
     print(f"{plain:.0f} s at {size} px, {time.perf_counter() - began - plain:.0f} s for the views (0 where kept)")
     return features, views, judge.widths

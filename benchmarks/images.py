@@ -89,7 +89,7 @@ def load_images(name: str, files: Sequence[Path], labels: Sequence[str], cache: 
         np.save(kept, measured(pixels))
     columns = np.array([names.index(label) for label in labels], dtype=np.int64)
     images = Images(name, pixels, columns, names, np.asarray(features), np.load(kept), tuple(samples))
-    return images, Eyes(store, ViewFeatures(backbone, cache / "views"))
+    return images, Eyes(store, ViewFeatures(backbone, cache / "views" / name))
 
 
 def cifar(archive: Path, rows: int | None, cache: Path) -> tuple[Images, Eyes]:

@@ -77,11 +77,13 @@ def claim(name: str, value: float, bar: float, at_least: bool = True) -> dict[st
 # --- data
 
 
-def store_of(options: argparse.Namespace, size: int) -> FeatureStore:
-    """Features and activations at a size, kept under ``--cache``."""
+def store_of(options: argparse.Namespace, size: int, data: str) -> FeatureStore:
+    """Features and activations of some data at a size, kept under ``--cache``."""
     backbone = load_backbone(options.backbone, weights=options.weights, size=size, device=options.device)
-    pixels = PixelCache(options.cache / "pixels", size)
-    return FeatureStore(backbone, pixels, options.cache / "features", views=options.cache / "views", view_all=True)
+    cache = options.cache / data
+    return FeatureStore(
+        backbone, PixelCache(cache / "pixels", size), cache / "features", views=cache / "views", view_all=True
+    )
 
 
 def samples_of(files: Sequence[Path]) -> list[Sample]:
@@ -179,7 +181,7 @@ def tell(title: str, found: dict[str, Any]) -> None:
 def accuracy(options: argparse.Namespace) -> tuple[dict[str, Any], Claims]:
     """ELPV, clean labels."""
     samples, labels, splits = elpv()
-    store = store_of(options, options.size)
+    store = store_of(options, options.size, "elpv")
     runs, told = [], []
     for seed in range(options.splits):
         train, held = rows_of(splits[seed], "train"), rows_of(splits[seed], "holdout")
@@ -203,7 +205,7 @@ def noise(options: argparse.Namespace) -> tuple[dict[str, Any], Claims]:
     classes = tuple(sorted({e["clean_label"] for e in entries}))
     samples = samples_of([table.parent / e["path"] for e in entries])
     truth = np.array([classes.index(e["clean_label"]) for e in entries], dtype=np.int64)
-    store, found, claims = store_of(options, 112), {}, []
+    store, found, claims = store_of(options, 112, "cifar10n"), {}, []
     for name in ("worse_label", "clean_label"):
         labels = np.array([classes.index(e[name]) for e in entries], dtype=np.int64)
         runs, told = [], []
@@ -322,7 +324,7 @@ def speed(options: argparse.Namespace) -> tuple[dict[str, Any], Claims]:
     """The whole network trained by four, samples/s after a first epoch, and accuracy on the holdout by the clock."""
     samples, labels, splits = elpv()
     train, held = rows_of(splits[0], "train")[: options.images], rows_of(splits[0], "holdout")[: options.images]
-    store = store_of(options, options.speed_size)
+    store = store_of(options, options.speed_size, "elpv")
     sets = [([samples[row] for row in rows], labels[rows]) for rows in (train, held)]
     store.pixels.pixels([samples[row] for row in np.concatenate([train, held])])  # decoded once, for everybody who may
     contenders: dict[str, Callable[[], dict[str, Any]]] = {

@@ -79,6 +79,7 @@ def describe(model: FineTuned | ViewModel, class_names: Sequence[str]) -> dict[s
     output = "softmax gives calibrated"
     if isinstance(model, ViewModel):
         resize["views"] = [[size, size] for size in sizes]
+        resize["turned"] = model.views.turned
         output = "calibrated"
     return {
         "class_names": json.dumps(list(class_names), ensure_ascii=False),
@@ -108,7 +109,8 @@ def load_exported(content: bytes) -> torch.nn.Module:
     backbone = create_model(about["architecture"], 0)
     backbone.load_state_dict({k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")})
     arrays = {k.removeprefix("head."): v.numpy() for k, v in tensors.items() if k.startswith("head.")}
-    return network_of(backbone.eval(), prepared["mean"], prepared["std"], ViewHead(**arrays))
+    turned = prepared.get("turned", [False] * len(prepared["views"]))
+    return network_of(backbone.eval(), prepared["mean"], prepared["std"], ViewHead(**arrays), turned)
 
 
 def _backbone(model: FineTuned | ViewModel) -> Backbone:
@@ -218,7 +220,7 @@ def _network(model: FineTuned | ViewModel) -> torch.nn.Module:
     backbone = _backbone(model)
     if isinstance(model, ViewModel):
         plain = copy.deepcopy(backbone.model).cpu().float().eval()
-        return network_of(plain, backbone.mean, backbone.std, model.head)
+        return network_of(plain, backbone.mean, backbone.std, model.head, model.views.turned)
     tuned = _whole_model(model)
 
     class FromPixels(torch.nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from curation.backbone import Backbone
 from curation.engine import Engine, LocalEngine
 from curation.images import PixelCache
+from curation.orientation import have_upside
 from curation.records import Progress, Sample
 from curation.runs import write_whole
 
@@ -30,6 +32,8 @@ _LARGEST_HALF = 65504
 
 Features = npt.NDArray[np.float32]
 Activations = npt.NDArray[np.float16]
+#: From a network, images (n, side, side, 3) uint8 and a progress to rows (n, width).
+Look = Callable[..., Features]
 
 
 class RowFile:
@@ -156,15 +160,15 @@ class FeatureStore:
     def _shared_views(self) -> RowFile | None:
         """Where to keep what labels are judged by; ``None`` where they are not judged by images of this size."""
         backbone = self.backbone
-        if self._view_folder is None or backbone.division is None or backbone.size not in _sides(backbone.size):
-            return None
+        if self._view_folder is None or backbone.division is None or backbone.size != _sides(backbone.size)[0]:
+            return None  # smaller views may be of turned images
         if not hasattr(backbone.model, "forward_intermediates"):
             return None
         noise = np.random.default_rng(0).integers(0, 256, (2, backbone.size, backbone.size, 3), dtype=np.uint8)
         features, activations, viewed = _with_mirror(backbone, noise)
         expected = _forward(backbone, noise)
         close = np.allclose(features, expected[0], atol=1e-2) and np.allclose(activations, expected[1], atol=1e-2)
-        return _view_file(self._view_folder, backbone, viewed.shape[1]) if close else None
+        return _view_file(self._view_folder, backbone, viewed.shape[1], turned=False) if close else None
 
     def _activation_shape(self) -> tuple[int, ...]:
         size = self.backbone.size
@@ -221,6 +225,8 @@ class _Told:
 #: Sides of the views that labels are judged by, as shares of the first; multiples of 32 pixels.
 VIEWS = (1.0, 5 / 7, 1 / 2)
 _SMALLEST_VIEW = 224
+#: Of so many images it is found out whether they have an upside; of fewer than the second number it is not.
+_LOOKED_AT, _ENOUGH = 200, 100
 _STAGES = 3
 #: Channels of a stage whose correlations are taken, at most.
 _CORRELATED = 128
@@ -229,6 +235,9 @@ _CORRELATED = 128
 class ViewFeatures:
     """Features to judge labels by: of each image at several sizes, at each the mean with its mirror image.
 
+    Where images have no upside (``orientation.py``) the smaller views are the mean with the image turned by half a
+    circle: other looks, at the same cost. That is found out of the first images, and stays while the cache does;
+    ``upright`` says it instead.
     Small images are looked at enlarged as well: convolutional features pretrained at 224 px say more of an object that
     fills their field of view. Beside the pooled features stand mean, deviation and maximum over the image of the last
     three stages that the network tells (timm's ``forward_intermediates``), which channels go together, and what is in
@@ -237,10 +246,13 @@ class ViewFeatures:
     transformers are made for one) are left out.
     """
 
-    def __init__(self, backbone: Backbone, folder: Path, *, engine: Engine | None = None) -> None:
+    def __init__(
+        self, backbone: Backbone, folder: Path, *, engine: Engine | None = None, upright: bool | None = None
+    ) -> None:
         self.backbone = backbone
         self._folder = folder
         self._engine = engine or LocalEngine()
+        self._upright = upright
 
     @cached_property
     def views(self) -> list[tuple[Backbone, tuple[int, ...]]]:
@@ -259,6 +271,25 @@ class ViewFeatures:
         """Of how many features each part is that stands in a row, in their order."""
         return tuple(width for _, widths in self.views for width in widths)
 
+    @property
+    def upright(self) -> bool:
+        """Whether images have an upside; they are taken to have one until it is found out."""
+        if self._upright is None:
+            try:
+                self._upright = bool(json.loads(self._orientation.read_text(encoding="utf-8"))["upright"])
+            except (OSError, ValueError, KeyError, TypeError):
+                return True
+        return self._upright
+
+    def looking(self, upright: bool) -> ViewFeatures:
+        """The same of images that have an upside or have none, as a model was trained on."""
+        return ViewFeatures(self.backbone, self._folder, engine=self._engine, upright=upright)
+
+    @property
+    def turned(self) -> list[bool]:
+        """Of each view whether it is the mean with the turned image, no longer the mirrored one."""
+        return [not self.upright and number > 0 for number in range(len(self.views))]
+
     def features(self, samples: Sequence[Sample], progress: Progress | None = None) -> Features:
         """Features of shape (samples, sum of the views' widths), float32, in the order of ``samples``."""
         self.compute(samples, progress)
@@ -271,12 +302,31 @@ class ViewFeatures:
         return StoredRows(self._files(), [s.id for s in samples])
 
     def _files(self) -> list[RowFile]:
-        return [_view_file(self._folder, view, sum(widths)) for view, widths in self.views]
+        ways = zip(self.views, self.turned, strict=True)
+        return [_view_file(self._folder, view, sum(widths), turned) for (view, widths), turned in ways]
+
+    @property
+    def _orientation(self) -> Path:
+        return self._folder / f"{self.backbone.identity}-orientation.json"
+
+    def _find_orientation(self, samples: Sequence[Sample]) -> None:
+        """Find out whether images have an upside, where that is not known and there are enough of them."""
+        several = {s.id: s for s in samples}
+        if self._upright is not None or self._orientation.exists() or len(self.views) < 2 or len(several) < _ENOUGH:
+            return
+        view, size = self.views[-1][0], BATCH[self.backbone.device.type]
+        chosen = [several[sample_id] for sample_id in sorted(several)[:_LOOKED_AT]]  # by content, so by chance
+        images = PixelCache(self._folder, view.size).decode(chosen)
+        looks = [images, images[:, :, ::-1], _turn(images)]
+        batches = [look[start : start + size] for look in looks for start in range(0, len(look), size)]
+        found = np.split(np.concatenate(list(self._engine.map(_seen, view, iter(batches)))), len(looks))
+        write_whole(self._orientation, json.dumps({"upright": have_upside(*found), "images": len(chosen)}) + "\n")
 
     def compute(self, samples: Sequence[Sample], progress: Progress | None = None) -> None:
         """Compute and keep the features of samples that there are none of yet."""
-        for file, (view, _) in zip(self._files(), self.views, strict=True):
-            self._compute(file, view, samples, progress)
+        self._find_orientation(samples)
+        for file, (view, _), turned in zip(self._files(), self.views, self.turned, strict=True):
+            self._compute(file, view, samples, _viewed_turned if turned else _viewed, progress)
 
     def pixels(self, samples: Sequence[Sample], progress: Progress | None = None) -> npt.NDArray[np.uint8]:
         """Images at the size of the first view, (samples, side, side, 3) uint8, not kept: what copies are made from."""
@@ -291,20 +341,25 @@ class ViewFeatures:
 
         Without ``mirror`` they are looked at as they are alone, for half of the cost.
         """
-        seen = [self._encode(view, images_at(view.size), mirror) for view, _ in self.views]
+        seen = [
+            self._encode(view, images_at(view.size), (_viewed_turned if turned else _viewed) if mirror else _seen)
+            for (view, _), turned in zip(self.views, self.turned, strict=True)
+        ]
         return np.concatenate(seen, axis=1)
 
-    def _encode(self, view: Backbone, images: npt.NDArray[np.uint8], mirror: bool) -> Features:
-        batch = BATCH[view.device.type] // (2 if mirror else 1)
+    def _encode(self, view: Backbone, images: npt.NDArray[np.uint8], look: Look) -> Features:
+        batch = BATCH[view.device.type] // (1 if look is _seen else 2)
         batches = (images[start : start + batch] for start in range(0, len(images), batch))
-        return np.concatenate(list(self._engine.map(_viewed if mirror else _seen, view, batches)))
+        return np.concatenate(list(self._engine.map(look, view, batches)))
 
-    def _compute(self, file: RowFile, view: Backbone, samples: Sequence[Sample], progress: Progress | None) -> None:
+    def _compute(
+        self, file: RowFile, view: Backbone, samples: Sequence[Sample], look: Look, progress: Progress | None
+    ) -> None:
         known = file.index()
         missing = list({s.id: s for s in samples if s.id not in known}.values())
         images = PixelCache(self._folder, view.size)
         batch = BATCH[view.device.type] // 2
-        computed = self._engine.map(_viewed, view, _batches(missing, batch, images.decode))
+        computed = self._engine.map(look, view, _batches(missing, batch, images.decode))
         told = _Told(progress, f"computing features at {view.size} px", 0, len(missing))
         for chunk in _chunks(missing, KEPT_EVERY):
             file.append([s.id for s in chunk], np.concatenate(told.take(computed, chunk, batch)))
@@ -320,13 +375,14 @@ def _sides(size: int) -> list[int]:
     return list(dict.fromkeys(max(32, round(largest * share / 32) * 32) for share in VIEWS))
 
 
-def _view_file(folder: Path, view: Backbone, width: int) -> RowFile:
+def _view_file(folder: Path, view: Backbone, width: int, turned: bool) -> RowFile:
     """Where the rows of a view are kept."""
-    return RowFile(folder / f"{view.identity}-{view.size}" / "seen-with-mirror.f16", (width,), np.float16)
+    name = "seen-with-turned.f16" if turned else "seen-with-mirror.f16"
+    return RowFile(folder / f"{view.identity}-{view.size}" / name, (width,), np.float16)
 
 
-def _mean_with_mirror(rows: Features) -> Features:
-    """The mean of images' rows and those of their mirror images, which follow them; within half precision's range."""
+def _mean_of_both(rows: Features) -> Features:
+    """The mean of images' rows and those of their changed images, which follow them; within half precision's range."""
     half = len(rows) // 2
     return np.asarray(np.clip((rows[:half] + rows[half:]) / 2, -_LARGEST_HALF, _LARGEST_HALF))
 
@@ -350,7 +406,17 @@ def _without_views(
 
 def _viewed(view: Backbone, images: npt.NDArray[np.uint8], _: Progress | None = None) -> Features:
     """The rows that ``ViewFeatures`` keeps of images, by the network at one size."""
-    return _mean_with_mirror(_stages(view, np.concatenate([images, images[:, :, ::-1]])))
+    return _mean_of_both(_stages(view, np.concatenate([images, images[:, :, ::-1]])))
+
+
+def _viewed_turned(view: Backbone, images: npt.NDArray[np.uint8], _: Progress | None = None) -> Features:
+    """The same where images have no upside."""
+    return _mean_of_both(_stages(view, np.concatenate([images, _turn(images)])))
+
+
+def _turn(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Images (n, height, width, 3) turned by half a circle."""
+    return images[:, ::-1, ::-1]
 
 
 def _seen(view: Backbone, images: npt.NDArray[np.uint8], _: Progress | None = None) -> Features:
@@ -374,7 +440,7 @@ def _with_mirror(
     finally:
         hook.remove()
     kept = seen[0][: len(images)].clamp(-_LARGEST_HALF, _LARGEST_HALF).to(torch.float16).contiguous().cpu().numpy()
-    return rows[: len(images), : backbone.feature_size], kept, _mean_with_mirror(rows)
+    return rows[: len(images), : backbone.feature_size], kept, _mean_of_both(rows)
 
 
 def _widths(view: Backbone) -> tuple[int, ...]:

@@ -120,6 +120,7 @@ class ViewModel:
             "backbone": self.views.backbone.name,
             "identity": self.views.backbone.identity,
             "sizes": self.views.sizes,
+            "upright": self.views.upright,
             "words": self.words,
             "rows": self.rows,
         }
@@ -150,7 +151,8 @@ def load_view_model(file: Path, views: ViewFeatures) -> ViewModel:
         )
     if head.mean.shape != (sum(views.widths),):
         raise DataError(f"{file} was trained by another version of the toolkit; train again with `curate run`")
-    return ViewModel(views, tuple(about["class_ids"]), head, about["words"], about["rows"])
+    looking = views.looking(about.get("upright", True))
+    return ViewModel(looking, tuple(about["class_ids"]), head, about["words"], about["rows"])
 
 
 class ViewTrainer:
@@ -211,8 +213,9 @@ class ViewTrainer:
         backbone = self.views.backbone
         sizes = ", ".join(map(str, self.views.sizes))
         strengths = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
+        looks = "mirror images" if self.views.upright else "mirror and turned images"
         return (
-            f"a head on features of {backbone.name} at {sizes} px with mirror images, on {rows:,} images "
+            f"a head on features of {backbone.name} at {sizes} px with {looks}, on {rows:,} images "
             f"{f'and {copies:,} augmented copies ' if copies else ''}({strengths}); {device_name(str(backbone.device))}"
         )
 
@@ -268,11 +271,14 @@ def apart(groups: Integers) -> Integers:
     return groups if len(np.unique(groups)) > 1 else np.arange(len(groups))
 
 
-def network_of(model: Any, mean: Sequence[float], std: Sequence[float], head: ViewHead) -> torch.nn.Module:
+def network_of(
+    model: Any, mean: Sequence[float], std: Sequence[float], head: ViewHead, turned: Sequence[bool]
+) -> torch.nn.Module:
     """One network from pixels to probabilities (n, classes), made of a backbone's ``model`` and a head.
 
     It takes one uint8 tensor (n, side, side, 3) a view, the largest first: the same images at each of the views' sizes.
-    ``mean`` and ``std`` are those of colours from 0 to 1, as the backbone wants them.
+    ``mean`` and ``std`` are those of colours from 0 to 1, as the backbone wants them, ``turned`` that of
+    ``ViewFeatures``.
     """
     import torch
 
@@ -288,9 +294,9 @@ def network_of(model: Any, mean: Sequence[float], std: Sequence[float], head: Vi
         def forward(self, *pixels: torch.Tensor) -> torch.Tensor:
             held: Any = self  # its buffers, which torch does not type
             views = []
-            for images in pixels:
+            for images, half_circle in zip(pixels, turned, strict=True):
                 images = (images.permute(0, 3, 1, 2).float() - held.colour_mean) / held.colour_std
-                parts = part_tensors(held.backbone, torch.cat([images, images.flip(3)]))
+                parts = part_tensors(held.backbone, torch.cat([images, images.flip((2, 3) if half_circle else (3,))]))
                 views.append(torch.cat(parts, dim=1).reshape(2, images.shape[0], -1).mean(dim=0))
             rows = (torch.cat(views, dim=1) - held.mean) / held.divisor
             rows = rows * (LENGTH / rows.norm(dim=1, keepdim=True).clamp(min=1e-6))

@@ -84,6 +84,15 @@ def test_a_saved_model_is_the_same_file_each_time_and_predicts_the_same(
     loaded = load_view_model(tmp_path / "a", views)
     assert loaded.words == model.words
     assert np.array_equal(loaded.predict(samples).probabilities, model.predict(samples).probabilities)
+    turning = trainer(views.looking(False)).train(
+        samples, labels, CLASSES, seed=0, augmentations=(), checkpoint=Path(), progress=None
+    )
+    assert "with mirror and turned images" in turning.words
+    turning.save(tmp_path / "turning")
+    loaded = load_view_model(tmp_path / "turning", views)
+    assert loaded.views.turned == [False, True], "a model looks as it did when it was trained"
+    assert np.array_equal(loaded.predict(samples).probabilities, turning.predict(samples).probabilities)
+    assert not np.allclose(loaded.predict(samples).probabilities, model.predict(samples).probabilities, atol=1e-6)
     other = ViewFeatures(load_backbone(size=96, device="cpu"), tmp_path)
     with pytest.raises(DataError, match="was trained on tf_efficientnet_lite0 at 64, 32 px with other weights"):
         load_view_model(tmp_path / "a", other)
@@ -95,12 +104,14 @@ def test_a_saved_model_is_the_same_file_each_time_and_predicts_the_same(
         load_view_model(tmp_path / "a", views)
 
 
+@pytest.mark.parametrize("upright", [True, False])
 def test_one_network_from_pixels_gives_its_probabilities(
-    views: ViewFeatures, pictures: tuple[list[Sample], Columns]
+    views: ViewFeatures, pictures: tuple[list[Sample], Columns], upright: bool
 ) -> None:
     samples, labels = pictures
+    views = views.looking(upright)
     model = trainer(views).train(samples, labels, CLASSES, seed=0, augmentations=(), checkpoint=Path(), progress=None)
-    network = network_of(views.backbone.model, views.backbone.mean, views.backbone.std, model.head)
+    network = network_of(views.backbone.model, views.backbone.mean, views.backbone.std, model.head, views.turned)
     pixels = [torch.from_numpy(views.decode(samples[:5], size)) for size in views.sizes]
     with torch.inference_mode():
         found = network(*pixels).numpy()
