@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -236,8 +237,7 @@ class ViewFeatures:
     """Features to judge labels by: of each image at several sizes, at each the mean with its mirror image.
 
     Where images have no upside (``orientation.py``) the smaller views are the mean with the image turned by half a
-    circle: other looks, at the same cost. That is found out of the first images, and stays while the cache does;
-    ``upright`` says it instead.
+    circle: other looks, at the same cost. That is found out of the first images, and stays while the cache does.
     Small images are looked at enlarged as well: convolutional features pretrained at 224 px say more of an object that
     fills their field of view. Beside the pooled features stand mean, deviation and maximum over the image of the last
     three stages that the network tells (timm's ``forward_intermediates``), which channels go together, and what is in
@@ -246,13 +246,11 @@ class ViewFeatures:
     transformers are made for one) are left out.
     """
 
-    def __init__(
-        self, backbone: Backbone, folder: Path, *, engine: Engine | None = None, upright: bool | None = None
-    ) -> None:
+    def __init__(self, backbone: Backbone, folder: Path, *, engine: Engine | None = None) -> None:
         self.backbone = backbone
         self._folder = folder
         self._engine = engine or LocalEngine()
-        self._upright = upright
+        self._upright: bool | None = None
 
     @cached_property
     def views(self) -> list[tuple[Backbone, tuple[int, ...]]]:
@@ -283,7 +281,9 @@ class ViewFeatures:
 
     def looking(self, upright: bool) -> ViewFeatures:
         """The same of images that have an upside or have none, as a model was trained on."""
-        return ViewFeatures(self.backbone, self._folder, engine=self._engine, upright=upright)
+        other = copy.copy(self)
+        other._upright = upright
+        return other
 
     @property
     def turned(self) -> list[bool]:

@@ -194,7 +194,8 @@ class ViewTrainer:
             )  # fmt: skip
             head, chosen = fit_view_head_on(inputs, labels, class_balance=balance)
         words = self._words(len(samples), rows - len(samples), chosen)
-        return ViewModel(self.views, class_ids, head, words, rows, time.perf_counter() - began)
+        looking = self.views.looking(self.views.upright)  # as now, whatever is found out of later images
+        return ViewModel(looking, class_ids, head, words, rows, time.perf_counter() - began)
 
     def losses(
         self, samples: Sequence[Sample], labels: Integers, n_classes: int, held: npt.NDArray[np.bool_], seed: int

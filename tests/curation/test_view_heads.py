@@ -71,6 +71,22 @@ def test_it_predicts_images_that_it_has_not_seen(views: ViewFeatures, pictures: 
     assert model.predict([]).probabilities.shape == (0, 2)
 
 
+def test_a_model_keeps_looking_as_it_was_trained_when_an_orientation_is_found_later(
+    views: ViewFeatures, pictures: tuple[list[Sample], Columns], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "_ENOUGH", 30)
+    monkeypatch.setattr(features, "have_upside", lambda *looks: False)
+    samples, labels = pictures
+    views = ViewFeatures(views.backbone, tmp_path)
+    model = trainer(views).train(
+        samples[:25], labels[:25], CLASSES, seed=0, augmentations=(), checkpoint=Path(), progress=None
+    )
+    views.compute(samples)
+    assert not views.upright, "found out of more images than it was trained on"
+    expected = model.head.probabilities(views.looking(True).features(samples))
+    assert np.allclose(model.predict(samples).probabilities, expected)
+
+
 def test_a_saved_model_is_the_same_file_each_time_and_predicts_the_same(
     views: ViewFeatures, pictures: tuple[list[Sample], Columns], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
