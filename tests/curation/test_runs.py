@@ -120,6 +120,10 @@ def test_ctrl_c_while_a_class_is_made_ends_a_command_as_anywhere(
         type("Made", (), {"part": _StoppedOnceNamed(lambda: signal.raise_signal(signal.SIGINT))})
 
     monkeypatch.setattr(cli.curate, "main", stopped)
-    with pytest.raises(SystemExit, match="130"):
-        cli.main(["status", "."])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background are started deaf to it
+    try:
+        with pytest.raises(SystemExit, match="130"):
+            cli.main(["status", "."])
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err.startswith("Stopped.")
