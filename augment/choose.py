@@ -15,6 +15,7 @@ import numpy.typing as npt
 from augment.recipes import USUAL_BLURS, Recipe, recipe_for
 from augment.transforms import build_transform
 from curation.config import SliceSettings
+from curation.copies import copy_weight
 from curation.errors import RecordError
 from curation.properties import PROPERTIES
 from curation.records import Augmentation, Estimate, Slice
@@ -246,20 +247,20 @@ class Ground:
 
     def fall(self, augmented: Features, sources: Integers) -> float:
         """How far the Brier score of the slice falls with these copies; a trial without its baselines."""
-        after = brier_scores(self._left_out(augmented, sources), self.labels)
+        after = brier_scores(self._left_out(augmented, sources, self._weight(sources)), self.labels)
         return float((self._before[1] - after)[self.inside].mean())
 
     def trial(self, augmented: Features, sources: Integers) -> Trial:
         """Try augmented features, (copies, d), made from the rows ``sources``, (copies,), by a head that leaves out.
 
         The head is the mean of logistic and kernel regression (``curation.regression``), as labels are judged by and as
-        a head on views is; a sample is judged without itself, its copies and its group. The baselines repeat as many
-        images of the slice as there are copies, and retrain the last layer with slice and rest weighing the same
-        (Kirichenko et al. 2023, "DFR"), which gains most of what is to be gained on many benchmarks (Sagawa et al.
-        2020, Idrissi et al. 2022). A recipe is kept only where the slice gains accuracy and its Brier score falls with
-        an interval that excludes zero, neither the rest nor any of ``others`` loses more than ``margin`` for sure,
-        and more is gained than by the better baseline, for sure where that one helps too. Raises RecordError
-        where shapes differ.
+        a head on views is; a sample is judged without itself, its copies and its group, and copies count as much less
+        than images as where a model is trained on them. The baselines repeat as many images of the slice as there are
+        copies, and retrain the last layer with slice and rest weighing the same (Kirichenko et al. 2023, "DFR"), which
+        gains most of what is to be gained on many benchmarks (Sagawa et al. 2020, Idrissi et al. 2022). A recipe is
+        kept only where the slice gains accuracy and its Brier score falls with an interval that excludes zero, neither
+        the rest nor any of ``others`` loses more than ``margin`` for sure, and more is gained than by the better
+        baseline, for sure where that one helps too. Raises RecordError where shapes differ.
         """
         if augmented.shape != (len(sources), self.features.shape[1]):
             raise RecordError(
@@ -269,7 +270,8 @@ class Ground:
         inside = self.inside
         own = np.random.default_rng(self.seed).permutation(np.flatnonzero(inside))
         repeated = np.resize(own, len(sources))
-        with_recipe, repeats = self._tried(augmented, sources), self._tried(self.features[repeated], repeated)
+        with_recipe = self._tried(augmented, sources, self._weight(sources))
+        repeats = self._tried(self.features[repeated], repeated)
         even, balanced = self._balanced
         best = max((b for b in (repeats, balanced)), key=lambda b: (not self._harms(b), b.gain.value))
         found = judge(
@@ -280,13 +282,16 @@ class Ground:
         factor = max(round(1 + len(repeated) / len(own)) if best is repeats else even, 2)
         return replace(found, baseline=repeats.gain, balanced=balanced.gain, factor=factor, brier=with_recipe.brier)
 
-    def _left_out(self, made: Features, rows: Integers) -> npt.NDArray[np.float64]:
+    def _weight(self, sources: Integers) -> float:
+        return copy_weight(len(self.labels), len(sources))
+
+    def _left_out(self, made: Features, rows: Integers, weight: float = 1.0) -> npt.NDArray[np.float64]:
         """Probabilities of every sample by heads that saw made copies of ``rows``, but nothing of the sample."""
         of = np.concatenate([np.arange(len(self.labels)), rows])
         labels, classes = self.labels[of], int(self.labels.max()) + 1
         inputs = Inputs(
             np.concatenate([self.features, made]), classes, self.groups[of], seed=self.seed, widths=self.widths,
-            overwrite=True,
+            weights=np.concatenate([np.ones(len(self.labels)), np.full(len(rows), weight)]), overwrite=True,
         )  # fmt: skip
         return choose_regressions(inputs, labels).probabilities(labels, labels)[: len(self.labels)]
 
@@ -304,8 +309,8 @@ class Ground:
         evenly = np.tile(own, even - 1)
         return even, self._tried(self.features[evenly], evenly)
 
-    def _tried(self, made: Features, rows: Integers) -> _Tried:
-        found, (right, scores) = self._left_out(made, rows), self._before
+    def _tried(self, made: Features, rows: Integers, weight: float = 1.0) -> _Tried:
+        found, (right, scores) = self._left_out(made, rows, weight), self._before
         now, sharper = found.argmax(axis=1) == self.labels, brier_scores(found, self.labels)
         gain, rest = (paired_gain(right[rows], now[rows], seed=self.seed) for rows in (self.inside, ~self.inside))
         fall = mean_with_interval((scores - sharper)[self.inside], seed=self.seed)

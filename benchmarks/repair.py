@@ -51,6 +51,7 @@ from benchmarks.images import Columns, Features, Floats, Mask, cifar, elpv
 from benchmarks.planting import Divided, PlantedDivided, plant_divided
 from curation.config import SliceSettings
 from curation.copied import CopiedFeatures
+from curation.copies import copy_weight
 from curation.flagging import judge_labels
 from curation.kept import Kept
 from curation.records import Augmentation, Classes, Estimate, Sample, Slice
@@ -86,11 +87,20 @@ RIVALS = (*POLICIES, *(f"{policy} of the slice" for policy in POLICIES), OVERSAM
 
 @dataclass(frozen=True)
 class Copies:
-    """Extra rows to train on: features (copies, d), their labels, and the image or train row that each was made of."""
+    """Extra rows to train on: features (copies, d), their labels, and the image or train row that each was made of.
+
+    Images as they are (``plain``) count as much as others; so do copies that a user makes instead of the project.
+    """
 
     features: Features
     labels: Columns
     sources: Columns
+    plain: bool = False
+
+    def weights(self, images: int) -> Floats:
+        """What each counts beside so many images, (copies,)."""
+        count = len(self.sources)
+        return np.full(count, 1.0 if self.plain else copy_weight(images, count))
 
 
 @dataclass(frozen=True)
@@ -142,7 +152,7 @@ class Workshop(Divided):
         """Copies of these rows by a general policy, each always the same."""
         transform = policy(name)
         pixels = np.stack([transform(self.images.pixels[row], int(row)) for row in rows])
-        return Copies(self.copied(pixels), self.images.labels[rows], rows)
+        return Copies(self.copied(pixels), self.images.labels[rows], rows, plain=True)
 
 
 def policy(name: str) -> Transform:
@@ -181,11 +191,12 @@ class Heads:
         return fit_view_head(
             np.concatenate([self.features, copies.features]), np.concatenate([self.labels, copies.labels]),
             self.classes, groups=np.concatenate([rows, copies.sources]), widths=self.widths, seed=0,
+            weights=np.concatenate([np.ones(len(rows)), copies.weights(len(rows))]),
         )[0]  # fmt: skip
 
     def repeated(self, rows: Columns) -> ViewHead:
         """A head that is also shown these train rows again."""
-        return self.with_copies(Copies(self.features[rows], self.labels[rows], rows))
+        return self.with_copies(Copies(self.features[rows], self.labels[rows], rows, plain=True))
 
     def right(self, head: ViewHead, features: Features, labels: Columns) -> Mask:
         """Which rows a head gets right, (rows,)."""
@@ -272,7 +283,7 @@ def repaired(shop: Workshop, planted: PlantedDivided, seed: int) -> Deed:
 
     def copies(made: Augmentation) -> Copies:
         features, sources = store.copies([samples[s] for s in ids], [made], seed)
-        return Copies(features, planted.labels[sources], sources)
+        return Copies(features, planted.labels[sources], sources, made.as_they_are)
 
     planned, chosen = copies(plans[best]), copies(used)
     return Deed(replace(aimed, weakness=best), aimed.repair, aimed.proof, planned, chosen)
@@ -299,7 +310,7 @@ def trained(
         """Of the rows that the case has, as places among them."""
         of = [n for n, row in enumerate(copies.sources.tolist()) if row in place][:count]
         sources = np.array([place[int(row)] for row in copies.sources[of]], dtype=np.int64)
-        return Copies(copies.features[of], copies.labels[of], sources)
+        return Copies(copies.features[of], copies.labels[of], sources, copies.plain)
 
     others = np.array(may, dtype=np.int64)
     for name, copies in shop.general.items():
@@ -315,13 +326,13 @@ def trained(
 
 
 def _of_slice(shop: Workshop, planted: PlantedDivided, own: Columns, transform: Transform, count: int) -> Copies:
-    """``count`` copies of the slice's own images, two different ones of each at most."""
+    """``count`` copies of the slice's own images, of ``DRAWS`` different ones of each."""
     rows = np.concatenate([own] * DRAWS)[:count]
     draws = np.repeat(np.arange(DRAWS), len(own))[:count]
     made = [transform(planted.pixels(int(row)), int(7919 * draw + planted.rows[row]))
             for row, draw in zip(rows, draws, strict=True)]  # fmt: skip
     again = np.resize(np.arange(len(rows)), count)
-    return Copies(shop.copied(np.stack(made))[again], planted.labels[rows[again]], rows[again])
+    return Copies(shop.copied(np.stack(made))[again], planted.labels[rows[again]], rows[again], plain=True)
 
 
 @dataclass(frozen=True)
@@ -521,10 +532,10 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--cifar10n", type=Path, default=os.environ.get("CURATION_CIFAR10N"), help="zip of CIFAR-10N")
     parser.add_argument("--elpv", action="store_true", help="ELPV (package elpv-dataset); also where no zip is named")
-    parser.add_argument("--rows", type=int, default=ROWS, help=f"images of each data set at most ({ROWS:,})")
+    parser.add_argument("--rows", type=int, help=f"images of each data set at most ({ROWS:,}, quick {QUICK:,})")
     parser.add_argument("--seeds", type=int, default=2, help="draws of each planted slice (2)")
     parser.add_argument("--kinds", nargs="+", choices=(*REACHED, *BEYOND), default=(), help="plant only these (all)")
-    parser.add_argument("--quick", action="store_true", help="1,500 images, one strength, size and seed")
+    parser.add_argument("--quick", action="store_true", help="fewer images, one strength, size and seed")
     parser.add_argument("--cache", type=Path, help="folder that keeps features (a temporary one)")
     parser.add_argument("--json", type=Path, help="write everything that was measured")
     parser.add_argument("--merge", type=Path, nargs="+", help="put the JSON of runs together instead of running")
@@ -537,7 +548,7 @@ def run(options: argparse.Namespace) -> list[Measured]:
     with tempfile.TemporaryDirectory() as folder:
         cache = options.cache or Path(folder)
         cache.mkdir(parents=True, exist_ok=True)
-        rows = QUICK if options.quick else options.rows
+        rows = options.rows or (QUICK if options.quick else ROWS)
         shops = [Workshop.of(cifar(options.cifar10n, rows, cache), rows, cache)] if options.cifar10n else []
         shops += [Workshop.of(elpv(cache), rows, cache)] if options.elpv or not shops else []
         for shop in shops:

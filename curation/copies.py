@@ -22,6 +22,9 @@ Transform = Callable[[Pixels, int], Pixels]
 #: A recipe, which copy of the sample it makes, and the sample's row.
 Copy = tuple[Augmentation, int, int]
 
+#: What all altered copies against one weakness count, at most, beside all images where a head is fitted. With as many
+#: copies as images, each counting a quarter, the slice gains as much and the others lose next to nothing (docs/log.md).
+COPIES_SHARE = 0.25
 #: Copies that are made, handed over and held at once.
 TOGETHER = 64
 #: What it takes until worker processes work, most of it importing albumentations; measured at 2 to 4 seconds.
@@ -44,6 +47,25 @@ def plan_copies(samples: Sequence[Sample], augmentations: Sequence[Augmentation]
     return [
         (a, number, row_of[s]) for a in augmentations for number in range(a.copies) for s in a.sample_ids if s in row_of
     ]
+
+
+def copy_weight(images: int, copies: int) -> float:
+    """What each of so many altered copies counts beside so many images: all together ``COPIES_SHARE`` of these at most.
+
+    >>> copy_weight(1000, 1000), copy_weight(1000, 100), copy_weight(1000, 0)
+    (0.25, 1.0, 1.0)
+    """
+    return min(1.0, COPIES_SHARE * images / max(copies, 1))
+
+
+def copy_weights(samples: Sequence[Sample], augmentations: Sequence[Augmentation]) -> npt.NDArray[np.float64]:
+    """What each planned copy counts, (copies,), in the order of ``plan_copies``; one of an image as it is counts 1."""
+    found = [np.ones(0)]
+    for augmentation in augmentations:
+        count = len(plan_copies(samples, [augmentation]))
+        each = 1.0 if augmentation.as_they_are else copy_weight(len(samples), count)
+        found.append(np.full(count, each))
+    return np.concatenate(found)
 
 
 def make_copies(

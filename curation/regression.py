@@ -82,12 +82,14 @@ class Inputs:
     ``features`` has shape (samples, dimensions), ``groups`` (samples,), any whole numbers: what is left out together.
     ``widths`` are those of the parts that features are made of, where there are several (``part_weights``). ``rows``
     are the features moved by ``mean``, divided by ``divisor`` and brought to one length; with ``overwrite`` they take
-    the features' place, which saves half of the memory. RecordError for features that are not finite numbers.
+    the features' place, which saves half of the memory. ``weights`` (samples,), above 0, are what each sample counts
+    where it is learned from and where settings are chosen; 1 each where none are given. RecordError for features that
+    are not finite numbers.
     """
 
     def __init__(
         self, features: Features, n_classes: int, groups: Integers, *, seed: int, widths: Sequence[int] = (),
-        overwrite: bool = False,
+        weights: Floats | None = None, overwrite: bool = False,
     ) -> None:  # fmt: skip
         bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
         if len(bad):
@@ -100,6 +102,7 @@ class Inputs:
         self.kernel_share = KERNEL_SHARE if len(widths) > 1 else 1 / 2
         self.n_classes = n_classes
         self.groups = np.unique(groups, return_inverse=True)[1].astype(np.int64)
+        self.weights = weights
         self.seed = seed
 
     @cached_property
@@ -116,7 +119,7 @@ class Inputs:
     @cached_property
     def kernel(self) -> LeaveOutKernel:
         """Kernel regression, its noise not chosen yet."""
-        return LeaveOutKernel(self.rows, self.n_classes, self.groups, self.seed, self.products)
+        return LeaveOutKernel(self.rows, self.n_classes, self.groups, self.seed, self.products, self.weights)
 
 
 def kept_inputs(
@@ -146,7 +149,7 @@ def choose_regressions(inputs: Inputs, labels: Integers, *, folds: int = 5, meth
         steps = np.zeros(len(labels), dtype=bool) if method == "folds" else _sizes(groups) <= _LARGEST_STEP
         numbers[~steps] = in_folds[~steps]
         reduced = inputs.reduced
-        logistic = LeaveOutLogistic(reduced, n_classes, groups, in_folds, steps)
+        logistic = LeaveOutLogistic(reduced, n_classes, groups, in_folds, steps, inputs.weights)
         settings["strength"] = logistic.choose(labels, inputs.seed)
     if method in ("auto", "kernel"):
         kernel = copy(inputs.kernel)  # with a noise of its own
@@ -293,12 +296,14 @@ class LeaveOutLogistic:
         groups: Integers,
         in_folds: Integers,
         steps: npt.NDArray[np.bool_],
+        weights: Floats | None = None,
     ) -> None:
         self._inputs = inputs
         self._n_classes = n_classes
         self._groups = groups
         self._in_folds = in_folds
         self._steps = steps
+        self._weights = np.ones(len(inputs)) if weights is None else weights
         self._strength = STRENGTHS[2]
 
     def choose(self, labels: Integers, seed: int) -> float:
@@ -306,14 +311,14 @@ class LeaveOutLogistic:
         probe = probed(self._groups, seed) | ~self._steps
 
         def loss(strength: float) -> float:
-            return log_loss(self._left_out(labels, strength, probe)[probe], labels[probe])
+            return log_loss(self._left_out(labels, strength, probe)[probe], labels[probe], self._weights[probe])
 
         self._strength = least(STRENGTHS, loss)
         return self._strength
 
     def fitted(self, labels: Integers) -> tuple[Floats, Floats]:
         """Weights (classes, d) and intercepts (classes,) of one fit on all samples."""
-        return _fit(self._inputs, labels, self._n_classes, self._strength)
+        return _fit(self._inputs, labels, self._n_classes, self._strength, self._weights)
 
     def probabilities(self, learned: Integers, given: Integers) -> Floats:
         """Probabilities (samples, classes) of samples left out; ``given`` is not looked at."""
@@ -323,11 +328,13 @@ class LeaveOutLogistic:
         probabilities = np.zeros((len(labels), self._n_classes))
         steps, given = self._steps & wanted, (self._inputs, labels, self._n_classes)
         if steps.any():
-            by_step = leave_out_logistic(*given, self._groups, strength=strength, chosen=steps)
+            by_step = leave_out_logistic(
+                *given, self._groups, strength=strength, chosen=steps, sample_weights=self._weights
+            )
             probabilities[steps] = by_step[steps]
         rest = wanted & ~self._steps
         if rest.any():
-            probabilities[rest] = _folds_logistic(*given, self._in_folds, strength, rest)[rest]
+            probabilities[rest] = _folds_logistic(*given, self._in_folds, strength, rest, self._weights)[rest]
         return probabilities
 
 
@@ -349,11 +356,13 @@ def _folds_logistic(
     in_folds: Integers,
     strength: float,
     wanted: npt.NDArray[np.bool_],
+    sample_weights: Floats,
 ) -> Floats:
     probabilities = np.zeros((len(labels), n_classes))
     for number in np.unique(in_folds[wanted]):
         held = in_folds == number
-        probabilities[held] = softmax(_logits(inputs[held], *_fit(inputs[~held], labels[~held], n_classes, strength)))
+        fit = _fit(inputs[~held], labels[~held], n_classes, strength, sample_weights[~held])
+        probabilities[held] = softmax(_logits(inputs[held], *fit))
     return probabilities
 
 
@@ -361,7 +370,9 @@ def _logits(inputs: Features, weights: Floats, intercepts: Floats) -> Floats:
     return np.asarray(inputs @ weights.T + intercepts, dtype=np.float64)
 
 
-def _fit(inputs: Features, labels: Integers, n_classes: int, strength: float) -> tuple[Floats, Floats]:
+def _fit(
+    inputs: Features, labels: Integers, n_classes: int, strength: float, sample_weights: Floats
+) -> tuple[Floats, Floats]:
     """Weights (classes, d) and intercepts (classes,) of a multinomial fit; an absent class is next to impossible."""
     from sklearn.linear_model import LogisticRegression  # only where labels are scored
     from threadpoolctl import threadpool_limits
@@ -371,10 +382,10 @@ def _fit(inputs: Features, labels: Integers, n_classes: int, strength: float) ->
     present = np.unique(labels)
     if len(present) < 2:
         # Nothing to tell apart: how often each class came, smoothed, is all that is known.
-        return weights, np.log(np.bincount(labels, minlength=n_classes) + 1.0)
+        return weights, np.log(np.bincount(labels, sample_weights, minlength=n_classes) + 1.0)
     threads = 1 if inputs.size * len(present) < _WORTH_THREADS else None
     with threadpool_limits(limits=threads, user_api="blas"):
-        fitted = LogisticRegression(C=strength, max_iter=200, tol=1e-3).fit(inputs, labels)
+        fitted = LogisticRegression(C=strength, max_iter=200, tol=1e-3).fit(inputs, labels, sample_weights)
     if len(present) == 2:  # scikit-learn keeps one row for two classes
         weights[present] = np.concatenate([-fitted.coef_, fitted.coef_]) / 2
         intercepts[present] = np.concatenate([-fitted.intercept_, fitted.intercept_]) / 2
@@ -391,14 +402,17 @@ def leave_out_logistic(
     *,
     strength: float,
     chosen: npt.NDArray[np.bool_] | None = None,
+    sample_weights: Floats | None = None,
 ) -> Floats:
     """Probabilities, shape (samples, classes), of one logistic fit with each group taken out of it again.
 
     One Newton step from the fit, one class against the rest (Rad and Maleki, JRSS-B 2020). For a group T with inputs
     X, residuals r = p - y and weights W = p (1 - p): z + H (I - W H)^-1 r, with H = X (X'W X + I/strength)^-1 X' taken
-    over all samples and then over T. Rows that are not ``chosen`` come back as fitted.
+    over all samples and then over T. Rows that are not ``chosen`` come back as fitted. Both r and W are times
+    ``sample_weights`` (samples,) where these are given.
     """
-    weights, intercepts = _fit(inputs, labels, n_classes, strength)
+    counted = np.ones(len(labels)) if sample_weights is None else sample_weights
+    weights, intercepts = _fit(inputs, labels, n_classes, strength, counted)
     logits = _logits(inputs, weights, intercepts)
     fitted = softmax(logits)
     design = np.concatenate([inputs, np.ones((len(inputs), 1), dtype=np.float32)], axis=1)
@@ -409,10 +423,10 @@ def leave_out_logistic(
     two = n_classes == 2  # both columns then move by the same step, in opposite directions
     for column in range(1 if two else n_classes):
         p = fitted[:, column]
-        curvature = np.maximum(p * (1 - p), 1e-6)
+        curvature = counted * np.maximum(p * (1 - p), 1e-6)
         hessian = (design * curvature[:, None].astype(np.float32)).T @ design + np.diag(penalty)
         inverse = np.linalg.inv(hessian).astype(np.float32)
-        residual = p - (labels == column)
+        residual = counted * (p - (labels == column))
         for rows, inputs_left_out in members:
             step = (inputs_left_out.reshape(-1, len(inverse)) @ inverse).reshape(inputs_left_out.shape)
             moved = _step(inputs_left_out, step, curvature[rows], residual[rows])
@@ -441,17 +455,21 @@ class LeaveOutKernel:
     With H = K (K + noise)^-1 the prediction for a group T without T is (I - H_TT)^-1 (F_T - H_TT Y_T) (Rasmussen and
     Williams 2006, section 5.4.2, for one sample). The kernel's width is the median distance. A softmax whose
     temperature is chosen by the left-out log loss makes the values probabilities. Beyond 2,000 samples the kernel
-    rests on 2,000 of them, drawn without labels (Nystroem; Williams and Seeger, NIPS 2000).
+    rests on 2,000 of them, drawn without labels (Nystroem; Williams and Seeger, NIPS 2000). A sample of ``weights``
+    (samples,) w has the noise over w: weighted least squares, which is the same on rows and targets times the root.
     """
 
     def __init__(
-        self, inputs: Features, n_classes: int, groups: Integers, seed: int, products: Features | None = None
-    ) -> None:
+        self, inputs: Features, n_classes: int, groups: Integers, seed: int, products: Features | None = None,
+        weights: Floats | None = None,
+    ) -> None:  # fmt: skip
         self._n_classes = n_classes
         self._groups = groups
         self._noise = NOISES[len(NOISES) // 2]
         self._kernel = _Kernel(inputs, seed, products)
-        self._rooted = self._kernel.rooted
+        self._weights = np.ones(len(inputs)) if weights is None else weights
+        self._roots = np.sqrt(self._weights)[:, None].astype(np.float32)
+        self._rooted = self._kernel.rooted if weights is None else self._kernel.rooted * self._roots
         self._gram = (self._rooted.T @ self._rooted).astype(np.float64)
         self._hat: tuple[float, Features] | None = None
         self._lower: dict[float, Features] = {}
@@ -465,7 +483,7 @@ class LeaveOutKernel:
         def loss(noise: float) -> float:
             half, right = self._solved(noise, targets, self._rooted[probe])
             values = leave_out_ridge(half, half @ right, targets[probe], self._groups[probe])
-            return float(((values - targets[probe]) ** 2).mean())
+            return float(((values - targets[probe]) ** 2).sum())  # each times its weight, as both have the root
 
         self._noise = least(NOISES, loss)
         return self._noise
@@ -473,7 +491,7 @@ class LeaveOutKernel:
     def probabilities(self, learned: Integers, given: Integers) -> Floats:
         """Probabilities (samples, classes) of samples left out; the temperature is that of the given labels."""
         values = self.values(learned)
-        return apply_temperature(values, temperature(values, given))
+        return apply_temperature(values, temperature(values, given, self._weights))
 
     def values(self, labels: Integers) -> Floats:
         """What is predicted for the indicators of classes, less 1 / classes, for samples left out."""
@@ -481,7 +499,7 @@ class LeaveOutKernel:
         if self._hat is None or self._hat[0] != self._noise:
             self._hat = (self._noise, self._solved(self._noise, targets, self._rooted)[0])
         half = self._hat[1]
-        return leave_out_ridge(half, half @ (half.T @ targets), targets, self._groups)
+        return leave_out_ridge(half, half @ (half.T @ targets), targets, self._groups) / self._roots
 
     def fitted(self, labels: Integers) -> KernelFit:
         """One fit on all samples, for others than these."""
@@ -491,11 +509,12 @@ class LeaveOutKernel:
         ridge = self._gram + self._noise * np.eye(len(self._gram))
         weights = np.linalg.solve(ridge, (self._rooted.T @ targets).astype(np.float64))
         coefficients = solve_triangular(kernel.lower, weights, lower=True, trans="T", check_finite=False)
-        left_out = temperature(self.values(labels), labels)
+        left_out = temperature(self.values(labels), labels, self._weights)
         return KernelFit(kernel.landmarks, kernel.width, np.asarray(coefficients), left_out)
 
     def _targets(self, labels: Integers) -> Features:
-        return (np.eye(self._n_classes, dtype=np.float32)[labels] - 1 / self._n_classes).astype(np.float32)
+        targets = np.eye(self._n_classes, dtype=np.float32)[labels] - 1 / self._n_classes
+        return np.asarray(targets * self._roots, dtype=np.float32)
 
     def _solved(self, noise: float, targets: Features, rows: Features) -> tuple[Features, Features]:
         """B (rows, m) with H = B B', and what B times gives the fitted values of these rows, (m, classes)."""
@@ -590,24 +609,26 @@ def softmax(logits: Floats) -> Floats:
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
 
 
-def log_loss(probabilities: Floats, labels: Integers) -> float:
-    """Mean of minus the logarithm of the label's probability, in nats.
+def log_loss(probabilities: Floats, labels: Integers, weights: Floats | None = None) -> float:
+    """Mean, weighted (samples,) where weights are given, of minus the logarithm of the label's probability, in nats.
 
     >>> round(log_loss(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1])), 4)
     0.4904
     """
-    return float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)).mean())
+    losses = -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12))
+    return float(np.average(losses, weights=weights))
 
 
-def temperature(logits: Floats, labels: Integers) -> float:
+def temperature(logits: Floats, labels: Integers, weights: Floats | None = None) -> float:
     """The temperature by which logits, shape (samples, classes), explain the labels best; below 1 sharpens.
 
-    Logits may be logarithms of probabilities. Fitted by log loss between 0.01 and 100 (Guo et al., ICML 2017).
+    Logits may be logarithms of probabilities; samples count by ``weights`` (samples,), where given. Fitted by log
+    loss between 0.01 and 100 (Guo et al., ICML 2017).
     """
     from scipy.optimize import minimize_scalar
 
     found = minimize_scalar(
-        lambda logarithm: log_loss(apply_temperature(logits, float(np.exp(logarithm))), labels),
+        lambda logarithm: log_loss(apply_temperature(logits, float(np.exp(logarithm))), labels, weights),
         bounds=(np.log(0.01), np.log(100)),
         method="bounded",
         options={"xatol": 1e-3},

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from curation.backbone import device_name
 from curation.config import TrainingSettings
 from curation.copied import copied_by_views
+from curation.copies import copy_weights
 from curation.errors import DataError, TrainingError
 from curation.features import ViewFeatures, part_tensors
 from curation.kept import Kept
@@ -182,10 +183,11 @@ class ViewTrainer:
         if len(copies):
             of = np.concatenate([np.arange(rows), copied])
             features = np.concatenate([self.views.features(samples, progress), copies])
+            weights = np.concatenate([np.ones(rows), copy_weights(samples, augmentations)])
             rows = len(of)
             head, chosen = fit_view_head(
                 features, labels[of], len(class_ids), groups=self._group(samples)[of], widths=self.views.widths,
-                seed=seed, class_balance=balance,
+                seed=seed, weights=weights, class_balance=balance,
             )  # fmt: skip
         else:
             inputs = kept_inputs(
@@ -223,15 +225,16 @@ class ViewTrainer:
 
 def fit_view_head(
     features: Features, labels: Integers, n_classes: int, *, groups: Integers, widths: Sequence[int], seed: int,
-    class_balance: bool = False,
+    weights: Floats | None = None, class_balance: bool = False,
 ) -> tuple[ViewHead, dict[str, float]]:  # fmt: skip
     """Fit a head on ``features`` (samples, d) and ``labels`` (samples,); returns it and what was chosen, by name.
 
     ``groups`` (samples,) are left out together where strength and noise are chosen; ``widths`` are those of the parts
-    that features are made of. With ``class_balance`` every class is taken to be as frequent as another (Saerens,
-    Latinne and Decaestecker, Neural Computation 2002). Raises TrainingError where the labels are all of one class.
+    that features are made of; ``weights`` (samples,) are what each sample counts, 1 by default. With ``class_balance``
+    every class is taken to be as frequent as another (Saerens, Latinne and Decaestecker, Neural Computation 2002).
+    Raises TrainingError where the labels are all of one class.
     """
-    inputs = Inputs(features, n_classes, apart(groups), seed=seed, widths=widths)
+    inputs = Inputs(features, n_classes, apart(groups), seed=seed, widths=widths, weights=weights)
     return fit_view_head_on(inputs, labels, class_balance=class_balance)
 
 
@@ -252,7 +255,8 @@ def fit_view_head_on(
             weights = (weights / np.maximum(squares, 1e-9)) @ chosen.reduced.T.astype(np.float64) @ rows
     assert chosen.kernel is not None
     kernel = chosen.kernel.fitted(labels)
-    frequency = np.maximum(np.bincount(labels, minlength=n_classes), 1) / len(labels)
+    counted = np.bincount(labels, inputs.weights, minlength=n_classes)
+    frequency = np.maximum(counted, 1) / counted.sum()
     head = ViewHead(
         mean=inputs.mean.astype(np.float32),
         divisor=inputs.divisor.astype(np.float32),

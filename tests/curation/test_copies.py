@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from curation import copies
-from curation.copies import Copy, make_copies, plan_copies, workers_pay
+from curation.copies import Copy, copy_weights, make_copies, plan_copies, workers_pay
 from curation.errors import TrainingError
 from curation.records import Augmentation, Sample
 
@@ -56,6 +56,18 @@ def test_copies_are_planned_by_recipe_number_and_sample() -> None:
     assert [(a.name, number, row) for a, number, row in plan_copies(SAMPLES, recipes)] == [
         ("a", 0, 2), ("a", 0, 1), ("a", 1, 2), ("a", 1, 1), ("b", 0, 0),
     ]  # fmt: skip
+
+
+def test_copies_against_a_weakness_count_a_quarter_of_the_images_at_most_and_images_as_they_are_as_much() -> None:
+    many = Augmentation("a", tuple(s.id for s in SAMPLES[:60]), 3, noisy)
+    few = Augmentation("b", ("0", "gone"), 2, noisy)
+    again = Augmentation("oversampling", ("1", "2"), 2, noisy, as_they_are=True)
+    weights = copy_weights(SAMPLES, [many, few, again])
+    assert weights.shape == (len(plan_copies(SAMPLES, [many, few, again])),)
+    assert weights[:180].sum() == pytest.approx(len(SAMPLES) / 4)
+    assert len(set(weights[:180])) == 1
+    assert weights[180:].tolist() == [1.0] * 6
+    assert copy_weights(SAMPLES, []).shape == (0,)
 
 
 def test_copies_are_the_same_however_many_processes_make_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -240,6 +240,38 @@ class TestClosedForms:
         assert log_loss(exact, labels) < 1.02 * log_loss(stepped, labels)  # the step is rather too careful
         assert log_loss(stepped, labels) < 1.15 * log_loss(exact, labels)
 
+    def test_a_sample_that_counts_thrice_is_a_sample_given_thrice(self) -> None:
+        """Both regressions, left out with its repeats; and the settings that are chosen."""
+        features, truth = blobs(90, spread=2)
+        labels, inputs = flipped(truth, 3, 0.2), scale(features)
+        weights = np.where(np.arange(90) % 4 == 0, 3.0, 1.0)
+        of = np.repeat(np.arange(90), weights.astype(int))
+        counted = LeaveOutKernel(inputs, 3, alone(90), 0, weights=weights)
+        given = LeaveOutKernel(inputs[of], 3, of, 0)
+        assert counted.choose(labels) == given.choose(labels[of])
+        apart = LeaveOutKernel(inputs, 3, alone(90), 0).values(labels)
+        repeated = given.values(labels[of])
+        near, far = abs(counted.values(labels)[of] - repeated).mean(), abs(apart[of] - repeated).mean()
+        assert near < 0.2 * far, "all but the same: the width is the median distance, which knows nothing of weights"
+        by_step = leave_out_logistic(inputs, labels, 3, alone(90), strength=0.1, sample_weights=weights)
+        by_repeats = leave_out_logistic(inputs[of], labels[of], 3, of, strength=0.1)
+        plain = leave_out_logistic(inputs, labels, 3, alone(90), strength=0.1)
+        assert abs(by_step[of] - by_repeats).max() < 0.01 < abs(plain[of] - by_repeats).max()
+
+    def test_what_counts_next_to_nothing_changes_nothing(self) -> None:
+        """Samples with wrong labels that count a millionth, beside the same fit without them."""
+        features, truth = blobs(120, spread=2)
+        wrong = (truth[:60] + 1) % 3
+        together, labels = np.concatenate([features, features[:60]]), np.concatenate([truth, wrong])
+        groups, weights = np.concatenate([alone(120), alone(60)]), np.r_[np.ones(120), np.full(60, 1e-6)]
+        found = choose_regressions(Inputs(together, 3, groups, seed=0, weights=weights), labels)
+        alike = choose_regressions(Inputs(together, 3, groups, seed=0), labels)
+        without = choose_regressions(Inputs(features, 3, alone(120), seed=0), truth)
+        assert found.settings == without.settings
+        expected = without.probabilities(truth, truth)
+        assert abs(found.probabilities(labels, labels)[:120] - expected).max() < 0.05
+        assert abs(alike.probabilities(labels, labels)[:120] - expected).max() > 0.2
+
     def test_kernel_on_landmarks_comes_near_the_exact_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
         features, truth = blobs(400, spread=2)
         labels, inputs = flipped(truth, 3, 0.1), scale(features)

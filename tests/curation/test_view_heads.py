@@ -142,7 +142,7 @@ def test_augmented_copies_are_learnt_from_and_left_out_with_what_they_are_of(
     seen: dict[str, np.ndarray] = {}
 
     def noted(features: np.ndarray, labels: Columns, n_classes: int, **how: Any) -> object:
-        seen.update(features=features.copy(), labels=labels, groups=how["groups"])
+        seen.update(features=features.copy(), labels=labels, groups=how["groups"], weights=how["weights"])
         return fit_view_head(features, labels, n_classes, **how)
 
     monkeypatch.setattr("curation.view_heads.fit_view_head", noted)
@@ -156,6 +156,7 @@ def test_augmented_copies_are_learnt_from_and_left_out_with_what_they_are_of(
     assert "on 60 images and 12 augmented copies (strength " in model.words
     assert seen["groups"][60:].tolist() == [0, 0, 1, 1, 2, 2] * 2
     assert seen["labels"][60:].tolist() == labels[:6].tolist() * 2
+    assert seen["weights"].tolist() == [1.0] * 60 + [1.0] * 12
     assert told[-1] == ("computing augmented images", 12, 12)
     as_they_are = views.encode(lambda side: 255 - views.decode(samples[:6], side), mirror=False)
     first = slice(sum(views.widths) // len(views.sizes))  # the others are made smaller before, not after
