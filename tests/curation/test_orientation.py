@@ -37,7 +37,7 @@ def test_an_upside_is_what_turning_shows_more_than_mirroring() -> None:
     assert not have_upside(images, mirrored, turned)
     lit = np.zeros(30, dtype=np.float32)
     lit[0] = 1
-    assert not have_upside(images, mirrored + lit, turned + lit), "both are told: the camera's doing, no upside"
+    assert have_upside(images, mirrored + lit, turned + lit), "both are told for sure, as of digits: no reason to turn"
     assert have_upside(images, mirrored, turned + lit)
 
 
