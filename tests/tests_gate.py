@@ -52,7 +52,8 @@ class _Handler(socketserver.StreamRequestHandler):
             upstream.sendall(head + body)
             answer = b"".join(iter(lambda: upstream.recv(65536), b""))
         if not gate.act(number, request, "after"):
-            self.wfile.write(answer)
+            # The gate hangs up after each request, and says so: else a client may send its next one into the closing.
+            self.wfile.write(answer.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
 
 
 @contextmanager
