@@ -43,7 +43,8 @@ def made_from(settings: Settings) -> Hashable:
     chosen = settings.backbone
     weights = Path(chosen.weights) if chosen.weights else None
     file = (weights.stat().st_mtime_ns, weights.stat().st_size) if weights and weights.exists() else None
-    how = (settings.training.deterministic, settings.training.method, settings.detection.views)
+    judged = (settings.detection.views, settings.detection.rotation_invariant)
+    how = (settings.training.deterministic, settings.training.method, *judged)
     return chosen, file, how, settings.engine, settings.engine_address
 
 
@@ -64,7 +65,10 @@ def load_encoders(paths: ProjectPaths, settings: Settings) -> Encoders:
     engine = _engine(settings, backbone)
     pixels = PixelCache(paths.cache / "pixels", size)
     store = FeatureStore(backbone, pixels, paths.cache / "features", views=views, view_all=viewed, engine=engine)
-    return Encoders(store, ViewFeatures(backbone, paths.cache / "views", engine=engine), asked)
+    turned = settings.detection.rotation_invariant
+    return Encoders(
+        store, ViewFeatures(backbone, paths.cache / "views", rotation_invariant=turned, engine=engine), asked
+    )
 
 
 def make_parts(

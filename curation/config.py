@@ -85,13 +85,15 @@ class DetectionSettings:
     """How label issues are found: ``folds`` of the cross-validation, and whether other issue kinds are looked for.
 
     ``views`` is ``many`` (labels are judged by features at several sizes, with mirror images) or ``one`` (at the
-    backbone's size alone, about a quarter of the time). ``scorer`` is ``features`` (one fit on frozen features) or
-    ``training`` (what ``[training]`` says, trained anew without each fold: many times the time; for images that are far
-    from what the backbone was pretrained on).
+    backbone's size alone, about a quarter of the time). ``rotation_invariant`` says that images mean the same turned by
+    half a circle, as cells, tissue and satellites do: some views look at them upside down then. ``scorer`` is
+    ``features`` (one fit on frozen features) or ``training`` (what ``[training]`` says, trained anew without each fold:
+    many times the time; for images that are far from what the backbone was pretrained on).
     """
 
     folds: int = 5
     views: str = "many"
+    rotation_invariant: bool = False
     scorer: str = "features"
     image_quality: bool = True
     duplicates: bool = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -17,7 +16,6 @@ import numpy.typing as npt
 from curation.backbone import Backbone
 from curation.engine import Engine, LocalEngine
 from curation.images import PixelCache
-from curation.orientation import have_upside
 from curation.records import Progress, Sample
 from curation.runs import write_whole
 
@@ -226,8 +224,6 @@ class _Told:
 #: Sides of the views that labels are judged by, as shares of the first; multiples of 32 pixels.
 VIEWS = (1.0, 5 / 7, 1 / 2)
 _SMALLEST_VIEW = 224
-#: Of so many images it is found out whether they have an upside; of fewer than the second number it is not.
-_LOOKED_AT, _ENOUGH = 200, 100
 _STAGES = 3
 #: Channels of a stage whose correlations are taken, at most.
 _CORRELATED = 128
@@ -236,8 +232,8 @@ _CORRELATED = 128
 class ViewFeatures:
     """Features to judge labels by: of each image at several sizes, at each the mean with its mirror image.
 
-    Where images have no upside (``orientation.py``) the smaller views are the mean with the image turned by half a
-    circle: other looks, at the same cost. That is found out of the first images, and stays while the cache does.
+    Where images are ``rotation_invariant`` (they mean the same turned by half a circle: cells, tissue, satellites) the
+    smaller views are the mean with the turned image: other looks, at the same cost.
     Small images are looked at enlarged as well: convolutional features pretrained at 224 px say more of an object that
     fills their field of view. Beside the pooled features stand mean, deviation and maximum over the image of the last
     three stages that the network tells (timm's ``forward_intermediates``), which channels go together, and what is in
@@ -246,11 +242,13 @@ class ViewFeatures:
     transformers are made for one) are left out.
     """
 
-    def __init__(self, backbone: Backbone, folder: Path, *, engine: Engine | None = None) -> None:
+    def __init__(
+        self, backbone: Backbone, folder: Path, *, rotation_invariant: bool = False, engine: Engine | None = None
+    ) -> None:
         self.backbone = backbone
+        self.rotation_invariant = rotation_invariant
         self._folder = folder
         self._engine = engine or LocalEngine()
-        self._upright: bool | None = None
 
     @cached_property
     def views(self) -> list[tuple[Backbone, tuple[int, ...]]]:
@@ -269,26 +267,16 @@ class ViewFeatures:
         """Of how many features each part is that stands in a row, in their order."""
         return tuple(width for _, widths in self.views for width in widths)
 
-    @property
-    def upright(self) -> bool:
-        """Whether images have an upside; they are taken to have one until it is found out."""
-        if self._upright is None:
-            try:
-                self._upright = bool(json.loads(self._orientation.read_text(encoding="utf-8"))["upright"])
-            except (OSError, ValueError, KeyError, TypeError):
-                return True
-        return self._upright
-
-    def looking(self, upright: bool) -> ViewFeatures:
-        """The same of images that have an upside or have none, as a model was trained on."""
+    def looking(self, *, rotation_invariant: bool) -> ViewFeatures:
+        """The same views, looked at as a model was trained on them."""
         other = copy.copy(self)
-        other._upright = upright
+        other.rotation_invariant = rotation_invariant
         return other
 
     @property
     def turned(self) -> list[bool]:
         """Of each view whether it is the mean with the turned image, no longer the mirrored one."""
-        return [not self.upright and number > 0 for number in range(len(self.views))]
+        return [self.rotation_invariant and number > 0 for number in range(len(self.views))]
 
     def features(self, samples: Sequence[Sample], progress: Progress | None = None) -> Features:
         """Features of shape (samples, sum of the views' widths), float32, in the order of ``samples``."""
@@ -305,26 +293,8 @@ class ViewFeatures:
         ways = zip(self.views, self.turned, strict=True)
         return [_view_file(self._folder, view, sum(widths), turned) for (view, widths), turned in ways]
 
-    @property
-    def _orientation(self) -> Path:
-        return self._folder / f"{self.backbone.identity}-orientation.json"
-
-    def _find_orientation(self, samples: Sequence[Sample]) -> None:
-        """Find out whether images have an upside, where that is not known and there are enough of them."""
-        several = {s.id: s for s in samples}
-        if self._upright is not None or self._orientation.exists() or len(self.views) < 2 or len(several) < _ENOUGH:
-            return
-        view, size = self.views[-1][0], BATCH[self.backbone.device.type]
-        chosen = [several[sample_id] for sample_id in sorted(several)[:_LOOKED_AT]]  # by content, so by chance
-        images = PixelCache(self._folder, view.size).decode(chosen)
-        looks = [images, images[:, :, ::-1], _turn(images)]
-        batches = [look[start : start + size] for look in looks for start in range(0, len(look), size)]
-        found = np.split(np.concatenate(list(self._engine.map(_seen, view, iter(batches)))), len(looks))
-        write_whole(self._orientation, json.dumps({"upright": have_upside(*found), "images": len(chosen)}) + "\n")
-
     def compute(self, samples: Sequence[Sample], progress: Progress | None = None) -> None:
         """Compute and keep the features of samples that there are none of yet."""
-        self._find_orientation(samples)
         for file, (view, _), turned in zip(self._files(), self.views, self.turned, strict=True):
             self._compute(file, view, samples, _viewed_turned if turned else _viewed, progress)
 
@@ -410,13 +380,8 @@ def _viewed(view: Backbone, images: npt.NDArray[np.uint8], _: Progress | None = 
 
 
 def _viewed_turned(view: Backbone, images: npt.NDArray[np.uint8], _: Progress | None = None) -> Features:
-    """The same where images have no upside."""
-    return _mean_of_both(_stages(view, np.concatenate([images, _turn(images)])))
-
-
-def _turn(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Images (n, height, width, 3) turned by half a circle."""
-    return images[:, ::-1, ::-1]
+    """The same with the image turned by half a circle in place of the mirrored one."""
+    return _mean_of_both(_stages(view, np.concatenate([images, images[:, ::-1, ::-1]])))
 
 
 def _seen(view: Backbone, images: npt.NDArray[np.uint8], _: Progress | None = None) -> Features:

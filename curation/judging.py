@@ -165,7 +165,9 @@ class Judging:
         seed, folds, progress = self.settings.seed, self.settings.detection.folds, self.parts.progress
         engine = self.parts.engine
         if self.settings.detection.scorer == "training":
-            made_of = hashlib.sha256(repr((self.settings.training, self.settings.backbone)).encode()).hexdigest()[:12]
+            detection = self.settings.detection
+            how = self.settings.training, self.settings.backbone, detection.views, detection.rotation_invariant
+            made_of = hashlib.sha256(repr(how).encode()).hexdigest()[:12]
             return crossval.cross_validate(
                 self.parts.trainer, rows, columns, class_ids, groups=groups, folds=folds, seed=seed,
                 folder=self.cache / "folds" / made_of, progress=progress, engine=engine,

@@ -121,7 +121,7 @@ class ViewModel:
             "backbone": self.views.backbone.name,
             "identity": self.views.backbone.identity,
             "sizes": self.views.sizes,
-            "upright": self.views.upright,
+            "rotation_invariant": self.views.rotation_invariant,
             "words": self.words,
             "rows": self.rows,
         }
@@ -152,7 +152,7 @@ def load_view_model(file: Path, views: ViewFeatures) -> ViewModel:
         )
     if head.mean.shape != (sum(views.widths),):
         raise DataError(f"{file} was trained by another version of the toolkit; train again with `curate run`")
-    looking = views.looking(about.get("upright", True))
+    looking = views.looking(rotation_invariant=about.get("rotation_invariant", False))
     return ViewModel(looking, tuple(about["class_ids"]), head, about["words"], about["rows"])
 
 
@@ -196,8 +196,7 @@ class ViewTrainer:
             )  # fmt: skip
             head, chosen = fit_view_head_on(inputs, labels, class_balance=balance)
         words = self._words(len(samples), rows - len(samples), chosen)
-        looking = self.views.looking(self.views.upright)  # as now, whatever is found out of later images
-        return ViewModel(looking, class_ids, head, words, rows, time.perf_counter() - began)
+        return ViewModel(self.views, class_ids, head, words, rows, time.perf_counter() - began)
 
     def losses(
         self, samples: Sequence[Sample], labels: Integers, n_classes: int, held: npt.NDArray[np.bool_], seed: int
@@ -216,7 +215,7 @@ class ViewTrainer:
         backbone = self.views.backbone
         sizes = ", ".join(map(str, self.views.sizes))
         strengths = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
-        looks = "mirror images" if self.views.upright else "mirror and turned images"
+        looks = "mirror and turned images" if self.views.rotation_invariant else "mirror images"
         return (
             f"a head on features of {backbone.name} at {sizes} px with {looks}, on {rows:,} images "
             f"{f'and {copies:,} augmented copies ' if copies else ''}({strengths}); {device_name(str(backbone.device))}"

@@ -23,7 +23,7 @@ ORDER = [
     ["curation.schema", "curation.ledger", "curation.history", "curation.runs", "curation.goal", "curation.processes",
      "curation.backup", "curation.tables", "curation.images", "curation.dataset", "curation.files",
      "curation.importing", "curation.flags", "curation.predictions", "curation.properties", "curation.quality",
-     "curation.engine", "curation.kept", "curation.orientation"],
+     "curation.engine", "curation.kept"],
     [
         "curation.allocator", "curation.backbone", "curation.features", "curation.copies", "curation.copied",
         "curation.networks",

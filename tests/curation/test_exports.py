@@ -38,11 +38,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return fine_tune(store, samples, labels, ("c1", "c2"), settings=settings, seed=0), samples
 
 
-@pytest.fixture(scope="module")
-def viewed(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[ViewModel, list[Sample]]:
+@pytest.fixture(scope="module", params=[False, True], ids=["mirrored", "turned"])
+def viewed(
+    trained: Trained, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> tuple[ViewModel, list[Sample]]:
     patched = pytest.MonkeyPatch()
     patched.setattr(features, "_SMALLEST_VIEW", 64)
-    views = ViewFeatures(trained[0].network.store.backbone, tmp_path_factory.mktemp("views"))
+    folder, backbone = tmp_path_factory.mktemp("views"), trained[0].network.store.backbone
+    views = ViewFeatures(backbone, folder, rotation_invariant=request.param)
     assert views.sizes == [64, 32]
     patched.undo()
     labels = np.arange(24) % 2
@@ -61,6 +64,7 @@ def test_onnx_of_a_head_on_views_takes_the_images_at_each_size(
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map
     assert json.loads(about["preprocessing"])["views"] == [[64, 64], [32, 32]]
+    assert json.loads(about["preprocessing"])["turned"] == [False, model.views.rotation_invariant]
     assert [given.name for given in session.get_inputs()] == ["pixels_64", "pixels_32"]
     given = {f"pixels_{size}": model.views.decode(samples[4:9], size) for size in (64, 32)}
     (found,) = session.run(None, given)

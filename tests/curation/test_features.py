@@ -103,6 +103,25 @@ PAIRS = 112 * 111 // 2
 WIDTH = 1280 + 3 * (40 + 112 + 320) + PAIRS + 112 + 320
 
 
+def test_images_that_mean_the_same_turned_are_looked_at_upside_down_in_smaller_views(
+    backbone: Backbone, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "_SMALLEST_VIEW", 64)
+    some = samples[:3]
+    views = ViewFeatures(replace(backbone, size=64), tmp_path, rotation_invariant=True)
+    assert views.turned == [False, True]
+    found = views.features(some)
+    images = {side: views.decode(some, side) for side in views.sizes}
+    assert np.allclose(views.encode(images.__getitem__), found, rtol=2e-3, atol=2e-3), "images that are in no file"
+    changed = {64: images[64][:, :, ::-1], 32: images[32][:, ::-1, ::-1]}
+    halves = [views.encode(looks.__getitem__, mirror=False) for looks in (images, changed)]
+    assert np.allclose((halves[0] + halves[1]) / 2, found, rtol=2e-3, atol=2e-3)
+    mirrored = views.looking(rotation_invariant=False).features(some)
+    first = sum(views.widths) // 2
+    assert np.array_equal(mirrored[:, :first], found[:, :first])
+    assert not np.allclose(mirrored[:, first:], found[:, first:], rtol=0.05, atol=0.05)
+
+
 def test_views_are_means_with_the_mirror_image_at_every_size_and_kept(
     backbone: Backbone, samples: list[Sample], tmp_path: Path
 ) -> None:

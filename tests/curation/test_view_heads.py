@@ -12,7 +12,7 @@ import pytest
 import torch
 from tests_stand_ins import content_id, draw
 
-from curation import features
+from curation import copies, features
 from curation.backbone import load_backbone
 from curation.config import TrainingSettings
 from curation.errors import DataError, TrainingError
@@ -71,22 +71,6 @@ def test_it_predicts_images_that_it_has_not_seen(views: ViewFeatures, pictures: 
     assert model.predict([]).probabilities.shape == (0, 2)
 
 
-def test_a_model_keeps_looking_as_it_was_trained_when_an_orientation_is_found_later(
-    views: ViewFeatures, pictures: tuple[list[Sample], Columns], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(features, "_ENOUGH", 30)
-    monkeypatch.setattr(features, "have_upside", lambda *looks: False)
-    samples, labels = pictures
-    views = ViewFeatures(views.backbone, tmp_path)
-    model = trainer(views).train(
-        samples[:25], labels[:25], CLASSES, seed=0, augmentations=(), checkpoint=Path(), progress=None
-    )
-    views.compute(samples)
-    assert not views.upright, "found out of more images than it was trained on"
-    expected = model.head.probabilities(views.looking(True).features(samples))
-    assert np.allclose(model.predict(samples).probabilities, expected)
-
-
 def test_a_saved_model_is_the_same_file_each_time_and_predicts_the_same(
     views: ViewFeatures, pictures: tuple[list[Sample], Columns], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,7 +84,7 @@ def test_a_saved_model_is_the_same_file_each_time_and_predicts_the_same(
     loaded = load_view_model(tmp_path / "a", views)
     assert loaded.words == model.words
     assert np.array_equal(loaded.predict(samples).probabilities, model.predict(samples).probabilities)
-    turning = trainer(views.looking(False)).train(
+    turning = trainer(views.looking(rotation_invariant=True)).train(
         samples, labels, CLASSES, seed=0, augmentations=(), checkpoint=Path(), progress=None
     )
     assert "with mirror and turned images" in turning.words
@@ -120,12 +104,12 @@ def test_a_saved_model_is_the_same_file_each_time_and_predicts_the_same(
         load_view_model(tmp_path / "a", views)
 
 
-@pytest.mark.parametrize("upright", [True, False])
+@pytest.mark.parametrize("rotation_invariant", [False, True])
 def test_one_network_from_pixels_gives_its_probabilities(
-    views: ViewFeatures, pictures: tuple[list[Sample], Columns], upright: bool
+    views: ViewFeatures, pictures: tuple[list[Sample], Columns], rotation_invariant: bool
 ) -> None:
     samples, labels = pictures
-    views = views.looking(upright)
+    views = views.looking(rotation_invariant=rotation_invariant)
     model = trainer(views).train(samples, labels, CLASSES, seed=0, augmentations=(), checkpoint=Path(), progress=None)
     network = network_of(views.backbone.model, views.backbone.mean, views.backbone.std, model.head, views.turned)
     pixels = [torch.from_numpy(views.decode(samples[:5], size)) for size in views.sizes]
@@ -140,6 +124,7 @@ def test_augmented_copies_are_learnt_from_and_left_out_with_what_they_are_of(
 ) -> None:
     samples, labels = pictures
     seen: dict[str, np.ndarray] = {}
+    monkeypatch.setattr(copies, "COPIES_SHARE", 0.1)
 
     def noted(features: np.ndarray, labels: Columns, n_classes: int, **how: Any) -> object:
         seen.update(features=features.copy(), labels=labels, groups=how["groups"], weights=how["weights"])
@@ -156,7 +141,7 @@ def test_augmented_copies_are_learnt_from_and_left_out_with_what_they_are_of(
     assert "on 60 images and 12 augmented copies (strength " in model.words
     assert seen["groups"][60:].tolist() == [0, 0, 1, 1, 2, 2] * 2
     assert seen["labels"][60:].tolist() == labels[:6].tolist() * 2
-    assert seen["weights"].tolist() == [1.0] * 60 + [1.0] * 12
+    assert seen["weights"].tolist() == [1.0] * 60 + [0.5] * 12, "a tenth of sixty for twelve"
     assert told[-1] == ("computing augmented images", 12, 12)
     as_they_are = views.encode(lambda side: 255 - views.decode(samples[:6], side), mirror=False)
     first = slice(sum(views.widths) // len(views.sizes))  # the others are made smaller before, not after
