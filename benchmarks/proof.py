@@ -47,6 +47,7 @@ from benchmarks.projects import (
     right_rows,
 )
 from curation.audit import LEAST_YIELD, wilson_interval
+from curation.copies import copy_weight
 from curation.credit import TrainingSet, causes, credit_actions
 from curation.evidence import DRAWS, doubt_of
 from curation.gain import paired_interval
@@ -283,7 +284,8 @@ def run_credit(images: Dimmed, case: str, seed: int) -> Named:
     features = np.concatenate([images.plain[rows], images.dark[rows[copied]]])
 
     def with_copies(labels: Columns) -> TrainingSet:
-        return TrainingSet(features, np.concatenate([labels, labels[copied]]))
+        counts = np.concatenate([np.ones(len(rows)), np.full(len(copied), copy_weight(len(rows), len(copied)))])
+        return TrainingSet(features, np.concatenate([labels, labels[copied]]), counts)
 
     credits = credit_actions(
         TrainingSet(images.plain[rows], given),

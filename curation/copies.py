@@ -68,6 +68,11 @@ def copy_weights(samples: Sequence[Sample], augmentations: Sequence[Augmentation
     return np.concatenate(found)
 
 
+def weights_with_copies(samples: Sequence[Sample], augmentations: Sequence[Augmentation]) -> npt.NDArray[np.float64]:
+    """What each image counts, which is 1, then what each planned copy does; (samples + copies,)."""
+    return np.concatenate([np.ones(len(samples)), copy_weights(samples, augmentations)])
+
+
 def make_copies(
     source: PixelSource, samples: Sequence[Sample], planned: Sequence[Copy], seed: int, *, workers: int | None = None
 ) -> Iterator[tuple[Pixels, Rows]]:

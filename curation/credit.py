@@ -28,10 +28,14 @@ ALL = "all"
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """Rows to train on: ``features`` (rows, dimensions), ``labels`` (rows,), columns of classes."""
+    """Rows to train on: ``features`` (rows, dimensions), ``labels`` (rows,), columns of classes.
+
+    ``counts`` (rows,) are what each row counts, 1 by default.
+    """
 
     features: Features
     labels: Columns
+    counts: Floats | None = None
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2 or self.labels.shape != self.features.shape[:1]:
@@ -64,6 +68,9 @@ def fit_head(train: TrainingSet, n_classes: int, penalty: float = PENALTY) -> Fl
     """
     inputs = _with_one(train.features)
     targets = np.eye(n_classes)[train.labels] - 1 / n_classes
+    if train.counts is not None:  # least squares, weighted: the same on rows and targets times the root
+        roots = np.sqrt(train.counts)[:, None]
+        inputs, targets = (inputs * roots).astype(np.float32), targets * roots
     gram = (inputs.T @ inputs).astype(np.float64) + penalty * np.eye(inputs.shape[1])
     return np.asarray(np.linalg.solve(gram, inputs.T @ targets))
 
@@ -116,13 +123,18 @@ def _shown(changes: Mapping[str, tuple[int, int]], count: int) -> set[str]:
 
 
 def action_sets(
-    features: Features, before: Columns, after: Columns, copies: Features | None = None, copied: Columns | None = None
+    features: Features,
+    before: Columns,
+    after: Columns,
+    copies: Features | None = None,
+    copied: Columns | None = None,
+    counts: Floats | None = None,
 ) -> tuple[TrainingSet, dict[str, TrainingSet]]:
     """The set as it was, and as each action by itself makes it, by the action's name; only actions that were taken.
 
     ``features`` (rows, dimensions) are of all images that either set holds; ``before`` and ``after`` (rows,) their
     columns, -1 where an image is not trained on. ``copies`` (copies, dimensions) are features of augmented copies of
-    the rows ``copied``.
+    the rows ``copied``, each of which counts ``counts`` (copies,), 1 by default.
 
     >>> both = action_sets(np.zeros((3, 1), dtype=np.float32), np.array([0, 1, -1]), np.array([1, -1, 0]))[1]
     >>> {name: train.labels.tolist() for name, train in both.items()}
@@ -139,17 +151,25 @@ def action_sets(
         actions["new labels"] = TrainingSet(features[was | new], np.where(new, after, before)[was | new])
     everything = TrainingSet(features[now], after[now])
     if copies is not None and copied is not None and len(copied):
+        counts = np.ones(len(copied)) if counts is None else counts
         kept = was[copied]
-        actions["augmentation"] = _joined(TrainingSet(features[was], before[was]), copies[kept], before[copied[kept]])
+        actions["augmentation"] = _joined(
+            TrainingSet(features[was], before[was]), TrainingSet(copies[kept], before[copied[kept]], counts[kept])
+        )
         kept = now[copied]
-        everything = _joined(everything, copies[kept], after[copied[kept]])
+        everything = _joined(everything, TrainingSet(copies[kept], after[copied[kept]], counts[kept]))
     if len(actions) > 1:
         actions[ALL] = everything
     return TrainingSet(features[was], before[was]), actions
 
 
-def _joined(train: TrainingSet, features: Features, labels: Columns) -> TrainingSet:
-    return TrainingSet(np.concatenate([train.features, features]), np.concatenate([train.labels, labels]))
+def _joined(train: TrainingSet, more: TrainingSet) -> TrainingSet:
+    counts = [np.ones(len(part.labels)) if part.counts is None else part.counts for part in (train, more)]
+    return TrainingSet(
+        np.concatenate([train.features, more.features]),
+        np.concatenate([train.labels, more.labels]),
+        np.concatenate(counts),
+    )
 
 
 def causes(credits: Sequence[Credit]) -> tuple[str, ...]:

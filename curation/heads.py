@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from curation.copied import CopiedFeatures
+from curation.copies import weights_with_copies
 from curation.errors import TrainingError
 from curation.records import Augmentation, Predictions, Progress, Sample
 from curation.runs import write_whole
@@ -94,7 +95,9 @@ class HeadTrainer:
         extra, copied = self._store.copies(samples, augmentations, seed, progress)
         mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-6
         inputs = _scaled(np.concatenate([features, extra]) if len(extra) else features, mean, scale)
-        fitted = LogisticRegression(C=STRENGTH, max_iter=300).fit(inputs, np.concatenate([labels, labels[copied]]))
+        fitted = LogisticRegression(C=STRENGTH, max_iter=300).fit(
+            inputs, np.concatenate([labels, labels[copied]]), sample_weight=weights_with_copies(samples, augmentations)
+        )
         present = fitted.classes_.astype(int)
         coefficients = np.zeros((len(class_ids), features.shape[1]), dtype=np.float32)
         intercept = np.full(len(class_ids), -30.0, dtype=np.float32)  # a class without samples is as good as impossible

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from curation import holdout as checks
 from curation.config import Settings
+from curation.copies import copy_weights
 from curation.costs import label_weights, positive_class
 from curation.credit import Credit, TrainingSet, action_sets, credit_actions
 from curation.errors import ProjectError, TrainingError
@@ -485,10 +486,11 @@ class Loop:
         features = self.parts.encoder.features([*rows, *held], self.parts.progress)
         copies: npt.NDArray[np.float32] | None = None
         copied: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        counts = copy_weights(rows, augmentations)
         if self.parts.copies is not None and augmentations:
             copies, copied = self.parts.copies(rows, augmentations, self.settings.seed)
         together = scale(features if copies is None or not len(copied) else np.concatenate([features, copies]))
-        base, actions = action_sets(together[: len(rows)], before, after, together[len(features) :], copied)
+        base, actions = action_sets(together[: len(rows)], before, after, together[len(features) :], copied, counts)
         measured = TrainingSet(
             together[len(rows) : len(features)],
             np.array([classes.index(class_of(labels, s)) for s in held], dtype=np.int64),

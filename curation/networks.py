@@ -182,15 +182,22 @@ def fresh_network(store: FeatureStore, n_classes: int, whole: bool) -> Network:
 
 
 def head_weights(
-    features: npt.NDArray[np.float32], labels: Labels, n_classes: int, strength: float
+    features: npt.NDArray[np.float32],
+    labels: Labels,
+    n_classes: int,
+    strength: float,
+    counts: npt.NDArray[np.float64] | None = None,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The logistic solution on standardised features, folded back to raw ones: (classes, dimensions) and (classes,)."""
+    """The logistic solution on standardised features, folded back to raw ones: (classes, dimensions) and (classes,).
+
+    ``counts`` (rows,) are what each row counts, 1 by default.
+    """
     from sklearn.linear_model import LogisticRegression
 
     mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-6
     length = float(np.sqrt(features.shape[1])) / 10
     fitted = LogisticRegression(C=strength, max_iter=100, tol=1e-3)
-    fitted.fit((features - mean) / deviation / length, labels)
+    fitted.fit((features - mean) / deviation / length, labels, sample_weight=counts)
     present = fitted.classes_.astype(int)
     weight = np.zeros((n_classes, features.shape[1]))
     bias = np.full(n_classes, -5.0)

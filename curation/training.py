@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from curation.backbone import deterministic, device_name
 from curation.config import TrainingSettings
-from curation.copies import make_copies, plan_copies
+from curation.copies import make_copies, plan_copies, weights_with_copies
 from curation.errors import DataError, TrainingError
 from curation.features import FeatureStore
 from curation.fitting import Crew, Fit
@@ -215,8 +215,10 @@ def _fine_tuned(
     inputs = network.inputs(samples, progress)
     extra, copied = _augmented(network, samples, augmentations, seed, progress)
     of = np.concatenate([np.arange(len(samples)), copied])
+    counts = weights_with_copies(samples, augmentations)
     kept = np.flatnonzero(~held[of])  # validation rows and their augmented copies stay out of the training of this run
     targets = _targets(features, labels, held, len(class_ids), strength, settings, seed)[of]
+    targets *= counts[:, None].astype(np.float32)
     earlier = _earlier(network, before) if before else None
     warm = before if settings.warm_start and earlier else None
     gone = earlier[0].get("share", 1.0) if earlier else None
@@ -231,7 +233,7 @@ def _fine_tuned(
     share, temperature, losses = _how_far(fit, inputs[held], labels[held], gone)
     if share == 0:
         everything = np.concatenate([features, network.features(extra)]) if len(extra) else features
-        set_head(network.head, head_weights(everything, labels[of], len(class_ids), strength))
+        set_head(network.head, head_weights(everything, labels[of], len(class_ids), strength, counts))
     seconds = time.perf_counter() - began
     words = _words(network, len(kept), fit, history, share, warmed)
     return FineTuned(network, class_ids, temperature, history, seconds, words, len(kept), share, losses)

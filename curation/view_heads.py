@@ -21,7 +21,7 @@ import numpy.typing as npt
 from curation.backbone import device_name
 from curation.config import TrainingSettings
 from curation.copied import copied_by_views
-from curation.copies import copy_weights
+from curation.copies import weights_with_copies
 from curation.errors import DataError, TrainingError
 from curation.features import ViewFeatures, part_tensors
 from curation.kept import Kept
@@ -183,7 +183,7 @@ class ViewTrainer:
         if len(copies):
             of = np.concatenate([np.arange(rows), copied])
             features = np.concatenate([self.views.features(samples, progress), copies])
-            weights = np.concatenate([np.ones(rows), copy_weights(samples, augmentations)])
+            weights = weights_with_copies(samples, augmentations)
             rows = len(of)
             head, chosen = fit_view_head(
                 features, labels[of], len(class_ids), groups=self._group(samples)[of], widths=self.views.widths,

@@ -11,6 +11,7 @@ import pytest
 
 from augment.choose import MOST_COPIES, Ground, again, aims, harmed_by, judge, paired_gain, plan
 from augment.recipes import Recipe, Step
+from curation import copies
 from curation.config import SliceSettings
 from curation.errors import ConfigError, RecordError
 from curation.records import Condition, Estimate, Slice
@@ -216,6 +217,20 @@ class TestTrial:
         result = Ground(features, labels, inside, groups).trial(noise, sources)
         assert not result.kept
         assert result.words.startswith("Not kept")
+
+    def test_copies_count_as_little_as_in_training_and_repeats_as_much_as_images(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        features, labels, inside, groups = shifted_problem()
+        made, sources = self.copies_into_the_slice()
+        monkeypatch.setattr(copies, "COPIES_SHARE", 1e-6)
+        ground = Ground(features, labels, inside, groups)
+        result = ground.trial(made, sources)
+        assert result.gain.value == pytest.approx(0, abs=1e-3)
+        assert result.baseline.value > 0.01
+        next_to_nothing = ground.fall(made, sources)
+        monkeypatch.undo()
+        assert ground.fall(made, sources) > next_to_nothing + 0.02
 
     @pytest.mark.parametrize(
         ("gain", "low", "rest", "baseline", "verdict"),

@@ -113,6 +113,19 @@ def test_each_action_is_taken_by_itself() -> None:
     }
 
 
+def test_copies_count_in_the_credit_what_they_count_in_training() -> None:
+    clean, measured = drawn(0), drawn(1)
+    rows = np.arange(len(clean.labels))
+    base, whole = action_sets(clean.features, clean.labels, clean.labels, -clean.features, rows)
+    assert np.abs(fit_head(whole["augmentation"], 2)[:-1]).max() < 1e-6, "as many copies that say the opposite"
+    _, part = action_sets(clean.features, clean.labels, clean.labels, -clean.features, rows, np.full(len(rows), 0.25))
+    told = [predict_head(fit_head(train, 2), measured.features) for train in (base, part["augmentation"])]
+    assert (told[0] == told[1]).mean() > 0.98
+    thrice = TrainingSet(clean.features, clean.labels, np.full(len(rows), 3.0))
+    repeated = TrainingSet(np.tile(clean.features, (3, 1)), np.tile(clean.labels, 3))
+    assert np.allclose(fit_head(thrice, 2), fit_head(repeated, 2), atol=1e-5)
+
+
 def test_nothing_done_gets_no_credit() -> None:
     base, actions = action_sets(np.zeros((2, 1), dtype=np.float32), np.array([0, 1]), np.array([0, 1]))
     assert actions == {}

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pytest
 from tests_stand_ins import PixelFeatures, TruthfulPeople, content_id, draw
@@ -17,6 +19,7 @@ from curation import streaming
 from curation.account import _confidence, audit_of, credits_of
 from curation.config import ReviewSettings, Settings
 from curation.copied import CopiedFeatures
+from curation.credit import action_sets
 from curation.heads import HeadTrainer
 from curation.judging import joint_groups, trainable
 from curation.kept import Kept
@@ -149,6 +152,21 @@ def test_a_label_of_a_class_that_the_predictions_do_not_know_is_weighed_by_its_q
     own = shares[account.scored.predictions.class_ids.index(account.before[other].class_id)]
     assert _confidence(unknown, account.scored, [one, other]).tolist() == [account.scored.quality[one], own]
     assert audit_of(unknown, done.ledger.queue(1), (), None, 0).labels_wrong is not None
+
+
+def test_copies_get_credit_for_what_they_count(done: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = done.ledger.labels()
+    rows = [s.id for s in trainable(done.samples, labels)]
+    given: list[npt.NDArray[np.float64] | None] = []
+
+    def noted(*how: Any) -> Any:
+        given.append(how[-1])
+        return action_sets(*how)
+
+    monkeypatch.setattr("curation.loop.action_sets", noted)
+    done.loop._credits(1, labels, [Augmentation("dark", tuple(rows), 1, unchanged)])
+    assert given[0] is not None
+    assert given[0].sum() == pytest.approx(len(rows) / 4, rel=0.05)
 
 
 def test_the_account_gives_credit_to_what_was_done(done: House) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from curation.config import TrainingSettings
 from curation.errors import DataError, TrainingError
 from curation.features import FeatureStore
 from curation.images import PixelCache
+from curation.networks import head_weights
 from curation.records import Augmentation, Sample
 from curation.training import fine_tune, load_fine_tuned, validation_rows
 
@@ -110,6 +112,32 @@ def test_augmented_copies_change_what_is_learnt(store, pictures) -> None:  # typ
     plain = fine_tune(store, samples, labels, CLASSES, settings=SETTINGS, seed=0)
     augmented = fine_tune(store, samples, labels, CLASSES, settings=SETTINGS, seed=0, augmentations=[extra])
     assert not np.array_equal(plain.predict(samples).probabilities, augmented.predict(samples).probabilities)
+
+
+@pytest.mark.parametrize("way", [False, True], ids=["fine-tuned", "head alone"])
+def test_copies_count_a_quarter_of_the_images_at_most(store, pictures, monkeypatch, way: bool) -> None:  # type: ignore[no-untyped-def]
+    samples, labels = pictures
+    seen: dict[str, np.ndarray] = {}  # type: ignore[type-arg]
+
+    def noted(fit: Any, rows: Any, targets: Any, *more: Any) -> Any:
+        seen["targets"] = targets.sum(axis=1)
+        return run(fit, rows, targets, *more)
+
+    def headed(features: Any, labels: Any, n_classes: int, strength: float, counts: Any = None) -> Any:
+        seen["counts"] = counts
+        return head_weights(features, labels, n_classes, strength, counts)
+
+    run = training.Fit.run
+    monkeypatch.setattr(training.Fit, "run", noted)
+    monkeypatch.setattr(training, "head_weights", headed)
+    monkeypatch.setattr(training, "_how_far", lambda *given: (0.0 if way else 1.0, 1.0, np.zeros(0)))
+    extra = Augmentation("invert", tuple(s.id for s in samples), 2, invert)
+    fine_tune(store, samples, labels, CLASSES, settings=SETTINGS, seed=0, augmentations=[extra])
+    count = len(samples)
+    expected = np.concatenate([np.ones(count), np.full(2 * count, 1 / 8)])
+    assert np.allclose(seen["targets"], expected, atol=1e-5)
+    if way:
+        assert np.allclose(seen["counts"], expected)
 
 
 def test_the_head_that_training_begins_with_has_not_seen_the_validation_rows(
