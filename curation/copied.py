@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from curation.allocator import give_back_memory
 from curation.copies import make_copies, plan_copies
 from curation.images import squash
 from curation.kept import Kept
@@ -89,6 +90,8 @@ class CopiedFeatures:
                 if progress:
                     progress("computing augmented images", done, len(missing))
             found += [known[number, samples[place].id][None] for _, number, place in own]
+            if missing:
+                give_back_memory()
         features = np.concatenate(found, dtype=np.float32) if found else self.features(samples[:1], progress)[:0]
         return features, np.array([place for _, _, place in planned], dtype=np.int64)
 

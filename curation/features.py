@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from curation.allocator import give_back_memory
 from curation.backbone import Backbone
 from curation.engine import Engine, LocalEngine
 from curation.images import PixelCache
@@ -186,6 +187,8 @@ class FeatureStore:
         shared = self._shared_views if trained else None
         self._compute_new(missing[:trained], shared, _Told(progress, "computing features", 0, len(missing)))
         self._compute_new(missing[trained:], None, _Told(progress, "computing features", trained, len(missing)))
+        if missing:
+            give_back_memory()
 
     def _compute_new(self, samples: Sequence[Sample], views: RowFile | None, told: _Told) -> None:
         """Compute and keep the features and activations of samples, and with ``views`` what labels are judged by."""
@@ -333,6 +336,8 @@ class ViewFeatures:
         told = _Told(progress, f"computing features at {view.size} px", 0, len(missing))
         for chunk in _chunks(missing, KEPT_EVERY):
             file.append([s.id for s in chunk], np.concatenate(told.take(computed, chunk, batch)))
+        if missing:
+            give_back_memory()
 
 
 def _sides(size: int) -> list[int]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from curation.allocator import give_back_memory
 from curation.config import Settings
 from curation.errors import ProjectError
 from curation.kept import Kept
@@ -188,7 +189,10 @@ class Judging:
         inputs = kept_inputs(
             self.parts.kept, ids, judged, len(class_ids), groups, seed=seed, widths=widths, overwrite=bool(judge)
         )
-        return next(engine.map(_score_labels, inputs, [(columns, folds, settled)]))
+        try:
+            return next(engine.map(_score_labels, inputs, [(columns, folds, settled)]))
+        finally:
+            give_back_memory()
 
 
 def near_duplicates(

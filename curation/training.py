@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from curation.allocator import give_back_memory
 from curation.backbone import deterministic, device_name
 from curation.config import TrainingSettings
 from curation.copies import make_copies, plan_copies, weights_with_copies
@@ -234,6 +235,7 @@ def _fine_tuned(
     if share == 0:
         everything = np.concatenate([features, network.features(extra)]) if len(extra) else features
         set_head(network.head, head_weights(everything, labels[of], len(class_ids), strength, counts))
+    give_back_memory()
     seconds = time.perf_counter() - began
     words = _words(network, len(kept), fit, history, share, warmed)
     return FineTuned(network, class_ids, temperature, history, seconds, words, len(kept), share, losses)
