@@ -17,10 +17,10 @@ demo: $(VENV)/.demo-installed
 # `sync`: a disk that still writes the installation keeps every database of the tests waiting.
 test: $(VENV)/.test-installed machine lint
 	@sync
-	$(BIN)/python -m pytest -m "not gpu and not slow"
+	$(BIN)/python -m pytest -n 2 -m "not gpu and not slow"
 
 test-all: $(VENV)/.test-installed machine lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 bench: $(VENV)/.test-installed
 	failed=0; for name in $$(grep -l '__main__' benchmarks/*.py); do echo "== $$name"; $(BIN)/python $$name --quick || failed=1; done; exit $$failed
