@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
+
+_PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0"))
+if _PROCESSES:  # before anything asks how many threads there may be, and for whatever the tests start
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, str(max(1, (os.cpu_count() or 1) // _PROCESSES)))
 
 
 @pytest.hookimpl(optionalhook=True)
