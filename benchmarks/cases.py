@@ -117,7 +117,7 @@ def features_of(
 ) -> tuple[Features, Features, tuple[int, ...]]:
     """Frozen features of images by the default backbone, its views, both (images, dimensions), and their widths.
 
-    Views are kept under the data's ``name``: how images are looked at depends on all of them.
+    Views are kept under the data's ``name``.
     """
     from curation.backbone import load_backbone
     from curation.features import FeatureStore, ViewFeatures

@@ -225,7 +225,7 @@ class _Told:
 
 
 #: Sides of the views that labels are judged by, as shares of the first; multiples of 32 pixels.
-VIEWS = (1.0, 5 / 7, 1 / 2)
+VIEWS = (1.0, 5 / 7, 3 / 7)
 _SMALLEST_VIEW = 224
 _STAGES = 3
 #: Channels of a stage whose correlations are taken, at most.
@@ -240,7 +240,7 @@ class ViewFeatures:
     Small images are looked at enlarged as well: convolutional features pretrained at 224 px say more of an object that
     fills their field of view. Beside the pooled features stand mean, deviation and maximum over the image of the last
     three stages that the network tells (timm's ``forward_intermediates``), which channels go together, and what is in
-    the middle (``part_tensors``): they know more of textures, parts and small defects, and cost nothing more. Costs 3.7
+    the middle (``part_tensors``): they know more of textures, parts and small defects, and cost nothing more. Costs 3.4
     forward passes at the first size, once; kept in half precision. Sizes that the network does not take (most
     transformers are made for one) are left out.
     """
@@ -344,7 +344,7 @@ def _sides(size: int) -> list[int]:
     """Sides of the views of a backbone at this size, largest first.
 
     >>> _sides(112), _sides(224)
-    ([224, 160, 128], [224, 160, 128])
+    ([224, 160, 96], [224, 160, 96])
     """
     largest = max(size, _SMALLEST_VIEW)
     return list(dict.fromkeys(max(32, round(largest * share / 32) * 32) for share in VIEWS))

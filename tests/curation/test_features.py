@@ -127,7 +127,7 @@ def test_views_are_means_with_the_mirror_image_at_every_size_and_kept(
 ) -> None:
     some = samples[:3]
     views = ViewFeatures(backbone, tmp_path)
-    assert [view.size for view, _ in views.views] == [224, 160, 128]
+    assert [view.size for view, _ in views.views] == [224, 160, 96]
     assert views.widths == 3 * (1280, *3 * (40,), *3 * (112,), *3 * (320,), PAIRS, 112, 320)
     found = views.features(some)
     assert found.shape == (3, 3 * WIDTH)
