@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -484,14 +485,21 @@ def test_two_iterations_are_compared_in_the_evaluation_panel(browser: Browser, a
 
 
 def tick(page: Page, count: int) -> None:
-    """Select the first images, as a person does: at their upper left corner."""
+    """Select the first images, as a person does: at their upper left corner, again where the grid was not ready yet."""
+    from playwright.sync_api import TimeoutError as NotYet
+
     page.locator("[data-cy=looker]").nth(count - 1).wait_for(timeout=30_000)
     for place in range(count):
-        box = page.locator("[data-cy=looker]").nth(place).bounding_box()
-        assert box is not None
-        page.mouse.move(box["x"] + 40, box["y"] + 40)
-        page.mouse.click(box["x"] + 12, box["y"] + 12)
-    page.get_by_text(f"{count} image{'s' if count > 1 else ''} selected").wait_for(timeout=30_000)
+        selected = page.get_by_text(f"{place + 1} image{'s' if place else ''} selected")
+        for seconds in (10, 20, 30):
+            box = page.locator("[data-cy=looker]").nth(place).bounding_box()
+            assert box is not None
+            page.mouse.move(box["x"] + 40, box["y"] + 40)
+            page.mouse.click(box["x"] + 12, box["y"] + 12)
+            with suppress(NotYet):
+                selected.wait_for(timeout=seconds * 1000)
+                break
+    selected.wait_for(timeout=1000)
 
 
 def history(project: Project, who: str) -> list[tuple[str, str]]:
