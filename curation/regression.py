@@ -227,8 +227,8 @@ def principal_components(inputs: Features, count: int, seed: int, products: Feat
         left, values, _ = randomized_svd(inputs, count, n_iter=3, random_state=seed)
         return np.asarray(left * values, dtype=np.float32)
     wide = inputs.shape[1]
-    _, vectors = eigh((inputs.T @ inputs).astype(np.float64), subset_by_index=[wide - count, wide - 1])
-    return np.asarray(inputs @ vectors.astype(np.float32), dtype=np.float32)
+    _, vectors = eigh(inputs.T @ inputs, subset_by_index=[wide - count, wide - 1])  # single precision: half the time
+    return np.asarray(inputs @ vectors, dtype=np.float32)
 
 
 def _components(samples: int, n_classes: int) -> int:
