@@ -74,6 +74,11 @@ class Case:
     wrong: Mask
     held: Mask
 
+    @property
+    def doubts(self) -> Floats:
+        """One minus the probability of each label."""
+        return np.asarray(np.clip(1 - self.probabilities[np.arange(len(self.labels)), self.labels], 0, 1))
+
     @cached_property
     def features(self) -> Features:
         """The 256 main directions of the views."""
@@ -147,7 +152,7 @@ def ours(case: Case, classes: Classes, seed: int) -> list[tuple[str, Columns]]:
     found = find_slices(
         case.table.iloc[train], case.wrong[train], [str(row) for row in train],
         settings=SliceSettings(), classes=classes, labels=[labels[row] for row in train],
-        looks=case.looks[train], seed=seed,
+        looks=case.looks[train], doubts=case.doubts[train], seed=seed,
     )  # fmt: skip
     table = case.table.assign(**looks_columns(found, case.looks[train], [str(row) for row in train], case.looks))
     return [(s.name, typical_rows(s, table, labels)) for s in found]
@@ -228,7 +233,10 @@ def could_be_told(case: Case, inside: Mask, classes: Classes) -> bool:
     labels = [classes.ids[column] for column in case.labels[train]]
     table = pd.DataFrame({"planted": np.where(inside[train], "yes", "no")})
     ids = [str(row) for row in train]
-    found = find_slices(table, case.wrong[train], ids, settings=SliceSettings(), classes=classes, labels=labels)
+    found = find_slices(
+        table, case.wrong[train], ids, settings=SliceSettings(), classes=classes, labels=labels,
+        doubts=case.doubts[train],
+    )  # fmt: skip
     return any((c.field, c.value) == ("planted", "yes") for s in found for c in s.conditions)
 
 
@@ -275,20 +283,18 @@ def planted_runs(subject: Subject, seeds: Sequence[int], contenders: Sequence[st
 
 
 def quiet_runs(subject: Subject, runs: int, contenders: Sequence[str]) -> dict[str, float]:
-    """Share of runs in which each contender reports nothing, where errors are dealt at random within each class."""
+    """Share of runs in which each contender reports nothing, where predictions are dealt at random within a class."""
     images = subject.images
     classes = Classes(tuple(f"c{n}" for n in range(len(images.names))), images.names)
     site = np.random.default_rng(0).choice([f"s{n}" for n in range(8)], len(images.labels))
     inside = np.zeros(len(images.labels), dtype=np.bool_)
     case = judge(subject, Planted(subject.plain, images.labels, inside, site), 0)
-    rate = float(case.wrong.mean())
     quiet = dict.fromkeys(contenders, 0)
     for run in range(runs):
-        wrong = np.random.default_rng([run, 5]).random(len(case.wrong)) < rate
-        other = np.where(case.labels == 0, 1, 0)
-        probabilities = np.full_like(case.probabilities, 0.2 / len(classes))
-        probabilities[np.arange(len(wrong)), np.where(wrong, other, case.labels)] += 0.8
-        dealt = replace(case, probabilities=probabilities, wrong=wrong)
+        drawn = np.random.default_rng([run, 5]).random(len(case.labels))
+        dealt_rows = np.empty(len(drawn), dtype=np.int64)
+        dealt_rows[np.argsort(case.labels, kind="stable")] = np.lexsort((drawn, case.labels))
+        dealt = replace(case, probabilities=case.probabilities[dealt_rows], wrong=case.wrong[dealt_rows])
         for contender in contenders:
             quiet[contender] += not CONTENDERS[contender](dealt, classes, run)
     return {contender: count / runs for contender, count in quiet.items()}
@@ -301,12 +307,14 @@ def search_seconds(rows: int, columns: int) -> float:
     rng = np.random.default_rng(0)
     table = pd.DataFrame({f"p{n}": rng.normal(size=rows) for n in range(columns)})
     labels = [f"c{n}" for n in rng.integers(0, 10, rows)]
-    wrong = rng.random(rows) < np.where(table["p3"] < -1.9, 0.4, 0.1)
+    weak = np.where(table["p3"] < -1.9, 0.4, 0.1)
+    doubts = rng.beta(4 * weak, 4 * (1 - weak))
     classes = Classes(tuple(f"c{n}" for n in range(10)), tuple(f"class {n}" for n in range(10)))
     began = time.perf_counter()
     found = find_slices(
-        table, wrong, [str(row) for row in range(rows)], settings=SliceSettings(), classes=classes, labels=labels
-    )
+        table, doubts > 0.5, [str(row) for row in range(rows)], settings=SliceSettings(), classes=classes,
+        labels=labels, doubts=doubts,
+    )  # fmt: skip
     seconds = time.perf_counter() - began
     if not found or found[0].conditions[0].field != "p3":
         raise SystemExit("the timed search did not find the slice that was planted in p3")

@@ -90,10 +90,11 @@ class Judging:
         weak: list[Slice] = []
         if find_slices:
             wrong = predictions.probabilities.argmax(axis=1) != columns
+            doubts = 1 - predictions.probabilities[np.arange(len(columns)), columns]
             weak = slices.find_slices(
                 self.slice_table(rows, properties), wrong, ids,
                 settings=self.settings.slices, classes=classes, labels=given, looks=features,
-                paths=[s.path for s in rows],
+                paths=[s.path for s in rows], doubts=np.clip(doubts, 0, 1),
             )  # fmt: skip
         return Scored(predictions, quality, tuple(found), tuple(weak))
 

@@ -3,9 +3,11 @@
 The search tries every conjunction of up to ``max_conditions`` conditions on class, metadata and measured properties,
 as sums of products of one 0/1 matrix (Sagadeeva and Boehm, "SliceLine", SIGMOD 2021). Errors are counted against those
 of the same class (Mantel and Haenszel 1959), so that a hard class alone makes no other condition look weak; classes
-that are hard throughout are reported last. How far the best conjunction would stand out if errors fell on the samples
-of a class at random is found by permuting them (Westfall and Young 1993), so a slice is reported only where it is more
-than the best of thousands of tries on noise. Where no words fit, it is the images that look most like one of them.
+that are hard throughout are reported last. An image counts as far as the model doubts its label, which tells more than
+whether it is wrong: in a weak slice what is right is doubted too. How far the best conjunction would stand out if these
+doubts fell on the samples of a class at random is found by permuting them (Westfall and Young 1993), so a slice is
+reported only where it is more than the best of thousands of tries on noise. Where no words fit, it is the images that
+look most like one of them.
 """
 
 from __future__ import annotations
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Mask = npt.NDArray[np.bool_]
+Losses = npt.NDArray[np.float32]
 Counts = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
 Features = npt.NDArray[np.float32]
 
@@ -54,6 +58,10 @@ _SHARES = {"words": 0.3, "looks": 0.2, "class": 0.1}
 _DEEPEST = {"words": 3, "looks": 2, "class": 1}
 #: Permutations: as many as this many multiplications allow, within the two bounds.
 _FEWEST, _MOST, _WORK = 200, 300, 1.5e11
+#: Of so many images the smallest losses count as none that a permutation takes more multiplications than this.
+_WORK_OF_LOSSES = 1.5e9
+#: Right columns of so many permutations side by side are multiplied at once.
+_COLUMNS = 64
 #: Pairs of conditions that are refined by a third.
 _BEAM = 25
 #: Of so many candidates that stand out most, one that names a weakness is preferred to another of nearly the same rows
@@ -100,6 +108,7 @@ def find_slices(
     labels: Sequence[str],
     looks: Features | None = None,
     paths: Sequence[str] | None = None,
+    doubts: Floats | None = None,
     seed: int = 0,
 ) -> list[Slice]:
     """Find where the model is weak: the slices whose repair would remove most errors first, none on pure chance.
@@ -114,12 +123,18 @@ def find_slices(
     reported where no words fit nearly as well; ``looks_columns`` makes the columns that their conditions ask for, and
     ``paths``, one a row, is what such an image is called in names.
 
-    The chance that any slice at all is reported where errors fall at random within each class is at most
+    ``doubts`` (samples,) are one minus the out-of-sample probability of each label; slices stand out by them, where
+    they are given, else by errors alone (``_losses``). Sizes, rates and order are of errors all the same, and no slice
+    is reported that has no more of these than comparable images.
+
+    The chance that any slice at all is reported where losses fall at random within each class is at most
     ``settings.alpha``; ``p_value`` is corrected for everything that was tried. Of slices that overlap, a further one is
-    reported only where it stands out beyond what those before it explain. Raises RecordError where lengths differ.
+    reported only where it stands out beyond what those before it explain. Raises RecordError where lengths differ, and
+    for doubts that are not from 0 to 1.
     """
     wrong = np.asarray(errors, dtype=np.bool_)
     _check_lengths(len(table), wrong, sample_ids, labels)
+    losses = _losses(wrong, wrong.astype(np.float64) if doubts is None else np.asarray(doubts, dtype=np.float64))
     if looks is not None and len(looks) != len(table):
         raise RecordError(f"looks must have one row of features a row of the table ({len(table)}), got {len(looks)}")
     if not wrong.any() or wrong.all():
@@ -136,8 +151,10 @@ def find_slices(
         for stage in stages:
             atoms = _find_atoms(stage, near if stage == "looks" else table, labels, classes, settings.min_size)
             if atoms.conditions and len(chosen) < MOST_SLICES:
-                search = _Search(atoms, settings.min_size, min(settings.max_conditions, _DEEPEST[stage]), wrong, strata)
-                trials.append(_Trial(search, wrong, _SHARES[stage] * settings.alpha, rng))
+                search = _Search(
+                    atoms, settings.min_size, min(settings.max_conditions, _DEEPEST[stage]), losses[stage], strata
+                )
+                trials.append(_Trial(search, _SHARES[stage] * settings.alpha, rng))
         for conditions, mask, p_value in _pick(trials, wrong, MOST_SLICES - len(chosen)):
             chosen.append(mask)
             comparable = float(wrong[~mask].mean()) if alone else comparable_rate(wrong, mask, of_class)
@@ -183,6 +200,19 @@ def looks_columns(
     return {field: near[:, place] for place, field in enumerate(fields)}
 
 
+def _losses(wrong: Mask, doubts: Floats) -> dict[str, Losses]:
+    """What an image counts in each stage of the search; RecordError for doubts that are not one from 0 to 1 a row.
+
+    For conditions with words the mean of error and doubt. Images that look alike are doubted alike, wherever the model
+    is unsure: there an error counts by its doubt, and what is right for nothing. A class is hard by its errors.
+    """
+    if doubts.shape != wrong.shape or not ((doubts >= 0) & (doubts <= 1)).all():
+        raise RecordError(f"doubts must be {len(wrong)} numbers from 0 to 1, one a row of the table")
+    errors = wrong.astype(np.float32)
+    own = doubts.astype(np.float32)
+    return {"words": (errors + own) / 2, "looks": errors * own, "class": errors}
+
+
 def _near_some(looks: Features | None, sample_ids: Sequence[str], rng: np.random.Generator) -> pd.DataFrame:
     """How near all samples are to some of them, drawn at random; a column each."""
     import pandas as pd
@@ -220,12 +250,12 @@ def _check_lengths(rows: int, errors: Mask, sample_ids: Sequence[str], labels: S
 
 
 class _Search:
-    """All conjunctions of an ``_Atoms`` up to a depth, to be scored for any pattern of errors within the strata.
+    """All conjunctions of an ``_Atoms`` up to a depth, to be scored for any order of losses within the strata.
 
     Looks are joined with classes alone: they are many, and where two of them meet has no meaning.
     """
 
-    def __init__(self, atoms: _Atoms, min_size: int, depth: int, wrong: Mask, strata: Codes) -> None:
+    def __init__(self, atoms: _Atoms, min_size: int, depth: int, losses: Losses, strata: Codes) -> None:
         self.atoms = atoms
         self.min_size = min_size
         self.depth = depth
@@ -239,8 +269,9 @@ class _Search:
             self.right = np.concatenate([atoms.masks[:, self.partners], none], axis=1)
         self.joint = _joint(atoms.masks, self.right)
         self.places, self.flat = self._singles_and_pairs()
-        # The same for every pattern that has as many errors in each stratum, so for every permutation within them.
-        self.expected = self._expected(wrong, strata)
+        self.losses = _largest(losses, int(_WORK_OF_LOSSES / max(self.joint.size, 1)))
+        # The same for every permutation within the strata.
+        self.expected = self._expected(self.losses, strata)
 
     def _singles_and_pairs(self) -> tuple[tuple[Codes, Codes], _Candidates]:
         """Single conditions (repeated as a pair with themselves), and pairs of different fields that add something.
@@ -263,26 +294,34 @@ class _Search:
         places = np.append(kept, first), np.append(alone[kept], column)
         return places, _Candidates(parts, sizes[places])
 
-    def _expected(self, wrong: Mask, strata: Codes) -> _Sums:
-        """What errors that fall at random within strata come to in every single condition and pair."""
+    def _expected(self, losses: Losses, strata: Codes) -> _Sums:
+        """What losses that fall at random within strata come to in every single condition and pair."""
         sums = _Sums(len(self.flat.sizes))
         for code in np.unique(strata):
             stratum = strata == code
             inside = _joint(self.atoms.masks[stratum], self.right[stratum])
-            sums.add(inside[self.places], int(wrong[stratum].sum()), int(stratum.sum()))
+            sums.add(inside[self.places], losses[stratum])
         return sums
 
-    def score(self, wrong: Mask, chosen: Sequence[Mask] = ()) -> tuple[_Candidates, Scores]:
-        """Candidates and how far each stands out, shape (candidates,), in standard deviations; < 0: fewer errors.
+    def score(self, losses: Losses, chosen: Sequence[Mask] = ()) -> tuple[_Candidates, Scores]:
+        """Candidates and how far each stands out, shape (candidates,), in standard deviations; < 0: smaller losses.
 
         Within the strata that the chosen slices cut the rows into, so that what these explain counts for nothing.
         """
-        strata = _strata_codes(self.strata, chosen)
-        expected = self._expected(wrong, strata) if len(chosen) else self.expected
-        scores = expected.scores(_seen(self.atoms.masks, self.right, self.joint, wrong)[self.places])
-        return self._with_triples(scores, wrong, strata) if self.depth > 2 else (self.flat, scores)
+        return self._scored(losses, _seen(self.atoms.masks, self.right, losses), chosen)
 
-    def _with_triples(self, scores: Scores, wrong: Mask, strata: Codes) -> tuple[_Candidates, Scores]:
+    def scores_of(self, several: Sequence[Losses]) -> Iterator[tuple[_Candidates, Scores]]:
+        """The same for several orders of losses within the strata, one after the other."""
+        for losses, seen in zip(several, _seen_each(self.atoms.masks, self.right, several), strict=True):
+            yield self._scored(losses, seen, ())
+
+    def _scored(self, losses: Losses, seen: Counts, chosen: Sequence[Mask]) -> tuple[_Candidates, Scores]:
+        strata = _strata_codes(self.strata, chosen)
+        expected = self._expected(losses, strata) if len(chosen) else self.expected
+        scores = expected.scores(seen[self.places])
+        return self._with_triples(scores, losses, strata) if self.depth > 2 else (self.flat, scores)
+
+    def _with_triples(self, scores: Scores, losses: Losses, strata: Codes) -> tuple[_Candidates, Scores]:
         """The best pairs, each with every condition of a third field that makes it smaller but not too small."""
         pairs = np.flatnonzero(self.flat.parts[:, 0] != self.flat.parts[:, 1])
         best = pairs[np.argsort(-scores[pairs], kind="stable")[:_BEAM]]
@@ -297,11 +336,11 @@ class _Search:
         for code in np.unique(strata):
             stratum = strata == code
             inside = _joint(both[stratum], masks[stratum])
-            sums.add(inside[row, third], int(wrong[stratum].sum()), int(stratum.sum()))
+            sums.add(inside[row, third], losses[stratum])
         flat = np.concatenate([self.flat.parts, self.flat.parts[:, 1:]], axis=1)
         parts = np.concatenate([flat, np.stack([first[row], second[row], third], axis=1)])
         together = _Candidates(parts, np.concatenate([self.flat.sizes, sizes[row, third].astype(np.float64)]))
-        return together, np.concatenate([scores, sums.scores(_seen(both, masks, sizes, wrong)[row, third])])
+        return together, np.concatenate([scores, sums.scores(_seen(masks, both, losses)[third, row])])
 
     def conditions(self, parts: npt.NDArray[np.int64]) -> tuple[Condition, ...]:
         """The conditions of a candidate, in the order of fields."""
@@ -314,21 +353,26 @@ class _Search:
 
 
 class _Sums:
-    """Errors expected of candidates, and their variance, summed over strata (Mantel and Haenszel 1959)."""
+    """Losses expected of candidates, and their variance, summed over strata (Mantel and Haenszel 1959)."""
 
     def __init__(self, candidates: int) -> None:
         self.expected = np.zeros(candidates)
         self.variance = np.zeros(candidates)
+        self._sum = self._squares = 0.0
 
-    def add(self, sizes: Counts, errors: int, rows: int) -> None:
-        """A stratum: of its ``rows``, ``errors`` are wrong; candidates have ``sizes`` rows there."""
-        rate = errors / rows
-        self.expected += sizes * rate
+    def add(self, sizes: Counts, losses: Losses) -> None:
+        """A stratum with these ``losses`` of its rows; candidates have ``sizes`` rows there."""
+        rows, exact = len(losses), losses.astype(np.float64)
+        self._sum += float(exact.sum())
+        self._squares += float((exact**2).sum())
+        self.expected += sizes * exact.mean()
         if rows > 1:
-            self.variance += sizes * (rate * (1 - rate) / (rows - 1)) * (rows - sizes)
+            self.variance += sizes * (exact.var() / (rows - 1)) * (rows - sizes)
 
     def scores(self, seen: Counts) -> Scores:
-        return standing_out(seen - self.expected, self.variance)
+        """How far candidates whose losses come to ``seen`` stand out; in units of a loss, which for errors is one."""
+        unit = self._squares / max(self._sum, 1e-12)
+        return standing_out((seen - self.expected) / unit, self.variance / unit**2)
 
 
 def standing_out(surplus: Scores, variance: Scores) -> Scores:
@@ -349,12 +393,24 @@ def standing_out(surplus: Scores, variance: Scores) -> Scores:
     return scores
 
 
-def _seen(left: Counts, right: Counts, inside: Counts, wrong: Mask) -> Counts:
-    """Errors in each pair of a left and a right column; from what is right, where that is fewer (``inside``: all)."""
-    few = 2 * int(wrong.sum()) <= len(wrong)
-    rows = wrong if few else ~wrong
-    counted = _joint(left[rows], right[rows])
-    return counted if few else inside - counted
+def _seen(left: Counts, right: Counts, losses: Losses) -> Counts:
+    """Sum of the losses in each pair of a left and a right column; of both the same by half of the products."""
+    rows = np.flatnonzero(losses)
+    if right is left:
+        root = left[rows] * np.sqrt(losses[rows, None])
+        return _joint(root, root)
+    return _joint(left[rows], right[rows] * losses[rows, None])
+
+
+def _seen_each(left: Counts, right: Counts, several: Sequence[Losses]) -> Iterator[Counts]:
+    """The same of several losses, at once where there are few right columns: the left ones are then read once."""
+    if right is left:
+        yield from (_seen(left, right, losses) for losses in several)
+        return
+    wide = right.shape[1]
+    together = np.concatenate([right * losses[:, None] for losses in several], axis=1)
+    found = _joint(left, together)
+    yield from (found[:, start : start + wide] for start in range(0, found.shape[1], wide))
 
 
 def _joint(left: Counts, right: Counts) -> Counts:
@@ -371,29 +427,33 @@ def _strata_codes(strata: Codes, chosen: Sequence[Mask]) -> Codes:
     return codes
 
 
-def _best_by_chance(search: _Search, wrong: Mask, level: float, rng: np.random.Generator) -> Scores:
-    """The best score of each depth in many permutations of the errors within strata, shape (permutations, depths).
+def _best_by_chance(search: _Search, level: float, rng: np.random.Generator) -> Scores:
+    """The best score of each depth in many permutations of the losses within strata, shape (permutations, depths).
 
-    Stops as soon as so many of them reach the scores of the errors themselves that no slice can be told from chance.
+    Stops as soon as so many of them reach the scores of the losses themselves that no slice can be told from chance.
     """
-    work = float(min(wrong.sum(), (~wrong).sum()) + 1) * search.joint.size
+    losses = search.losses
+    work = float((losses > 0).sum() + 1) * search.joint.size
     count = int(np.clip(_WORK / work, max(_FEWEST, np.ceil(2 * search.depth / level)), _MOST))
-    seen = _best_by_depth(*search.score(wrong), search.depth)
+    seen = _best_by_depth(*search.score(losses), search.depth)
     best = np.full((count, search.depth), np.inf)
     reached = np.zeros(search.depth)
-    for turn in range(count):
+    at_once = max(1, _COLUMNS // search.right.shape[1])
+    for start in range(0, count, at_once):
         if ((1 + reached) * search.depth > level * (1 + count)).all():
             break
-        best[turn] = _best_by_depth(*search.score(_permuted(wrong, search.strata, rng)), search.depth)
-        reached += best[turn] >= seen - _TIE
+        several = [_permuted(losses, search.strata, rng) for _ in range(min(at_once, count - start))]
+        for turn, found in enumerate(search.scores_of(several), start):
+            best[turn] = _best_by_depth(*found, search.depth)
+            reached += best[turn] >= seen - _TIE
     return best
 
 
-def _permuted(wrong: Mask, strata: Codes, rng: np.random.Generator) -> Mask:
-    """The errors in a random order within each stratum."""
-    shuffled = np.empty_like(wrong)
+def _permuted(losses: Losses, strata: Codes, rng: np.random.Generator) -> Losses:
+    """The losses in a random order within each stratum."""
+    shuffled = np.empty_like(losses)
     places = np.argsort(strata, kind="stable")
-    shuffled[places] = wrong[np.lexsort((rng.random(len(wrong)), strata))]
+    shuffled[places] = losses[np.lexsort((rng.random(len(losses)), strata))]
     return shuffled
 
 
@@ -417,14 +477,27 @@ def _p_values(candidates: _Candidates, scores: Scores, chance: Scores) -> Scores
     return found
 
 
+def _largest(losses: Losses, count: int) -> Losses:
+    """The losses, of which only about so many of the largest count: what they lie above the next one.
+
+    >>> _largest(np.array([0.2, 1.0, 0.6], dtype=np.float32), 2).round(2).tolist()
+    [0.0, 1.0, 0.5]
+    """
+    if count >= len(losses):
+        return losses
+    least = float(np.partition(losses, len(losses) - count - 1)[len(losses) - count - 1])
+    if least >= 1:
+        return np.asarray(losses >= 1, dtype=np.float32)
+    return np.asarray(np.clip((losses - least) / (1 - least), 0, 1), dtype=np.float32)
+
+
 class _Trial:
     """A search, and how well its candidates stand out beyond what chance reaches."""
 
-    def __init__(self, search: _Search, wrong: Mask, level: float, rng: np.random.Generator) -> None:
+    def __init__(self, search: _Search, level: float, rng: np.random.Generator) -> None:
         self.search = search
-        self._wrong = wrong
         self._level = level
-        self._chance = _best_by_chance(search, wrong, level, rng)
+        self._chance = _best_by_chance(search, level, rng)
         self._price = 2 * np.log(max(len(search.atoms.conditions), 2))
 
     def ranked(self, chosen: Sequence[Mask]) -> tuple[_Candidates, Scores, Scores]:
@@ -433,7 +506,7 @@ class _Trial:
         A further condition must raise the squared score by twice the logarithm of how many could have been added. The
         later slices are held against what chance reaches in the first.
         """
-        candidates, scores = self.search.score(self._wrong, chosen)
+        candidates, scores = self.search.score(self.search.losses, chosen)
         p_values = _p_values(candidates, scores, self._chance)
         merit = scores**2 - self._price * (candidates.depths - 1)
         return candidates, np.where((p_values <= self._level) & (scores > 0), merit, -np.inf), p_values

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from curation import slices
 from curation.audit import wilson_interval
 from curation.config import SliceSettings
 from curation.errors import RecordError
@@ -35,10 +36,13 @@ def search(
     settings: SliceSettings | None = None,
     looks: np.ndarray | None = None,
     paths: list[str] | None = None,
+    doubts: np.ndarray | None = None,
 ) -> list[Slice]:
     ids = [f"s{row}" for row in range(len(table))]
     chosen = settings or SliceSettings()
-    return find_slices(table, errors, ids, settings=chosen, classes=CLASSES, labels=labels, looks=looks, paths=paths)
+    return find_slices(
+        table, errors, ids, settings=chosen, classes=CLASSES, labels=labels, looks=looks, paths=paths, doubts=doubts
+    )
 
 
 def a_slice(*conditions: Condition) -> Slice:
@@ -288,6 +292,66 @@ class TestFinding:
         found = search(table, errors, labels)
         assert found[0].conditions[0].field == "p1"
         assert time.process_time() - started < 15
+
+
+class TestDoubts:
+    """An image counts as far as its label is doubted, not only where it is wrong."""
+
+    @pytest.fixture
+    def blurred(self) -> tuple[pd.DataFrame, list[str], np.ndarray]:
+        """Of 1,200 images 60 from one camera, whose labels are doubted more; few of them are wrong."""
+        rng = np.random.default_rng(21)
+        table, labels = table_of(1200, rng)
+        table["camera"] = np.where(np.arange(1200) < 60, 9, table["camera"])
+        return table, labels, np.where(table["camera"] == 9, rng.beta(5, 6, 1200), rng.beta(1, 3, 1200))
+
+    def test_slice_is_found_that_errors_alone_cannot_tell_from_chance(
+        self, blurred: tuple[pd.DataFrame, list[str], np.ndarray]
+    ) -> None:
+        table, labels, doubts = blurred
+        errors = doubts > 0.6
+        assert search(table, errors, labels) == []
+        (found,) = search(table, errors, labels, doubts=doubts)
+        assert found.name == "camera = 9"
+        assert (found.errors, found.size) == (errors[:60].sum(), 60)
+
+    def test_slice_that_is_doubted_but_not_wrong_is_no_weakness(
+        self, blurred: tuple[pd.DataFrame, list[str], np.ndarray]
+    ) -> None:
+        table, labels, doubts = blurred
+        doubts = np.where(np.arange(1200) < 60, 0.59, doubts)
+        assert search(table, doubts > 0.6, labels, doubts=doubts) == []
+
+    def test_of_many_images_the_smallest_doubts_count_as_none(
+        self, blurred: tuple[pd.DataFrame, list[str], np.ndarray], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        table, labels, doubts = blurred
+        monkeypatch.setattr(slices, "_WORK_OF_LOSSES", 3e6)
+        assert [s.name for s in search(table, doubts > 0.6, labels, doubts=doubts)] == ["camera = 9"]
+
+    def test_errors_doubted_by_one_are_errors_alone(self) -> None:
+        rng = np.random.default_rng(21)
+        table, labels = table_of(900, rng)
+        looks = rng.normal(size=(900, 4)).astype(np.float32)
+        errors = rng.random(900) < np.where(table["p1"] > 1, 0.5, 0.1)
+        plain = search(table, errors, labels, looks=looks)
+        assert len(plain) == 1
+        assert search(table, errors, labels, looks=looks, doubts=errors.astype(float)) == plain
+
+    def test_doubts_at_random_have_a_slice_in_at_most_five_of_a_hundred_runs(self) -> None:
+        with_any = 0
+        for seed in range(100):
+            rng = np.random.default_rng(3000 + seed)
+            table, labels = table_of(300, rng, properties=2)
+            doubts = rng.beta(1, 4, 300)
+            with_any += bool(search(table, doubts > 0.5, labels, doubts=doubts))
+        assert with_any <= 5
+
+    def test_doubts_of_other_rows_or_beyond_one_are_refused(self) -> None:
+        table, labels = table_of(50, np.random.default_rng(0))
+        for doubts in (np.zeros(49), np.full(50, 1.5), np.full(50, np.nan)):
+            with pytest.raises(RecordError, match="doubts must be 50 numbers from 0 to 1"):
+                search(table, np.arange(50) < 9, labels, doubts=doubts)
 
 
 class TestMembersAndHoldout:
