@@ -371,7 +371,7 @@ class _Sums:
 
     def scores(self, seen: Counts) -> Scores:
         """How far candidates whose losses come to ``seen`` stand out; in units of a loss, which for errors is one."""
-        unit = self._squares / max(self._sum, 1e-12)
+        unit = self._squares / self._sum if self._sum else 1.0
         return standing_out((seen - self.expected) / unit, self.variance / unit**2)
 
 

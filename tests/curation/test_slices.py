@@ -338,6 +338,14 @@ class TestDoubts:
         assert len(plain) == 1
         assert search(table, errors, labels, looks=looks, doubts=errors.astype(float)) == plain
 
+    @pytest.mark.filterwarnings("error")
+    def test_errors_of_which_nothing_is_doubted_are_searched(self) -> None:
+        rng = np.random.default_rng(22)
+        table, labels = table_of(900, rng)
+        looks = rng.normal(size=(900, 4)).astype(np.float32)
+        errors = rng.random(900) < np.where(table["p1"] > 1, 0.6, 0.1)
+        assert search(table, errors, labels, looks=looks, doubts=np.zeros(900)) == search(table, errors, labels)
+
     def test_doubts_at_random_have_a_slice_in_at_most_five_of_a_hundred_runs(self) -> None:
         with_any = 0
         for seed in range(100):
