@@ -283,18 +283,21 @@ def planted_runs(subject: Subject, seeds: Sequence[int], contenders: Sequence[st
 
 
 def quiet_runs(subject: Subject, runs: int, contenders: Sequence[str]) -> dict[str, float]:
-    """Share of runs in which each contender reports nothing, where predictions are dealt at random within a class."""
+    """Share of runs in which each contender reports nothing: errors and doubts are dealt at random among all images."""
     images = subject.images
     classes = Classes(tuple(f"c{n}" for n in range(len(images.names))), images.names)
     site = np.random.default_rng(0).choice([f"s{n}" for n in range(8)], len(images.labels))
     inside = np.zeros(len(images.labels), dtype=np.bool_)
     case = judge(subject, Planted(subject.plain, images.labels, inside, site), 0)
     quiet = dict.fromkeys(contenders, 0)
+    every, other = np.arange(len(case.labels)), np.where(case.labels == 0, 1, 0)
     for run in range(runs):
-        drawn = np.random.default_rng([run, 5]).random(len(case.labels))
-        dealt_rows = np.empty(len(drawn), dtype=np.int64)
-        dealt_rows[np.argsort(case.labels, kind="stable")] = np.lexsort((drawn, case.labels))
-        dealt = replace(case, probabilities=case.probabilities[dealt_rows], wrong=case.wrong[dealt_rows])
+        drawn = np.random.default_rng([run, 5]).permutation(every)
+        wrong, doubts = case.wrong[drawn], case.doubts[drawn]
+        probabilities = np.repeat(np.where(wrong, 0, doubts / (len(classes) - 1))[:, None], len(classes), axis=1)
+        probabilities[every, other] += np.where(wrong, doubts, 0)
+        probabilities[every, case.labels] = 1 - doubts
+        dealt = replace(case, probabilities=probabilities, wrong=wrong)
         for contender in contenders:
             quiet[contender] += not CONTENDERS[contender](dealt, classes, run)
     return {contender: count / runs for contender, count in quiet.items()}
