@@ -346,6 +346,12 @@ class TestDoubts:
         errors = rng.random(900) < np.where(table["p1"] > 1, 0.6, 0.1)
         assert search(table, errors, labels, looks=looks, doubts=np.zeros(900)) == search(table, errors, labels)
 
+    def test_words_take_the_mean_of_error_and_doubt_looks_an_error_by_its_doubt_classes_errors(self) -> None:
+        losses = slices._losses(np.array([True, True, False]), np.array([1.0, 0.5, 0.25]))
+        assert losses["words"].tolist() == [1.0, 0.75, 0.125]
+        assert losses["looks"].tolist() == [1.0, 0.5, 0.0]
+        assert losses["class"].tolist() == [1.0, 1.0, 0.0]
+
     def test_doubts_at_random_have_a_slice_in_at_most_five_of_a_hundred_runs(self) -> None:
         with_any = 0
         for seed in range(100):
