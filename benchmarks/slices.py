@@ -46,7 +46,7 @@ from curation.neighbours import group_near_duplicates
 from curation.properties import PROPERTIES
 from curation.records import Classes
 from curation.regression import principal_components, scale
-from curation.scoring import score_out_of_sample
+from curation.scoring import label_quality, score_out_of_sample
 from curation.slices import find_slices, looks_columns, typical_rows
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Case:
     @property
     def doubts(self) -> Floats:
         """One minus the probability of each label."""
-        return np.asarray(np.clip(1 - self.probabilities[np.arange(len(self.labels)), self.labels], 0, 1))
+        return 1 - label_quality(self.probabilities, self.labels)
 
     @cached_property
     def features(self) -> Features:

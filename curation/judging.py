@@ -61,6 +61,7 @@ class Judging:
         """Judge the labels of ``rows`` by predictions that have not seen them: ours, or those given."""
         from curation import flagging, slices
         from curation import issues as issue_finding
+        from curation.scoring import label_quality
 
         classes = self.ledger.classes()
         given = [class_of(labels, s) for s in rows]
@@ -90,11 +91,10 @@ class Judging:
         weak: list[Slice] = []
         if find_slices:
             wrong = predictions.probabilities.argmax(axis=1) != columns
-            doubts = 1 - predictions.probabilities[np.arange(len(columns)), columns]
             weak = slices.find_slices(
                 self.slice_table(rows, properties), wrong, ids,
                 settings=self.settings.slices, classes=classes, labels=given, looks=features,
-                paths=[s.path for s in rows], doubts=np.clip(doubts, 0, 1),
+                paths=[s.path for s in rows], doubts=1 - label_quality(predictions.probabilities, columns),
             )  # fmt: skip
         return Scored(predictions, quality, tuple(found), tuple(weak))
 
