@@ -31,7 +31,7 @@ ORDER = [
         "curation.neighbours", "curation.regression", "curation.scoring", "curation.streaming", "curation.crossval",
         "curation.view_heads", "curation.exports", "curation.ways",
         "curation.flagging", "curation.issues", "curation.evidence", "curation.audit", "curation.slice_words",
-        "curation.slices", "curation.tracking",
+        "curation.slice_search", "curation.slices", "curation.tracking",
         "curation.queue", "curation.gain", "curation.credit", "curation.costs",
         "curation.reviews", "curation.releases", "curation.plane", "curation.holdout",
     ],

@@ -8,14 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from curation import slices
+from curation import slice_search, slices
 from curation.audit import wilson_interval
 from curation.config import SliceSettings
 from curation.errors import RecordError
 from curation.neighbours import unit_directions
 from curation.records import Classes, Condition, Slice
+from curation.slice_search import standing_out
 from curation.slice_words import weakness_of, words
-from curation.slices import confirm_slices, find_slices, looks_columns, members, standing_out
+from curation.slices import confirm_slices, find_slices, looks_columns, members
 
 CLASSES = Classes(("c1", "c2"), ("functional", "defective"))
 
@@ -326,7 +327,7 @@ class TestDoubts:
         self, blurred: tuple[pd.DataFrame, list[str], np.ndarray], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         table, labels, doubts = blurred
-        monkeypatch.setattr(slices, "_WORK_OF_LOSSES", 3e6)
+        monkeypatch.setattr(slice_search, "_WORK_OF_LOSSES", 3e6)
         assert [s.name for s in search(table, doubts > 0.6, labels, doubts=doubts)] == ["camera = 9"]
 
     def test_errors_doubted_by_one_are_errors_alone(self) -> None:
