@@ -187,10 +187,12 @@ Repair = Literal["recipe", "oversampling", "collect"]
 class Trial:
     """What a recipe did to images left out: accuracy gained on the slice and elsewhere; and by its baselines.
 
-    ``brier`` is how far the Brier score of the slice falls by the recipe. ``baseline`` is by showing the slice's images
+    ``belief`` is how far the probability of the slice's labels rises by the recipe, ``brier`` how far their Brier score
+    falls. ``baseline`` is by showing the slice's images
     as often as there are copies, ``balanced`` by retraining the last layer with slice and rest weighing the same (DFR).
     ``repair`` is what to do: the recipe, show the slice's images more often (``factor`` times), or ``collect`` more of
-    them. ``harms`` says that the recipe is not kept for what the rest, or a class or slice of it, loses.
+    them. ``helps`` says that the slice gains by the recipe for sure, ``harms`` that the recipe is
+    not kept for what the rest, or a class or slice of it, loses.
     """
 
     kept: bool
@@ -201,7 +203,9 @@ class Trial:
     balanced: Estimate | None = None
     repair: Repair = "collect"
     factor: int = 1
+    belief: Estimate | None = None
     brier: Estimate | None = None
+    helps: bool = False
     harms: bool = False
 
 
@@ -209,12 +213,14 @@ class Trial:
 class _Tried:
     """One way of training: the Brier score of each sample left out, (samples,), and what changed where.
 
-    ``brier`` is how far it falls on the slice: the few rows of a slice tell by it what they can't by right and wrong.
+    ``brier`` is how far it falls on the slice, ``belief`` how far the probability of the label rises there: the few
+    rows of a slice tell by these what they can't by right and wrong.
     """
 
     scores: npt.NDArray[np.float64]
     gain: Estimate
     rest: Estimate
+    belief: Estimate
     brier: Estimate
     harmed: str
 
@@ -245,10 +251,10 @@ class Ground:
         if not self.inside.any():
             raise RecordError("a trial needs a slice with at least one sample, but 'inside' is false everywhere")
 
-    def fall(self, augmented: Features, sources: Integers) -> float:
-        """How far the Brier score of the slice falls with these copies; a trial without its baselines."""
-        after = brier_scores(self._left_out(augmented, sources, self._weight(sources)), self.labels)
-        return float((self._before[1] - after)[self.inside].mean())
+    def rise(self, augmented: Features, sources: Integers) -> float:
+        """How far the probability of the slice's labels rises with these copies; a trial without its baselines."""
+        after = self._of_labels(self._left_out(augmented, sources, self._weight(sources)))
+        return float((after - self._of_labels(self._before))[self.inside].mean())
 
     def trial(self, augmented: Features, sources: Integers) -> Trial:
         """Try augmented features, (copies, d), made from the rows ``sources``, (copies,), by a head that leaves out.
@@ -258,9 +264,10 @@ class Ground:
         than images as where a model is trained on them. The baselines repeat as many images of the slice as there are
         copies, and retrain the last layer with slice and rest weighing the same (Kirichenko et al. 2023, "DFR"), which
         gains most of what is to be gained on many benchmarks (Sagawa et al. 2020, Idrissi et al. 2022). A recipe is
-        kept only where the slice gains accuracy and its Brier score falls with an interval that excludes zero, neither
-        the rest nor any of ``others`` loses more than ``margin`` for sure, and more is gained than by the better
-        baseline, for sure where that one helps too. Raises RecordError where shapes differ.
+        kept only where the probability of the slice's labels rises with an interval that excludes zero and its Brier
+        score falls, neither the rest nor any of ``others`` loses more than ``margin`` for sure, and the Brier score
+        falls further than by the better baseline, for sure where that one helps too. Raises RecordError where shapes
+        differ.
         """
         if augmented.shape != (len(sources), self.features.shape[1]):
             raise RecordError(
@@ -277,10 +284,14 @@ class Ground:
         found = judge(
             with_recipe.gain, with_recipe.rest, best.gain, self.margin, harmed=with_recipe.harmed,
             beyond=mean_with_interval((best.scores - with_recipe.scores)[inside], seed=self.seed),
-            baseline_harms=self._harms(best), brier=with_recipe.brier, baseline_brier=best.brier,
+            baseline_harms=self._harms(best), belief=with_recipe.belief, brier=with_recipe.brier,
+            baseline_brier=best.brier,
         )  # fmt: skip
         factor = max(round(1 + len(repeated) / len(own)) if best is repeats else even, 2)
-        return replace(found, baseline=repeats.gain, balanced=balanced.gain, factor=factor, brier=with_recipe.brier)
+        return replace(
+            found, baseline=repeats.gain, balanced=balanced.gain, factor=factor, belief=with_recipe.belief,
+            brier=with_recipe.brier,
+        )  # fmt: skip
 
     def _weight(self, sources: Integers) -> float:
         return copy_weight(len(self.labels), len(sources))
@@ -296,10 +307,9 @@ class Ground:
         return choose_regressions(inputs, labels).probabilities(labels, labels)[: len(self.labels)]
 
     @cached_property
-    def _before(self) -> tuple[Mask, npt.NDArray[np.float64]]:
-        """Which samples the plain head gets right, and their Brier scores."""
-        found = self._left_out(self.features[:0], np.zeros(0, dtype=np.int64))
-        return found.argmax(axis=1) == self.labels, brier_scores(found, self.labels)
+    def _before(self) -> npt.NDArray[np.float64]:
+        """Probabilities of every sample by the plain head, left out."""
+        return self._left_out(self.features[:0], np.zeros(0, dtype=np.int64))
 
     @cached_property
     def _balanced(self) -> tuple[int, _Tried]:
@@ -310,11 +320,22 @@ class Ground:
         return even, self._tried(self.features[evenly], evenly)
 
     def _tried(self, made: Features, rows: Integers, weight: float = 1.0) -> _Tried:
-        found, (right, scores) = self._left_out(made, rows, weight), self._before
-        now, sharper = found.argmax(axis=1) == self.labels, brier_scores(found, self.labels)
-        gain, rest = (paired_gain(right[rows], now[rows], seed=self.seed) for rows in (self.inside, ~self.inside))
-        fall = mean_with_interval((scores - sharper)[self.inside], seed=self.seed)
-        return _Tried(sharper, gain, rest, fall, harmed_by(right, now, self.others, self.margin))
+        before, after, inside = self._before, self._left_out(made, rows, weight), self.inside
+        right, now = before.argmax(axis=1) == self.labels, after.argmax(axis=1) == self.labels
+        gain, rest = (paired_gain(right[rows], now[rows], seed=self.seed) for rows in (inside, ~inside))
+        scores = brier_scores(after, self.labels)
+        belief, fall = (
+            mean_with_interval(change[inside], seed=self.seed)
+            for change in (
+                self._of_labels(after) - self._of_labels(before),
+                brier_scores(before, self.labels) - scores,
+            )
+        )
+        return _Tried(scores, gain, rest, belief, fall, harmed_by(right, now, self.others, self.margin))
+
+    def _of_labels(self, probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """What each sample's label is given, (samples,)."""
+        return np.asarray(probabilities[np.arange(len(self.labels)), self.labels])
 
     def _harms(self, tried: _Tried) -> bool:
         return loses(tried.rest, self.margin) or bool(tried.harmed)
@@ -382,6 +403,7 @@ def judge(
     harmed: str = "",
     beyond: Estimate | None = None,
     baseline_harms: bool = False,
+    belief: Estimate | None = None,
     brier: Estimate | None = None,
     baseline_brier: Estimate | None = None,
 ) -> Trial:
@@ -389,10 +411,19 @@ def judge(
 
     ``harmed`` names a class or slice that loses; ``beyond`` is what the recipe gains over the baseline on the slice, in
     any measure, which must be sure where the baseline helps for sure; one that harms the rest counts for nothing.
-    Whether recipe and baseline help for sure is read from how far the Brier score of the slice falls, where that is
-    given, else from their gains. Otherwise the baseline is proposed, where it helps and harms nothing, or to collect.
+
+    Where ``belief`` is given, the rise of the probability of the slice's labels, and ``brier``, the fall of their Brier
+    score, the recipe helps where the first is sure, the second above zero and no accuracy lost for sure: the first
+    tells from few rows what accuracy tells from many, while the second falls by copies of any other kind too, which
+    make a head less sure of itself (docs/log.md). A baseline must gain accuracy and lower the Brier score for sure:
+    images that are shown again make a head surer, for better or worse. Without the two all is read from the gains.
+    Otherwise the baseline is proposed, where it helps and harms nothing, or to collect.
     """
-    helps = gain.value > 0 and _surely(brier or gain)
+    helps = gain.value > 0 and _surely(gain)
+    more = gain.value > baseline.value
+    if belief is not None and brier is not None:
+        helps = brier.value > 0 and _surely(belief) and (gain.ci is None or gain.ci[1] >= 0)
+        more = beyond is None or beyond.value > 0
     baseline_helps = baseline.value > 0 and _surely(baseline_brier or baseline) and not baseline_harms
     surely_beyond = beyond is None or _surely(beyond)
     if loses(rest, margin):
@@ -401,19 +432,19 @@ def judge(
         verdict = f"Not kept, it harms {harmed}"
     elif not helps:
         verdict = "Not kept, no gain on the slice shown"
-    elif not baseline_harms and (gain.value <= baseline.value or (baseline_helps and not surely_beyond)):
+    elif not baseline_harms and (not more or (baseline_helps and not surely_beyond)):
         verdict = "Not kept, showing the slice's images more often does as much"
     else:
         verdict = "Kept"
     figures = (
-        f"{_points(gain)} on the slice{_fall(brier)}, {_points(rest)} elsewhere; showing the slice's images more "
-        f"often: {_points(baseline)}{_fall(baseline_brier)}{', which harms others' if baseline_harms else ''}."
+        f"{_points(gain)} on the slice{_rise(belief)}, {_points(rest)} elsewhere; showing the slice's images more "
+        f"often: {_points(baseline)}{', which harms others' if baseline_harms else ''}."
     )
     repair: Repair = "recipe" if verdict == "Kept" else "oversampling" if baseline_helps else "collect"
     ending = {"recipe": "", "oversampling": " So these are shown more often.", "collect": f" {COLLECT}"}[repair]
     words = f"{verdict}: accuracy {figures}{ending}"
     harms = loses(rest, margin) or bool(harmed)
-    return Trial(verdict == "Kept", gain, rest, baseline, words, repair=repair, harms=harms)
+    return Trial(verdict == "Kept", gain, rest, baseline, words, repair=repair, helps=helps, harms=harms)
 
 
 def _points(estimate: Estimate) -> str:
@@ -426,15 +457,16 @@ def _points(estimate: Estimate) -> str:
     return words if estimate.ci is None else f"{words} ({100 * estimate.ci[0]:+.1f} to {100 * estimate.ci[1]:+.1f})"
 
 
-def _fall(brier: Estimate | None) -> str:
-    """How far a Brier score falls, in words to be put behind a gain.
+def _rise(belief: Estimate | None) -> str:
+    """How far the probability of labels rises, in words to be put behind a gain.
 
-    >>> _fall(Estimate(0.08, (0.03, 0.125)))
-    ' (Brier score -0.080, -0.125 to -0.030)'
+    >>> _rise(Estimate(0.08, (0.03, 0.125)))
+    ' (probability of the labels +8.0 points, +3.0 to +12.5)'
     """
-    if brier is None or brier.ci is None:
+    if belief is None or belief.ci is None:
         return ""
-    return f" (Brier score {-brier.value:+.3f}, {-brier.ci[1]:+.3f} to {-brier.ci[0]:+.3f})"
+    value, low, high = (100 * v for v in (belief.value, *belief.ci))
+    return f" (probability of the labels {value:+.1f} points, {low:+.1f} to {high:+.1f})"
 
 
 def paired_gain(

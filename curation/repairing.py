@@ -85,15 +85,15 @@ class Repairer:
         chosen, ground = self._ground(weak, [copies for _, copies in planned], sample_ids, labels)
         few = min(FIRST_COPIES, most // (2 * len(planned)))
         firsts = [first_of(copies, few) for _, copies in planned]
-        falls = [ground.fall(*self._made(chosen, first)) for first in firsts]
-        best = max(range(len(falls)), key=falls.__getitem__)
+        rises = [ground.rise(*self._made(chosen, first)) for first in firsts]
+        best = max(range(len(rises)), key=rises.__getitem__)
         spent = sum(map(number_of, firsts))
         recipe, copies = planned[best]
-        copies = first_of(copies, most - spent + number_of(firsts[best])) if falls[best] > 0 else firsts[best]
+        copies = first_of(copies, most - spent + number_of(firsts[best])) if rises[best] > 0 else firsts[best]
         spent += number_of(copies) - number_of(firsts[best])
         tried = ground.trial(*self._made(chosen, copies))
         fewer, of_fewer = copies, tried
-        while of_fewer.harms and of_fewer.gain.value > 0 and number_of(fewer) > few:  # half of them, and so on
+        while of_fewer.harms and of_fewer.helps and number_of(fewer) > few:  # half of them, and so on
             fewer = first_of(copies, max(number_of(fewer) // 2, few))
             of_fewer = ground.trial(*self._made(chosen, fewer))
         if of_fewer.kept and fewer is not copies:
@@ -237,7 +237,7 @@ def told(tried: Trial) -> dict[str, object]:
         return None if estimate is None else {"value": estimate.value, "ci": estimate.ci and list(estimate.ci)}
 
     figures = {
-        "gain": tried.gain, "brier": tried.brier, "rest": tried.rest, "oversampling": tried.baseline,
-        "balanced": tried.balanced,
+        "gain": tried.gain, "belief": tried.belief, "brier": tried.brier, "rest": tried.rest,
+        "oversampling": tried.baseline, "balanced": tried.balanced,
     }  # fmt: skip
     return {"repair": tried.repair, "words": tried.words} | {name: plain(value) for name, value in figures.items()}

@@ -228,9 +228,9 @@ class TestTrial:
         result = ground.trial(made, sources)
         assert result.gain.value == pytest.approx(0, abs=1e-3)
         assert result.baseline.value > 0.01
-        next_to_nothing = ground.fall(made, sources)
+        next_to_nothing = ground.rise(made, sources)
         monkeypatch.undo()
-        assert ground.fall(made, sources) > next_to_nothing + 0.02
+        assert ground.rise(made, sources) > next_to_nothing + 0.02
 
     @pytest.mark.parametrize(
         ("gain", "low", "rest", "baseline", "verdict"),
@@ -269,18 +269,35 @@ class TestTrial:
         assert ("which harms others" in result.words) == baseline_harms
 
     @pytest.mark.parametrize(
-        ("gain", "brier", "repair"),
-        [(0.1, (0.01, 0.2), "recipe"), (0.1, (-0.01, 0.2), "collect"), (0.0, (0.01, 0.2), "collect")],
+        ("gain", "belief", "brier", "beyond", "repair"),
+        [
+            ((0.1, -0.1, 0.3), (0.01, 0.1), 0.08, 0.02, "recipe"),
+            ((-0.02, -0.1, 0.1), (0.01, 0.1), 0.08, 0.02, "recipe"),
+            ((-0.1, -0.2, -0.01), (0.01, 0.1), 0.08, 0.02, "collect"),
+            ((0.1, -0.1, 0.3), (-0.01, 0.1), 0.08, 0.02, "collect"),
+            ((0.1, -0.1, 0.3), (0.01, 0.1), -0.01, 0.02, "collect"),
+            ((0.1, -0.1, 0.3), (0.01, 0.1), 0.08, -0.02, "collect"),
+        ],
     )
-    def test_few_rows_tell_by_their_brier_score_what_right_and_wrong_can_not(
-        self, gain: float, brier: tuple[float, float], repair: str
+    def test_few_rows_tell_by_the_probability_of_their_labels_what_right_and_wrong_can_not(
+        self, gain: tuple[float, float, float], belief: tuple[float, float], brier: float, beyond: float, repair: str
     ) -> None:
         result = judge(
-            Estimate(gain, (-0.1, 0.3)), Estimate(0.0), Estimate(-0.05, (-0.1, 0.0)), 0.01, brier=Estimate(0.08, brier),
-            baseline_brier=Estimate(0.01, (-0.01, 0.02)), beyond=Estimate(0.02, (-0.1, 0.3)),
+            Estimate(gain[0], gain[1:]), Estimate(0.0), Estimate(-0.05, (-0.1, 0.0)), 0.01,
+            belief=Estimate(0.05, belief), brier=Estimate(brier, (-0.1, 0.2)),
+            baseline_brier=Estimate(0.01, (-0.01, 0.02)), beyond=Estimate(beyond, (-0.1, 0.3)),
         )  # fmt: skip
         assert result.repair == repair
-        assert "Brier score -0.080" in result.words
+        assert "(probability of the labels +5.0 points, " in result.words
+
+    def test_images_shown_again_are_proposed_where_they_gain_accuracy_and_not_where_a_head_is_only_surer(self) -> None:
+        given = Estimate(0.0, (-0.1, 0.1)), Estimate(0.0)
+        for gained, fall, repair in ((0.05, 0.01, "oversampling"), (0.0, 0.01, "collect"), (0.05, -0.01, "collect")):
+            result = judge(
+                *given, Estimate(gained, (-0.02, 0.1)), 0.01, belief=Estimate(0.0, (-0.1, 0.1)),
+                brier=Estimate(0.0, (-0.1, 0.1)), baseline_brier=Estimate(0.02, (fall, 0.04)),
+            )  # fmt: skip
+            assert result.repair == repair
 
     def test_recipe_that_harms_a_class_is_not_kept_and_more_is_to_be_collected(self) -> None:
         result = judge(Estimate(0.1, (0.02, 0.2)), Estimate(0.0), Estimate(0.0), 0.01, harmed="class 2")

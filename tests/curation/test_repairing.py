@@ -134,7 +134,7 @@ def test_a_copy_is_looked_at_once_and_more_are_made_only_where_a_few_help(
 
     trial = Ground.trial
     monkeypatch.setattr(Ground, "trial", noted)
-    monkeypatch.setattr(Ground, "fall", lambda *given: gains[-1])
+    monkeypatch.setattr(Ground, "rise", lambda *given: gains[-1])
     for gain, most in ((0.0, 60), (0.1, 400)):
         tried.clear()
         gains.append(gain)
@@ -154,12 +154,12 @@ def test_a_copy_is_looked_at_once_and_more_are_made_only_where_a_few_help(
     assert np.array_equal(same, seen.features([chosen[row] for row in rows])), "what the trial repeated"
 
 
-@pytest.mark.parametrize(("fall", "looked_at"), [(-0.1, 50), (0.1, 100)])
+@pytest.mark.parametrize(("rise", "looked_at"), [(-0.1, 50), (0.1, 100)])
 def test_no_more_copies_are_looked_at_than_may_be(
-    made: Set, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fall: float, looked_at: int
+    made: Set, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rise: float, looked_at: int
 ) -> None:
     seen = Corner(made.pixels)
-    monkeypatch.setattr(Ground, "fall", lambda *given: fall)
+    monkeypatch.setattr(Ground, "rise", lambda *given: rise)
     repairer = repairer_of(seen, made.samples, SliceSettings(trial=True))
     repaired = repairer(made.weak, made.table, made.ids, made.labels, tmp_path, 100)
     samples = len(made.ids)
@@ -177,13 +177,13 @@ def test_fewer_copies_are_used_where_all_harm_others_and_they_are_proven(
     def judged(ground: Ground, made: np.ndarray, sources: np.ndarray) -> Trial:
         tried.append(len(made))
         if len(made) > 110 or few_help is None:
-            return Trial(False, more, zero, zero, "Not kept, it harms.", harms=True)
+            return Trial(False, more, zero, zero, "Not kept, it harms.", helps=True, harms=True)
         kept = Trial(True, zero, zero, zero, "Kept.", repair="recipe")
         return kept if few_help else replace(kept, kept=False, repair="collect")
 
     tried: list[int] = []
     monkeypatch.setattr("curation.repairing.FIRST_COPIES", 60)
-    monkeypatch.setattr(Ground, "fall", lambda *given: 0.1)
+    monkeypatch.setattr(Ground, "rise", lambda *given: 0.1)
     monkeypatch.setattr(Ground, "trial", judged)
     aimed, copies = made.repaired(SliceSettings(), made.labels, tmp_path)
     assert tried == [400, 200, 100] if few_help is not None else [400, 200, 100, 60]
