@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from augment.recipes import USUAL_BLURS, Recipe, recipe_for
+from augment.recipes import Recipe, Softness, recipe_for
 from augment.transforms import build_transform
 from curation.config import SliceSettings
 from curation.copies import copy_weight
@@ -34,6 +34,8 @@ Mask = npt.NDArray[np.bool_]
 MOST_COPIES = 1000
 #: A weakness is measured in a slice whose images differ from others as clearly as this; so many are tried.
 CLEARLY, MOST_AIMS = 0.9, 3
+#: Weaknesses that no measured property tells from another one: what is soft may be blurred or of low resolution.
+LIKEWISE = {"blurred": "low_resolution"}
 #: So many other images are brought into a slice's condition for each that it has, though its mix of classes suffers.
 LEAST_COPIED = 2
 #: Below this p-value a slice has another mix of classes than the images that are like it but for how they look.
@@ -54,7 +56,7 @@ def plan(
     settings: SliceSettings,
     seed: int,
     recipes: Sequence[Recipe] = (),
-    blurs: Sequence[tuple[float, float]] = USUAL_BLURS,
+    softness: Softness = (),
 ) -> tuple[Recipe, Augmentation]:
     """The recipe for a slice, and which images it makes copies of.
 
@@ -65,7 +67,7 @@ def plan(
     the condition on them twice. Against rarity the slice's own images are copied. ``MOST_COPIES`` copies at most:
     rather one each of many images than several of few, up to ``settings.copies``; in an order drawn by ``seed``, so
     that the first of them are a fair draw. Of ``recipes`` the first against the same weakness takes the place of ours.
-    ``blurs`` are those of ``recipe_for``. Raises RecordError where lengths differ.
+    ``softness`` is that of ``recipe_for``. Raises RecordError where lengths differ.
     """
     if not len(properties) == len(sample_ids) == len(labels):
         raise RecordError(
@@ -75,7 +77,7 @@ def plan(
     own = set(weak.sample_ids)
     inside = np.array([sample_id in own for sample_id in sample_ids], dtype=np.bool_)
     weakness = weak.weakness or "rare"
-    ours = recipe_for(weakness, properties[inside], properties[~inside], blurs)
+    ours = recipe_for(weakness, properties[inside], properties[~inside], softness)
     recipe = next((r for r in recipes if r.weakness == weakness), ours)
     most = MOST_COPIES if settings.copies else 0
     rows = _rows_to_copy(weak, weakness, properties, inside, labels, seed, most)[:most]
@@ -86,9 +88,10 @@ def plan(
 def aims(weak: Slice, properties: pd.DataFrame, sample_ids: Sequence[str]) -> list[str]:
     """What a slice may be repaired against: the weakness that its words name, then measured ones; ``MOST_AIMS``.
 
-    Measured is how surely an image of the slice is further in a weakness's direction than one of the rest (area under
-    the ROC curve): the surest first, from ``CLEARLY`` on; rarity where there is none. Words may name what goes with
-    a weakness, as turning an image changes its noise. ``properties`` has a row for each of ``sample_ids``.
+    Behind each comes the one that can't be told from it (``LIKEWISE``): a trial tells. Measured is how surely an image
+    of the slice is further in a weakness's direction than one of the rest (area under the ROC curve): the surest first,
+    from ``CLEARLY`` on; rarity where there is none. Words may name what goes with a weakness, as turning an image
+    changes its noise. ``properties`` has a row for each of ``sample_ids``.
     """
     own = set(weak.sample_ids)
     inside = np.array([sample_id in own for sample_id in sample_ids], dtype=np.bool_)
@@ -99,7 +102,8 @@ def aims(weak: Slice, properties: pd.DataFrame, sample_ids: Sequence[str]) -> li
     }
     measured = [WEAKNESSES[d] for d in sorted(surely, key=lambda d: surely[d], reverse=True) if surely[d] >= CLEARLY]
     named = [weak.weakness] if weak.weakness not in ("", "rare") else []
-    return list(dict.fromkeys([*named, *measured]))[:MOST_AIMS] or ["rare"]
+    likewise = [w for weakness in (*named, *measured) for w in (weakness, LIKEWISE.get(weakness, weakness))]
+    return list(dict.fromkeys(likewise))[:MOST_AIMS] or ["rare"]
 
 
 def _further(values: npt.NDArray[np.float64], inside: Mask, op: str) -> float:

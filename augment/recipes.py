@@ -99,9 +99,16 @@ def read_recipes(file: Path) -> list[Recipe]:
 
 # --- recipes by weakness
 
-#: Median sharpness of 21 photographs and cell images, left as they are and after a Gaussian blur of this many pixels,
-#: at 256 pixels a side.
-USUAL_BLURS = ((0.0, 0.70), (1.0, 0.57), (2.0, 0.38), (3.0, 0.29), (5.0, 0.22))
+#: How far images are softened, from not at all on, and how sharp they still are.
+Softness = Sequence[tuple[float, float]]
+#: Median sharpness of 21 photographs and cell images at 256 pixels a side, for each weakness that makes them softer:
+#: after a Gaussian blur of so many pixels, and shrunk to one in so many pixels of a side and enlarged again.
+USUAL_SOFTNESS: Mapping[str, Softness] = MappingProxyType(
+    {
+        "blurred": ((0.0, 0.70), (1.0, 0.57), (2.0, 0.38), (3.0, 0.29), (5.0, 0.22)),
+        "low_resolution": ((1.0, 0.70), (1.5, 0.61), (2.0, 0.56), (3.0, 0.51), (4.0, 0.43), (6.0, 0.37), (8.0, 0.32)),
+    }
+)
 #: Below this median saturation in and around the slice the set is grey, and copies must be grey too.
 _GREY = 0.01
 #: Least and greatest part of an image that a recipe covers with glare.
@@ -114,20 +121,20 @@ def recipe_for(
     weakness: str,
     properties_slice: pd.DataFrame,
     properties_rest: pd.DataFrame,
-    blurs: Sequence[tuple[float, float]] = USUAL_BLURS,
+    softness: Softness = (),
 ) -> Recipe:
     """The recipe against a weakness, made to turn images of the rest into ones like those of the slice.
 
     Both are tables of measured properties (see ``measure_properties``). The strength runs from what makes the usual
     image of the rest like the 10th percentile of the slice, to what makes it like the 90th (glare: as far above the
     median as that lies below); where nothing was measured, or the slice differs the other way, it is a mild default.
-    Where all images are grey, so are the copies. ``blurs``
-    says how sharp the usual image of the rest is after a Gaussian blur of so many pixels of what is copied, from 0 on,
-    in the measure of the tables. Raises ConfigError for a weakness without a recipe.
+    Where all images are grey, so are the copies. ``softness`` says how sharp the usual image of the rest is, in the
+    measure of the tables, once it is as much softer as ``USUAL_SOFTNESS`` has it for the weakness, in pixels of what
+    is copied; by default that one's. Raises ConfigError for a weakness without a recipe.
     """
     if weakness not in _MAKERS:
         raise ConfigError(f"there is no recipe against '{weakness}'; known are {', '.join(sorted(_MAKERS))}")
-    steps, words = _MAKERS[weakness](_Tables(properties_slice, properties_rest, tuple(blurs)))
+    steps, words = _MAKERS[weakness](_Tables(properties_slice, properties_rest, tuple(softness)))
     grey = max(_middle("saturation", t, 1.0) for t in (properties_slice, properties_rest)) < _GREY
     if grey and weakness in _COLOURING:
         steps = (*steps, Step("ToGray", {"p": 1.0}))
@@ -145,11 +152,11 @@ def known_weaknesses() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Tables:
-    """Properties of a slice and of the rest; sharpness of the rest by blur."""
+    """Properties of a slice and of the rest; how sharp the rest is once it is softened, where that was measured."""
 
     inside: pd.DataFrame
     rest: pd.DataFrame
-    blurs: tuple[tuple[float, float], ...]
+    softness: Softness
 
     def usual(self, column: str, default: float) -> float:
         """The median of the rest."""
@@ -210,28 +217,44 @@ def _low_contrast(tables: _Tables) -> Made:
 
 
 def _blurred(tables: _Tables) -> Made:
+    weak, strong = _softer(tables, "blurred")
+    weak, strong = round(max(weak, 0.5), 2), round(max(strong, 1.0), 2)
+    return (softening("blurred", weak, strong),), f"Copies out of focus by {weak:g} to {strong:g} pixels."
+
+
+def _low_resolution(tables: _Tables) -> Made:
+    weak, strong = _softer(tables, "low_resolution")
+    weak, strong = round(max(weak, 1.25), 2), round(max(strong, 2.0), 2)
+    step = softening("low_resolution", weak, strong)
+    return (step,), f"Copies shrunk to {1 / strong:.0%} to {1 / weak:.0%} of their sides and enlarged again."
+
+
+def _softer(tables: _Tables, weakness: str) -> tuple[float, float]:
+    """By how much, least and most, images are to be softened so that they are as the slice is."""
     usual = tables.usual("sharpness", 0.7)
     low, high = tables.spread("sharpness", (0.3 * usual / 0.7, 0.57 * usual / 0.7))
-    weak, strong = sorted(_blur_for(level / usual, tables.blurs) for level in (high, low))
-    weak, strong = round(max(weak, 0.5), 2), round(max(strong, 1.0), 2)
-    return (blurring(weak, strong),), f"Copies out of focus by {weak:g} to {strong:g} pixels."
+    softness = tables.softness or USUAL_SOFTNESS[weakness]
+    weak, strong = sorted(_softness_for(level / usual, softness) for level in (high, low))
+    return weak, strong
 
 
-def blurring(least: float, most: float) -> Step:
-    """A Gaussian blur of between so many pixels."""
-    return Step("GaussianBlur", {"sigma_limit": [least, most], "blur_limit": 0, "p": 1.0})
+def softening(weakness: str, least: float, most: float) -> Step:
+    """What makes images softer by between so much; see ``USUAL_SOFTNESS`` for the weaknesses and what is meant."""
+    if weakness == "blurred":
+        return Step("GaussianBlur", {"sigma_limit": [least, most], "blur_limit": 0, "p": 1.0})
+    return _shrunk(round(1 / most, 4), round(1 / least, 4))
 
 
-def _blur_for(share: float, blurs: Sequence[tuple[float, float]] = USUAL_BLURS) -> float:
-    """The Gaussian blur, in pixels, that leaves this share of an image's sharpness.
+def _softness_for(share: float, softness: Softness = USUAL_SOFTNESS["blurred"]) -> float:
+    """How much softer images are that have this share of their sharpness.
 
-    >>> _blur_for(1.0), _blur_for(0.57 / 0.7), _blur_for(0.01)
+    >>> _softness_for(1.0), _softness_for(0.57 / 0.7), _softness_for(0.01)
     (0.0, 1.0, 5.0)
     """
     import numpy as np
 
-    pixels, sharpness = zip(*reversed(blurs), strict=True)
-    return round(float(np.interp(share, np.array(sharpness) / max(sharpness[-1], 1e-6), pixels)), 6)
+    much, sharpness = zip(*reversed(softness), strict=True)
+    return round(float(np.interp(share, np.array(sharpness) / max(sharpness[-1], 1e-6), much)), 6)
 
 
 def _noisy(tables: _Tables) -> Made:
@@ -245,9 +268,13 @@ def _noisy(tables: _Tables) -> Made:
 
 def _small(tables: _Tables) -> Made:
     low, high = tables.ratios("width", (0.1, 0.9), (0.3, 0.7))
+    return (_shrunk(low, high),), f"Copies with {low:.0%} to {high:.0%} of the resolution."
+
+
+def _shrunk(least: float, most: float) -> Step:
+    """Shrunk to between these shares of each side, and enlarged again."""
     pair = {"downscale": _AREA, "upscale": _LINEAR}
-    step = Step("Downscale", {"scale_range": [low, high], "interpolation_pair": pair, "p": 1.0})
-    return (step,), f"Copies with {low:.0%} to {high:.0%} of the resolution."
+    return Step("Downscale", {"scale_range": [least, most], "interpolation_pair": pair, "p": 1.0})
 
 
 def _tilted(tables: _Tables) -> Made:
@@ -302,6 +329,7 @@ _MAKERS: dict[str, Callable[[_Tables], Made]] = {
     "bright": _bright,
     "low_contrast": _low_contrast,
     "blurred": _blurred,
+    "low_resolution": _low_resolution,
     "noisy": _noisy,
     "small": _small,
     "rare": _rare,

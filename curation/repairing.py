@@ -24,16 +24,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from augment.choose import Ground, Trial
-    from augment.recipes import Recipe
+    from augment.recipes import Recipe, Softness
 
 #: The trial is made on the slice and at most this many others, drawn at random.
 MOST_OTHERS = 3_000
-#: Images of a blurred slice, and of the rest, that are measured in the size that copies are made in.
+#: Images of a soft slice, and of the rest, that are measured in the size that copies are made in.
 MOST_MEASURED = 50
-#: Blurs, in pixels, that the rest is measured at.
-BLURS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0)
-#: Sizes at which blur is measured, one in so many pixels: the first where the slice has this many times as much
-#: sharpness as the most blurred images of the rest.
+#: How far the rest is softened, from not at all on, where it is measured (``recipes.USUAL_SOFTNESS``), in pixels.
+SOFTENED = {
+    "blurred": (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0),
+    "low_resolution": (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0),
+}
+#: Sizes at which sharpness is measured, one in so many pixels: the first where the slice has this many times as much
+#: of it as the softest images of the rest.
 SHRUNK, TELLING = (1, 2, 4), 1.3
 #: A recipe is tried with so many copies first, and with all of them only where these gain anything; it is used with
 #: half, a quarter, but no fewer than the first of them where all harm others.
@@ -120,47 +123,48 @@ class Repairer:
         found = []
         for weakness in aims(weak, properties, sample_ids):
             aimed = replace(weak, weakness=weakness)
-            known, blurs = self._sharpness(aimed, properties, sample_ids)
-            found.append(plan(aimed, known, sample_ids, labels, self.settings, self.seed, self.recipes, blurs))
+            known, softness = self._softness(aimed, properties, sample_ids)
+            found.append(plan(aimed, known, sample_ids, labels, self.settings, self.seed, self.recipes, softness))
         return found
 
-    def _sharpness(
+    def _softness(
         self, weak: Slice, properties: pd.DataFrame, sample_ids: Sequence[str]
-    ) -> tuple[pd.DataFrame, Sequence[tuple[float, float]]]:
-        """Properties with the sharpness, and sharpness by blur, of images in the size that copies are made in.
+    ) -> tuple[pd.DataFrame, Softness]:
+        """Properties with the sharpness, and sharpness by how soft, of images in the size that copies are made in.
 
-        How many pixels of blur take an image to the slice's sharpness depends on its size and on what it shows, so
-        a slice that is blurred is measured anew: some images of it, and some of the rest blurred further and further.
-        Images so soft that a little more or less can't be told are measured at a half or a quarter of their size.
+        How many pixels take an image to the slice's sharpness depends on its size and on what it shows, so a slice
+        that is soft is measured anew: some images of it, and some of the rest softened further and further. Images so
+        soft that a little more or less can't be told are measured at a half or a quarter of their size.
         """
-        from augment.recipes import USUAL_BLURS, Recipe, blurring
+        from augment.recipes import Recipe, softening
         from augment.transforms import build_transform
         from curation.properties import measure_pixels
 
-        if weak.weakness != "blurred":
-            return properties, USUAL_BLURS
+        how = weak.weakness
+        if how not in SOFTENED:
+            return properties, ()
         own = np.array([s in set(weak.sample_ids) for s in sample_ids], dtype=np.bool_)
         rng = np.random.default_rng(self.seed)
         inside, rest = (rng.permutation(np.flatnonzero(rows))[:MOST_MEASURED] for rows in (own, ~own))
         if not len(rest):
-            return properties, USUAL_BLURS
+            return properties, ()
         seen, usual = (self.pixels([self.samples[sample_ids[row]] for row in rows]) for rows in (inside, rest))
 
-        steps = [build_transform(Recipe("blurred", "blurred", (blurring(b, b),), "")) for b in BLURS]
-        softer = [np.stack([step(image, 0) for image in usual]) for step in steps]
+        steps = [build_transform(Recipe(how, how, (softening(how, by, by),), "")) for by in SOFTENED[how][1:]]
+        softer = [usual, *(np.stack([step(image, 0) for image in usual]) for step in steps)]
 
         def sharp(images: Pixels, shrunk: int) -> npt.NDArray[np.float64]:
             return np.array([measure_pixels(reduced(image, shrunk))["sharpness"] for image in images])
 
         for shrunk in SHRUNK:
-            own_levels, levels = sharp(seen, shrunk), sharp(usual, shrunk)
-            left = [float(np.median(levels)), *(float(np.median(sharp(images, shrunk))) for images in softer)]
+            own_levels, levels = sharp(seen, shrunk), [sharp(images, shrunk) for images in softer]
+            left = [float(np.median(found)) for found in levels]
             if np.median(own_levels) > TELLING * left[-1]:
                 break
-        by_blur = list(zip((0.0, *BLURS), np.minimum.accumulate(left).tolist(), strict=True))
+        softness = list(zip(SOFTENED[how], np.minimum.accumulate(left).tolist(), strict=True))
         column = np.full(len(sample_ids), np.nan)
-        column[inside], column[rest] = own_levels, levels
-        return properties.assign(sharpness=column), by_blur
+        column[inside], column[rest] = own_levels, levels[0]
+        return properties.assign(sharpness=column), softness
 
     def _ground(
         self, weak: Slice, copies: Sequence[Augmentation], sample_ids: Sequence[str], labels: Sequence[str]

@@ -26,8 +26,8 @@ def parameter(weakness: str, name: str, inside: pd.DataFrame, rest: pd.DataFrame
 class TestFitting:
     def test_every_weakness_that_a_slice_can_have_has_a_recipe(self) -> None:
         assert set(known_weaknesses()) >= {
-            "dark", "bright", "blurred", "noisy", "low_contrast", "compressed", "glare", "busy", "small", "tilted",
-            "occluded", "colour_cast", "rare",
+            "dark", "bright", "blurred", "low_resolution", "noisy", "low_contrast", "compressed", "glare", "busy",
+            "small", "tilted", "occluded", "colour_cast", "rare",
         }  # fmt: skip
         for weakness in known_weaknesses():
             recipe = recipe_for(weakness, looking(), looking())
@@ -58,6 +58,15 @@ class TestFitting:
         much = parameter("blurred", "sigma_limit", looking(sharpness=0.25), looking())
         assert little[1] < much[0]  # type: ignore[index]
 
+    def test_a_coarser_slice_is_shrunk_further_as_far_as_images_were_seen_to_lose_sharpness(self) -> None:
+        """Half of the sharpness is left at a quarter of the side, a quarter of it at an eighth."""
+        softness = ((1.0, 0.8), (4.0, 0.4), (8.0, 0.2))
+        inside = looking(11).assign(sharpness=[0.2, 0.2, *[0.3] * 7, 0.4, 0.4])
+        recipe = recipe_for("low_resolution", inside, looking(sharpness=0.8), softness)
+        assert [s.transform for s in recipe.steps] == ["Downscale"]
+        assert recipe.steps[0].parameters["scale_range"] == [1 / 8, 1 / 4]
+        assert recipe.words == "Copies shrunk to 12% to 25% of their sides and enlarged again."
+
     def test_glare_covers_what_is_white_in_the_slice_and_nowhere_else(self) -> None:
         """An image on white ground among the slice's makes its highest percentile no measure of glare."""
         inside = looking(9, highlights=0.2).assign(highlights=[0.16, 0.18, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.7])
@@ -78,7 +87,9 @@ class TestFitting:
     def test_small_scales_by_the_ratio_of_widths(self) -> None:
         assert parameter("small", "scale_range", looking(width=90.0), looking()) == [0.3, 0.3]
 
-    @pytest.mark.parametrize("weakness", ["dark", "bright", "low_contrast", "blurred", "noisy", "small"])
+    @pytest.mark.parametrize(
+        "weakness", ["dark", "bright", "low_contrast", "blurred", "low_resolution", "noisy", "small"]
+    )
     @pytest.mark.parametrize("properties", [pd.DataFrame(), looking(0), looking(brightness=0.0, contrast=0.0)])
     def test_nothing_measured_gives_a_mild_default(self, weakness: str, properties: pd.DataFrame) -> None:
         recipe = recipe_for(weakness, properties, properties)

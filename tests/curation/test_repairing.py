@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from PIL import Image, ImageFilter
 
 from augment.choose import Ground, Trial, unchanged
 from augment.choose import again as again_shown
+from augment.recipes import Recipe
 from curation.config import SliceSettings
 from curation.copied import CopiedFeatures
 from curation.kept import Kept
@@ -205,29 +206,50 @@ def test_slice_that_is_merely_rare_is_shown_more_often_or_helped_by_its_recipe(m
     assert not set(copies.sample_ids) - set(made.weak.sample_ids)
 
 
-@pytest.mark.parametrize(("side", "pixels"), [(64, 2.0), (112, 4.0), (224, 12.0)])
-def test_copies_are_as_blurred_as_the_slice_whatever_the_size_and_however_sharpness_was_measured(
-    tmp_path: Path, side: int, pixels: float
-) -> None:
-    """Grainy images, a quarter of them blurred; sharpness in the table is of another size, as for a large image."""
+def soft_plans(soften: Callable[[Image.Image], Image.Image], side: int, folder: Path) -> dict[str, Recipe]:
+    """The recipes planned for grainy images of which a quarter is softened, by weakness.
+
+    Sharpness in the table is of another size, as for a large image. What is copied is not soft already.
+    """
     rng = np.random.default_rng(0)
-    count, blurred = 80, 20
+    count, soft = 80, 20
     made: dict[str, np.ndarray] = {}
     samples: dict[str, Sample] = {}
     for n in range(count):
         grain = Image.fromarray(rng.integers(0, 256, (side // 4, side // 4, 3), dtype=np.uint8)).resize((side, side))
-        image = grain.filter(ImageFilter.GaussianBlur(pixels)) if n < blurred else grain
-        made[f"s{n}"] = np.asarray(image)
-        samples[f"s{n}"] = Sample(f"s{n}", f"{n}.png", tmp_path / f"{n}.png", "train")
+        made[f"s{n}"] = np.asarray(soften(grain) if n < soft else grain)
+        samples[f"s{n}"] = Sample(f"s{n}", f"{n}.png", folder / f"{n}.png", "train")
     ids = list(made)
     repairer = repairer_of(Corner(made), samples, SliceSettings())
-    table = pd.DataFrame({"sharpness": [0.65 if n < blurred else 0.7 for n in range(count)], "saturation": 0.3})
-    soft = Condition("sharpness", "<", 0.66)
-    weak = Slice("soft", (soft,), tuple(ids[:blurred]), blurred, 10, 0.5, (0.3, 0.7), 0.0, 0.001, "blurred")
-    ((recipe, copies), *_) = repairer.plans(weak, table, ids, ["c1"] * count)
-    least, most = recipe.steps[0].parameters["sigma_limit"]
+    table = pd.DataFrame({"sharpness": [0.65 if n < soft else 0.7 for n in range(count)], "saturation": 0.3})
+    less = Condition("sharpness", "<", 0.66)
+    weak = Slice("soft", (less,), tuple(ids[:soft]), soft, 10, 0.5, (0.3, 0.7), 0.0, 0.001, "blurred")
+    plans = repairer.plans(weak, table, ids, ["c1"] * count)
+    assert all(set(copies.sample_ids) <= set(ids[soft:]) for _, copies in plans)
+    return {recipe.weakness: recipe for recipe, _ in plans}
+
+
+@pytest.mark.parametrize(("side", "pixels"), [(64, 2.0), (112, 4.0), (224, 12.0)])
+def test_copies_are_as_blurred_as_the_slice_whatever_the_size_and_however_sharpness_was_measured(
+    tmp_path: Path, side: int, pixels: float
+) -> None:
+    plans = soft_plans(lambda image: image.filter(ImageFilter.GaussianBlur(pixels)), side, tmp_path)
+    least, most = plans["blurred"].steps[0].parameters["sigma_limit"]
     assert 0.75 * pixels <= least <= most <= 1.3 * pixels
-    assert set(copies.sample_ids) <= set(ids[blurred:])
+
+
+@pytest.mark.parametrize(("side", "by"), [(96, 6), (224, 10)])
+def test_copies_are_as_coarse_as_the_slice(tmp_path: Path, side: int, by: int) -> None:
+    """That it is coarse can't be told from that it is blurred, so a recipe against either is planned."""
+
+    def coarse(image: Image.Image) -> Image.Image:
+        few = image.resize((side // by, side // by), Image.Resampling.BOX)
+        return few.resize((side, side), Image.Resampling.BILINEAR)
+
+    plans = soft_plans(coarse, side, tmp_path)
+    assert set(plans) == {"blurred", "low_resolution"}
+    least, most = plans["low_resolution"].steps[0].parameters["scale_range"]
+    assert 0.75 / by <= least <= most <= 1.3 / by
 
 
 def test_two_networks_do_not_take_each_others_copies(made: Set) -> None:
