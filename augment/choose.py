@@ -44,6 +44,8 @@ MIX_LEVEL = 0.05
 MOST_EVEN = 20
 #: What is said where nothing that can be done with the images at hand helps.
 COLLECT = "Augmentation does not help here; collect more images of this kind."
+#: What is said where the head is to look past what the recipe changes.
+LOOKED_PAST = " The model looks past what the recipe changes most."
 #: Measured properties that a recipe against one of them changes as well, unlike an image's size and compression.
 LOOKED = tuple(name for name in PROPERTIES if name not in ("width", "height", "aspect", "jpeg_quality"))
 
@@ -196,7 +198,8 @@ class Trial:
     as often as there are copies, ``balanced`` by retraining the last layer with slice and rest weighing the same (DFR).
     ``repair`` is what to do: the recipe, show the slice's images more often (``factor`` times), or ``collect`` more of
     them. ``helps`` says that the slice gains by the recipe for sure, ``harms`` that the recipe is
-    not kept for what the rest, or a class or slice of it, loses.
+    not kept for what the rest, or a class or slice of it, loses. ``aligned`` says that the head looked past what most
+    tells copies from their images.
     """
 
     kept: bool
@@ -211,6 +214,7 @@ class Trial:
     brier: Estimate | None = None
     helps: bool = False
     harms: bool = False
+    aligned: bool = False
 
 
 @dataclass(frozen=True)
@@ -260,7 +264,7 @@ class Ground:
         after = self._of_labels(self._left_out(augmented, sources, self._weight(sources)))
         return float((after - self._of_labels(self._before))[self.inside].mean())
 
-    def trial(self, augmented: Features, sources: Integers) -> Trial:
+    def trial(self, augmented: Features, sources: Integers, *, aligned: bool = False) -> Trial:
         """Try augmented features, (copies, d), made from the rows ``sources``, (copies,), by a head that leaves out.
 
         The head is the mean of logistic and kernel regression (``curation.regression``), as labels are judged by and as
@@ -270,8 +274,9 @@ class Ground:
         gains most of what is to be gained on many benchmarks (Sagawa et al. 2020, Idrissi et al. 2022). A recipe is
         kept only where the probability of the slice's labels rises with an interval that excludes zero and its Brier
         score falls, neither the rest nor any of ``others`` loses more than ``margin`` for sure, and the Brier score
-        falls further than by the better baseline, for sure where that one helps too. Raises RecordError where shapes
-        differ.
+        falls further than by the better baseline, for sure where that one helps too. With ``aligned`` the head that
+        sees the copies looks past what most tells them from their images (``regression.nuisance_directions``). Raises
+        RecordError where shapes differ.
         """
         if augmented.shape != (len(sources), self.features.shape[1]):
             raise RecordError(
@@ -279,10 +284,8 @@ class Ground:
                 f"got {augmented.shape}"
             )
         inside = self.inside
-        own = np.random.default_rng(self.seed).permutation(np.flatnonzero(inside))
-        repeated = np.resize(own, len(sources))
-        with_recipe = self._tried(augmented, sources, self._weight(sources))
-        repeats = self._tried(self.features[repeated], repeated)
+        with_recipe = self._tried(augmented, sources, self._weight(sources), aligned)
+        repeats = self._repeats(len(sources))
         even, balanced = self._balanced
         best = max((b for b in (repeats, balanced)), key=lambda b: (not self._harms(b), b.gain.value))
         found = judge(
@@ -291,22 +294,26 @@ class Ground:
             baseline_harms=self._harms(best), belief=with_recipe.belief, brier=with_recipe.brier,
             baseline_brier=best.brier,
         )  # fmt: skip
-        factor = max(round(1 + len(repeated) / len(own)) if best is repeats else even, 2)
+        factor = max(round(1 + len(sources) / inside.sum()) if best is repeats else even, 2)
+        words = found.words + (LOOKED_PAST if aligned and found.kept else "")
         return replace(
             found, baseline=repeats.gain, balanced=balanced.gain, factor=factor, belief=with_recipe.belief,
-            brier=with_recipe.brier,
+            brier=with_recipe.brier, aligned=aligned, words=words,
         )  # fmt: skip
 
     def _weight(self, sources: Integers) -> float:
         return copy_weight(len(self.labels), len(sources))
 
-    def _left_out(self, made: Features, rows: Integers, weight: float = 1.0) -> npt.NDArray[np.float64]:
+    def _left_out(
+        self, made: Features, rows: Integers, weight: float = 1.0, aligned: bool = False
+    ) -> npt.NDArray[np.float64]:
         """Probabilities of every sample by heads that saw made copies of ``rows``, but nothing of the sample."""
         of = np.concatenate([np.arange(len(self.labels)), rows])
         labels, classes = self.labels[of], int(self.labels.max()) + 1
         inputs = Inputs(
             np.concatenate([self.features, made]), classes, self.groups[of], seed=self.seed, widths=self.widths,
             weights=np.concatenate([np.ones(len(self.labels)), np.full(len(rows), weight)]), overwrite=True,
+            altered=(len(self.labels) + np.arange(len(rows)), rows) if aligned else None,
         )  # fmt: skip
         return choose_regressions(inputs, labels).probabilities(labels, labels)[: len(self.labels)]
 
@@ -316,6 +323,18 @@ class Ground:
         return self._left_out(self.features[:0], np.zeros(0, dtype=np.int64))
 
     @cached_property
+    def _by_repeats(self) -> dict[int, _Tried]:
+        return {}
+
+    def _repeats(self, count: int) -> _Tried:
+        """What ``count`` repeated images of the slice change."""
+        if count not in self._by_repeats:
+            own = np.random.default_rng(self.seed).permutation(np.flatnonzero(self.inside))
+            repeated = np.resize(own, count)
+            self._by_repeats[count] = self._tried(self.features[repeated], repeated)
+        return self._by_repeats[count]
+
+    @cached_property
     def _balanced(self) -> tuple[int, _Tried]:
         """How often each of the slice's images is shown where slice and rest weigh the same, and what that changes."""
         own = np.random.default_rng(self.seed).permutation(np.flatnonzero(self.inside))
@@ -323,8 +342,8 @@ class Ground:
         evenly = np.tile(own, even - 1)
         return even, self._tried(self.features[evenly], evenly)
 
-    def _tried(self, made: Features, rows: Integers, weight: float = 1.0) -> _Tried:
-        before, after, inside = self._before, self._left_out(made, rows, weight), self.inside
+    def _tried(self, made: Features, rows: Integers, weight: float = 1.0, aligned: bool = False) -> _Tried:
+        before, after, inside = self._before, self._left_out(made, rows, weight, aligned), self.inside
         right, now = before.argmax(axis=1) == self.labels, after.argmax(axis=1) == self.labels
         gain, rest = (paired_gain(right[rows], now[rows], seed=self.seed) for rows in (inside, ~inside))
         scores = brier_scores(after, self.labels)

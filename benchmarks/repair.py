@@ -79,6 +79,8 @@ DRAWS = 1
 MARGIN = 0.01
 BARS = {"recovered": 0.5, "agrees": 0.8}
 CHOSEN, PLANNED, OVERSAMPLED, BALANCED, NOTHING = "chosen", "planned recipe", "oversampling", "balanced", "nothing"
+#: The planned recipe by a head that looks past what most tells its copies from their images.
+ALIGNED = "planned, aligned"
 #: The best that copies can do: of as many other train images, altered just as the slice was.
 ITSELF = "the alteration itself"
 POLICIES = {"RandAugment": "rand-m9-mstd0.5-mmax9-inc1", "AugMix": "augmix-m3-w3"}
@@ -90,12 +92,14 @@ class Copies:
     """Extra rows to train on: features (copies, d), their labels, and the image or train row that each was made of.
 
     Images as they are (``plain``) count as much as others; so do copies that a user makes instead of the project.
+    The head is to look past what tells ``aligned`` ones from their images.
     """
 
     features: Features
     labels: Columns
     sources: Columns
     plain: bool = False
+    aligned: bool = False
 
     def weights(self, images: int) -> Floats:
         """What each counts beside so many images, (copies,)."""
@@ -188,10 +192,11 @@ class Heads:
     def with_copies(self, copies: Copies) -> ViewHead:
         """A head that is also trained on copies of train rows ``copies.sources``; no strength is chosen by a copy."""
         rows = np.arange(len(self.labels))
+        altered = (len(rows) + np.arange(len(copies.sources)), copies.sources) if copies.aligned else None
         return fit_view_head(
             np.concatenate([self.features, copies.features]), np.concatenate([self.labels, copies.labels]),
             self.classes, groups=np.concatenate([rows, copies.sources]), widths=self.widths, seed=0,
-            weights=np.concatenate([np.ones(len(rows)), copies.weights(len(rows))]),
+            weights=np.concatenate([np.ones(len(rows)), copies.weights(len(rows))]), altered=altered,
         )[0]  # fmt: skip
 
     def repeated(self, rows: Columns) -> ViewHead:
@@ -283,7 +288,7 @@ def repaired(shop: Workshop, planted: PlantedDivided, seed: int) -> Deed:
 
     def copies(made: Augmentation) -> Copies:
         features, sources = store.copies([samples[s] for s in ids], [made], seed)
-        return Copies(features, planted.labels[sources], sources, made.as_they_are)
+        return Copies(features, planted.labels[sources], sources, made.as_they_are, made.aligned)
 
     planned, chosen = copies(plans[best]), copies(used)
     return Deed(replace(aimed, weakness=best), aimed.repair, aimed.proof, planned, chosen)
@@ -301,6 +306,7 @@ def trained(
     own = np.random.default_rng(0).permutation(np.flatnonzero(planted.inside))
     even = min(max(1, round(len(planted.labels) / len(own)) - 1), 19)
     made = {NOTHING: heads.plain, PLANNED: heads.with_copies(deed.planned), CHOSEN: heads.with_copies(deed.chosen)}
+    made[ALIGNED] = heads.with_copies(replace(deed.planned, aligned=True))
     made[OVERSAMPLED] = heads.repeated(np.resize(own, count))
     made[BALANCED] = heads.repeated(np.tile(own, even))
     place = {row: number for number, row in enumerate(planted.rows.tolist())}
@@ -401,7 +407,7 @@ def measure(shop: Workshop, kind: str, strength: float, size: float, seed: int) 
     right[WHOLE] = right[NOTHING].copy()
     without = Heads(*planted.whole, len(shop.images.names), shop.widths)
     right[WHOLE][inside] = without.right(without.plain, planted.whole_held, labels[inside])
-    truth, best = exhaustive(right, (PLANNED, *known_weaknesses()), inside, labels)
+    truth, best = exhaustive(right, (PLANNED, ALIGNED, *known_weaknesses()), inside, labels)
     lost = float(right[WHOLE][inside].mean() - right[NOTHING][inside].mean())
     gains, rest = (
         {name: float(r[rows].mean() - right[NOTHING][rows].mean()) for name, r in right.items()}
@@ -415,11 +421,11 @@ def measure(shop: Workshop, kind: str, strength: float, size: float, seed: int) 
     return Measured(result, right, inside)
 
 
-def runs(shop: Workshop, seeds: int, quick: bool, only: Sequence[str]) -> Iterator[Measured]:
+def runs(shop: Workshop, seeds: Sequence[int], quick: bool, only: Sequence[str]) -> Iterator[Measured]:
     """All kinds, or ``only`` some, strengths, sizes and seeds."""
     kinds = [(kind, strength) for kind in REACHED for strength in ALTERED[kind][1][quick:]] + list(BEYOND.items())
     kinds = [(kind, strength) for kind, strength in kinds if not only or kind in only]
-    for seed in range(seeds):
+    for seed in seeds:
         for size in SIZES[:1] if quick else SIZES:
             for kind, strength in kinds:
                 yield measure(shop, kind, strength, size, seed)
@@ -498,13 +504,13 @@ def shares_recovered(found: Sequence[Measured]) -> dict[str, Estimate]:
     if not reached:
         return {}
     lost = changes(reached, WHOLE, NOTHING)
-    shown = (CHOSEN, PLANNED, *RIVALS, BALANCED, ITSELF)
+    shown = (CHOSEN, PLANNED, ALIGNED, *RIVALS, BALANCED, ITSELF)
     return {name: pooled(changes(reached, name, NOTHING), lost) for name in shown}
 
 
 def print_table(found: Sequence[Measured]) -> None:
     """Points of accuracy lost and gained by kind and contender, and how often the choice agrees."""
-    shown = (CHOSEN, PLANNED, *RIVALS, BALANCED, ITSELF)
+    shown = (CHOSEN, PLANNED, ALIGNED, *RIVALS, BALANCED, ITSELF)
     print(f"\n{'planted':32}{'cases':>6}{'lost':>7}" + "".join(f"{c[:15]:>16}" for c in shown) + f"{'agrees':>8}  best")
     for data, kind in dict.fromkeys((m.result.data, m.result.kind) for m in found):
         own = [m for m in found if (m.result.data, m.result.kind) == (data, kind)]
@@ -517,7 +523,7 @@ def print_table(found: Sequence[Measured]) -> None:
 
 def print_row(row: Result) -> None:
     """One line a case, as it comes."""
-    gains = ", ".join(f"{n} {100 * row.gains[n]:+.1f}" for n in (CHOSEN, PLANNED, *RIVALS, BALANCED))
+    gains = ", ".join(f"{n} {100 * row.gains[n]:+.1f}" for n in (CHOSEN, PLANNED, ALIGNED, *RIVALS, BALANCED))
     print(
         f"{row.data} {row.kind} {row.strength:g} size {row.size:.0%} seed {row.seed}: lost {100 * row.lost:.1f} of "
         f"{row.held_out} rows, {row.members} members, '{row.words}' ({row.weakness}); {row.choice}, truth {row.truth} "
@@ -534,6 +540,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--elpv", action="store_true", help="ELPV (package elpv-dataset); also where no zip is named")
     parser.add_argument("--rows", type=int, help=f"images of each data set at most ({ROWS:,}, quick {QUICK:,})")
     parser.add_argument("--seeds", type=int, default=2, help="draws of each planted slice (2)")
+    parser.add_argument("--first-seed", type=int, default=0, help="number of the first draw (0)")
     parser.add_argument("--kinds", nargs="+", choices=(*REACHED, *BEYOND), default=(), help="plant only these (all)")
     parser.add_argument("--quick", action="store_true", help="fewer images, one strength, size and seed")
     parser.add_argument("--cache", type=Path, help="folder that keeps features (a temporary one)")
@@ -552,7 +559,8 @@ def run(options: argparse.Namespace) -> list[Measured]:
         shops = [Workshop.of(cifar(options.cifar10n, rows, cache), rows, cache)] if options.cifar10n else []
         shops += [Workshop.of(elpv(cache), rows, cache)] if options.elpv or not shops else []
         for shop in shops:
-            for m in runs(shop, 1 if options.quick else options.seeds, options.quick, options.kinds):
+            seeds = range(options.first_seed, options.first_seed + (1 if options.quick else options.seeds))
+            for m in runs(shop, seeds, options.quick, options.kinds):
                 found.append(m)
                 print_row(m.result)
     return found

@@ -73,6 +73,11 @@ def weights_with_copies(samples: Sequence[Sample], augmentations: Sequence[Augme
     return np.concatenate([np.ones(len(samples)), copy_weights(samples, augmentations)])
 
 
+def aligned_copies(samples: Sequence[Sample], augmentations: Sequence[Augmentation]) -> npt.NDArray[np.bool_]:
+    """Of each planned copy whether a head is to look past what it changes, (copies,), as ``plan_copies`` has them."""
+    return np.array([a.aligned for a, _, _ in plan_copies(samples, augmentations)], dtype=np.bool_)
+
+
 def make_copies(
     source: PixelSource, samples: Sequence[Sample], planned: Sequence[Copy], seed: int, *, workers: int | None = None
 ) -> Iterator[tuple[Pixels, Rows]]:

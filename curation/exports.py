@@ -29,7 +29,7 @@ from curation.networks import softmax
 from curation.records import Sample
 from curation.runs import write_whole
 from curation.training import FineTuned
-from curation.view_heads import ViewHead, ViewModel, arrays_of, network_of
+from curation.view_heads import ViewModel, arrays_of, head_of, network_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,7 +110,7 @@ def load_exported(content: bytes) -> torch.nn.Module:
     backbone.load_state_dict({k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")})
     arrays = {k.removeprefix("head."): v.numpy() for k, v in tensors.items() if k.startswith("head.")}
     turned = prepared.get("turned", [False] * len(prepared["views"]))
-    return network_of(backbone.eval(), prepared["mean"], prepared["std"], ViewHead(**arrays), turned)
+    return network_of(backbone.eval(), prepared["mean"], prepared["std"], head_of(arrays), turned)
 
 
 def _backbone(model: FineTuned | ViewModel) -> Backbone:

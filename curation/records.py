@@ -391,7 +391,8 @@ class Augmentation:
     """Extra training copies: each of ``sample_ids`` is added ``copies`` times, changed by ``transform``.
 
     ``transform`` is picklable and maps an (H, W, 3) uint8 array to another, given a seed: ``transform(image, seed)``.
-    ``as_they_are`` says that it changes nothing: what is known of the images is known of the copies.
+    ``as_they_are`` says that it changes nothing: what is known of the images is known of the copies. ``aligned`` asks a
+    head on features to look past what most tells the copies from their images.
     """
 
     name: str
@@ -399,6 +400,7 @@ class Augmentation:
     copies: int
     transform: Callable[[npt.NDArray[np.uint8], int], npt.NDArray[np.uint8]]
     as_they_are: bool = False
+    aligned: bool = False
 
 
 @dataclass(frozen=True)

@@ -94,14 +94,15 @@ class Repairer:
         recipe, copies = planned[best]
         copies = first_of(copies, most - spent + number_of(firsts[best])) if rises[best] > 0 else firsts[best]
         spent += number_of(copies) - number_of(firsts[best])
-        tried = ground.trial(*self._made(chosen, copies))
+        tried = self._trial(ground, chosen, copies)
         fewer, of_fewer = copies, tried
         while of_fewer.harms and of_fewer.helps and number_of(fewer) > few:  # half of them, and so on
             fewer = first_of(copies, max(number_of(fewer) // 2, few))
-            of_fewer = ground.trial(*self._made(chosen, fewer))
+            of_fewer = self._trial(ground, chosen, fewer)
         if of_fewer.kept and fewer is not copies:
             more = f" {number_of(copies)} copies, in place of {number_of(fewer)}, harm others."
             tried, copies = replace(of_fewer, words=of_fewer.words + more), fewer
+        copies = replace(copies, aligned=tried.aligned)
         write_json(folder / "recipe.json", recipe.to_dict())
         write_json(folder / "trial.json", {"slice": weak.name, "recipe": recipe.name, **told(tried)})
         self._preview(recipe, copies, folder)
@@ -186,6 +187,15 @@ class Repairer:
             seed=self.seed, others=others,
         )  # fmt: skip
 
+    def _trial(self, ground: Ground, chosen: Sequence[Sample], copies: Augmentation) -> Trial:
+        """The trial of the copies, as they are or aligned, whichever is kept; of both, what believes the labels more.
+
+        Aligned only where features are of several parts: other ways to train a model know nothing of it.
+        """
+        made = self._made(chosen, copies)
+        ways = [ground.trial(*made, aligned=aligned) for aligned in (False, True)[: 1 + bool(self.store.widths)]]
+        return max(ways, key=lambda t: (t.kept, t.helps, t.belief.value if t.belief else 0.0))
+
     def _made(self, chosen: Sequence[Sample], copies: Augmentation) -> tuple[Features, npt.NDArray[np.int64]]:
         """Features of the copies, and the row of the sample that each was made from."""
         return self.store.copies(chosen, [copies], self.seed, self.progress)
@@ -244,4 +254,5 @@ def told(tried: Trial) -> dict[str, object]:
         "gain": tried.gain, "belief": tried.belief, "brier": tried.brier, "rest": tried.rest,
         "oversampling": tried.baseline, "balanced": tried.balanced,
     }  # fmt: skip
-    return {"repair": tried.repair, "words": tried.words} | {name: plain(value) for name, value in figures.items()}
+    about: dict[str, object] = {"repair": tried.repair, "words": tried.words, "aligned": tried.aligned}
+    return about | {name: plain(value) for name, value in figures.items()}

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from curation.backbone import device_name
 from curation.config import TrainingSettings
 from curation.copied import copied_by_views
-from curation.copies import weights_with_copies
+from curation.copies import aligned_copies, weights_with_copies
 from curation.errors import DataError, TrainingError
 from curation.features import ViewFeatures, part_tensors
 from curation.kept import Kept
@@ -34,6 +34,7 @@ from curation.regression import (
     scaled_by,
     softmax,
     squared_distances,
+    without,
 )
 from curation.runs import write_whole
 
@@ -51,9 +52,10 @@ AT_ONCE = 2048
 
 @dataclass(frozen=True, eq=False)
 class ViewHead:
-    """From features (n, d) to probabilities (n, classes); all arrays float32, but for the landmarks, which are float16.
+    """From features (n, d) to probabilities (n, classes); arrays float32, landmarks and ``nuisance`` float16.
 
-    ``mean`` and ``divisor`` (d,) standardise, then each row is brought to one length. ``weights`` (classes, d) and
+    ``mean`` and ``divisor`` (d,) standardise, the directions of ``nuisance`` (k, d; mostly none) are taken out, then
+    each row is brought to one length. ``weights`` (classes, d) and
     ``intercepts`` (classes,) are those of logistic regression, without rows where there is none. ``landmarks`` (m, d)
     are standardised samples, ``width`` (1,) and ``coefficients`` (m, classes) those of ``KernelFit``, divided by its
     temperature. ``offset`` (classes,) is added to the logarithm of the mean of both, in which the
@@ -69,11 +71,16 @@ class ViewHead:
     coefficients: Features
     kernel_share: Features
     offset: Features
+    nuisance: npt.NDArray[np.float16]
 
     def probabilities(self, features: Features) -> Floats:
         """Probabilities (n, classes) of features (n, d)."""
-        rows = scaled_by(features, self.mean, self.divisor)
+        rows = self.rows(features)
         return self.probabilities_of(rows, self.nearness(rows))
+
+    def rows(self, features: Features) -> Features:
+        """Features (n, d) standardised, without what is to be looked past."""
+        return without(scaled_by(features, self.mean, self.divisor), self.nuisance)
 
     def nearness(self, rows: Features) -> Features:
         """How near standardised rows (n, d) are to each landmark by the kernel, (n, m); it depends on no label."""
@@ -134,6 +141,11 @@ def arrays_of(head: ViewHead) -> dict[str, npt.NDArray[Any]]:
     return {field.name: np.ascontiguousarray(getattr(head, field.name)) for field in fields(head)}
 
 
+def head_of(arrays: Mapping[str, npt.NDArray[Any]]) -> ViewHead:
+    """The inverse of ``arrays_of``; what was written before there was a ``nuisance`` has none. Raises TypeError."""
+    return ViewHead(**{"nuisance": np.zeros((0, len(arrays["mean"])), dtype=np.float16), **arrays})
+
+
 def load_view_model(file: Path, views: ViewFeatures) -> ViewModel:
     """A model that ``ViewModel.save`` wrote; raises DataError for another file, or one made with other weights."""
     from safetensors import SafetensorError, safe_open
@@ -142,7 +154,7 @@ def load_view_model(file: Path, views: ViewFeatures) -> ViewModel:
         with safe_open(str(file), framework="numpy") as opened:
             about = json.loads((opened.metadata() or {})["curation"])
             arrays = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 — not a mapping
-        head = ViewHead(**arrays)
+        head = head_of(arrays)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError):
         raise DataError(f"{file} is no head on views; train again with `curate run`") from None
     if (about["identity"], about["sizes"]) != (views.backbone.identity, views.sizes):
@@ -184,10 +196,11 @@ class ViewTrainer:
             of = np.concatenate([np.arange(rows), copied])
             features = np.concatenate([self.views.features(samples, progress), copies])
             weights = weights_with_copies(samples, augmentations)
+            aligned = rows + np.flatnonzero(aligned_copies(samples, augmentations))
             rows = len(of)
             head, chosen = fit_view_head(
                 features, labels[of], len(class_ids), groups=self._group(samples)[of], widths=self.views.widths,
-                seed=seed, weights=weights, class_balance=balance,
+                seed=seed, weights=weights, class_balance=balance, altered=(aligned, of[aligned]),
             )  # fmt: skip
         else:
             inputs = kept_inputs(
@@ -224,16 +237,16 @@ class ViewTrainer:
 
 def fit_view_head(
     features: Features, labels: Integers, n_classes: int, *, groups: Integers, widths: Sequence[int], seed: int,
-    weights: Floats | None = None, class_balance: bool = False,
+    weights: Floats | None = None, class_balance: bool = False, altered: tuple[Integers, Integers] | None = None,
 ) -> tuple[ViewHead, dict[str, float]]:  # fmt: skip
     """Fit a head on ``features`` (samples, d) and ``labels`` (samples,); returns it and what was chosen, by name.
 
     ``groups`` (samples,) are left out together where strength and noise are chosen; ``widths`` are those of the parts
-    that features are made of; ``weights`` (samples,) are what each sample counts, 1 by default. With ``class_balance``
-    every class is taken to be as frequent as another (Saerens, Latinne and Decaestecker, Neural Computation 2002).
-    Raises TrainingError where the labels are all of one class.
+    that features are made of; ``weights`` (samples,) are what each sample counts, 1 by default; ``altered`` is that of
+    ``Inputs``. With ``class_balance`` every class is taken to be as frequent as another (Saerens, Latinne and
+    Decaestecker, Neural Computation 2002). Raises TrainingError where the labels are all of one class.
     """
-    inputs = Inputs(features, n_classes, apart(groups), seed=seed, widths=widths, weights=weights)
+    inputs = Inputs(features, n_classes, apart(groups), seed=seed, widths=widths, weights=weights, altered=altered)
     return fit_view_head_on(inputs, labels, class_balance=class_balance)
 
 
@@ -266,6 +279,7 @@ def fit_view_head_on(
         coefficients=(kernel.coefficients / kernel.temperature).astype(np.float32),
         kernel_share=np.array([chosen.kernel_share], dtype=np.float32),
         offset=(-np.log(frequency) if class_balance else np.zeros(n_classes)).astype(np.float32),
+        nuisance=inputs.nuisance,
     )
     return head, dict(chosen.settings)
 
@@ -303,6 +317,9 @@ def network_of(
                 parts = part_tensors(held.backbone, torch.cat([images, images.flip((2, 3) if half_circle else (3,))]))
                 views.append(torch.cat(parts, dim=1).reshape(2, images.shape[0], -1).mean(dim=0))
             rows = (torch.cat(views, dim=1) - held.mean) / held.divisor
+            if len(held.nuisance):
+                nuisance = held.nuisance.float()
+                rows = rows - (rows @ nuisance.T) @ nuisance
             rows = rows * (LENGTH / rows.norm(dim=1, keepdim=True).clamp(min=1e-6))
             landmarks = held.landmarks.float()
             squares = (rows**2).sum(dim=1, keepdim=True) + (landmarks**2).sum(dim=1) - 2 * rows @ landmarks.T

@@ -162,6 +162,32 @@ def shifted_problem() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return features.astype(np.float32), labels, inside, np.arange(1500)
 
 
+def test_a_head_that_looks_past_what_a_recipe_changes_learns_more_from_its_copies() -> None:
+    """Classes lie along some axes; what is altered lies far off along two others, each image by what it happens to."""
+    rng = np.random.default_rng(0)
+    count = 400
+    labels = rng.integers(0, 2, count)
+    inside = np.arange(count) % 20 == 0
+    features = rng.normal(0, 1, (count, 100))
+    features[:, :5] += 0.8 * (2 * labels - 1)[:, None]
+    directions = rng.normal(0, 1, (2, 100)) * (np.arange(100) > 9)
+
+    def altered(rows: np.ndarray) -> np.ndarray:
+        return (rows + rng.normal(0, 8, (len(rows), 2)) @ directions).astype(np.float32)
+
+    features[inside] = altered(features[inside])
+    ground = Ground(features.astype(np.float32), labels, inside, np.arange(count))
+    others = np.flatnonzero(~inside)
+    copies = altered(features[others])
+    plain, aligned = (ground.trial(copies, others, aligned=aligned) for aligned in (False, True))
+    assert plain.belief is not None
+    assert aligned.belief is not None
+    assert aligned.belief.value > plain.belief.value + 0.02
+    assert aligned.kept
+    assert aligned.words.endswith("The model looks past what the recipe changes most.")
+    assert "looks past" not in plain.words
+
+
 class TestAims:
     def test_what_words_name_comes_first_then_what_can_be_measured_the_surest_first(self) -> None:
         """Few edges are no weakness that there is a recipe against, but these images are also less sharp and tilted."""

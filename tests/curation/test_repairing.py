@@ -85,9 +85,9 @@ def test_classes_that_must_not_lose_go_by_their_names(
 ) -> None:
     told: list[list[str]] = []
 
-    def noted(ground: Ground, made: np.ndarray, sources: np.ndarray) -> Trial:
+    def noted(ground: Ground, made: np.ndarray, sources: np.ndarray, **how: bool) -> Trial:
         told.append(list(ground.others))
-        return trial(ground, made, sources)
+        return trial(ground, made, sources, **how)
 
     trial = Ground.trial
     monkeypatch.setattr(Ground, "trial", noted)
@@ -129,9 +129,9 @@ def test_a_copy_is_looked_at_once_and_more_are_made_only_where_a_few_help(
     tried: list[int] = []
     gains: list[float] = []
 
-    def noted(ground: Ground, made: np.ndarray, sources: np.ndarray) -> Trial:
+    def noted(ground: Ground, made: np.ndarray, sources: np.ndarray, **how: bool) -> Trial:
         tried.append(len(made))
-        return trial(ground, made, sources)
+        return trial(ground, made, sources, **how)
 
     trial = Ground.trial
     monkeypatch.setattr(Ground, "trial", noted)
@@ -175,7 +175,8 @@ def test_fewer_copies_are_used_where_all_harm_others_and_they_are_proven(
     """``None``: however few they are, they harm."""
     zero, more = Estimate(0.0, (-0.1, 0.1)), Estimate(0.1, (0.0, 0.2))
 
-    def judged(ground: Ground, made: np.ndarray, sources: np.ndarray) -> Trial:
+    def judged(ground: Ground, made: np.ndarray, sources: np.ndarray, *, aligned: bool) -> Trial:
+        assert not aligned, "features of one part belong to models that know nothing of it"
         tried.append(len(made))
         if len(made) > 110 or few_help is None:
             return Trial(False, more, zero, zero, "Not kept, it harms.", helps=True, harms=True)
@@ -193,6 +194,32 @@ def test_fewer_copies_are_used_where_all_harm_others_and_they_are_proven(
         assert used == ("recipe", 100, "Kept. 400 copies, in place of 100, harm others.")
     else:
         assert used == ("collect", 0, "Not kept, it harms.")
+
+
+@pytest.mark.parametrize(
+    ("plain", "aligned", "used"),
+    [((True, 0.1), (True, 0.2), True), ((True, 0.2), (True, 0.1), False), ((False, 0.2), (True, 0.1), True),
+     ((True, 0.1), (False, 0.2), False)],
+)  # fmt: skip
+def test_copies_are_aligned_where_that_is_kept_and_lets_the_labels_be_believed_more(
+    made: Set, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: tuple[bool, float],
+    aligned: tuple[bool, float], used: bool,
+) -> None:  # fmt: skip
+    def judged(ground: Ground, made: np.ndarray, sources: np.ndarray, **how: bool) -> Trial:
+        kept, belief = aligned if how["aligned"] else plain
+        repair = "recipe" if kept else "collect"
+        return Trial(kept, zero, zero, zero, "Tried.", repair=repair, belief=Estimate(belief), aligned=how["aligned"])
+
+    zero = Estimate(0.0, (-0.1, 0.1))
+    monkeypatch.setattr(Ground, "rise", lambda *given: 0.1)
+    monkeypatch.setattr(Ground, "trial", judged)
+    seen = Corner(made.pixels)
+    store = CopiedFeatures(seen, seen.encode, Kept(), (SIDE * SIDE // 2, SIDE * SIDE // 2))
+    repairer = replace(made.repairer(SliceSettings()), store=store)
+    found = repairer(made.weak, made.table, made.ids, made.labels, tmp_path, MANY)
+    assert found.slice.repair == "recipe"
+    assert found.copies.aligned is used
+    assert json.loads((tmp_path / "trial.json").read_text())["aligned"] is used
 
 
 def test_slice_that_is_merely_rare_is_shown_more_often_or_helped_by_its_recipe(made: Set, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from sklearn.metrics import average_precision_score
 from curation import regression
 from curation.errors import InputError, RecordError
 from curation.regression import (
+    LENGTH,
     Inputs,
     LeaveOutKernel,
     apply_temperature,
@@ -18,6 +19,7 @@ from curation.regression import (
     fold_numbers,
     leave_out_logistic,
     log_loss,
+    nuisance_directions,
     principal_components,
     scale,
     softmax,
@@ -328,6 +330,44 @@ class TestSecondRound:
 
 def precision(probabilities: np.ndarray, labels: np.ndarray, truth: np.ndarray) -> float:
     return float(average_precision_score(labels != truth, -label_quality(probabilities, labels)))
+
+
+class TestNuisances:
+    """Copies are images moved along two of sixty axes."""
+
+    def made(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(0)
+        features = rng.normal(size=(60, 60)).astype(np.float32)
+        copies = features[:40].copy()
+        copies[:, 3] += rng.uniform(2, 4, 40)
+        copies[:, 7] += rng.uniform(-2, 2, 40)
+        return np.concatenate([features, copies]), np.arange(60, 100), np.arange(40)
+
+    def test_they_are_what_copies_differ_in_the_most_telling_first(self) -> None:
+        rows, copies, images = self.made()
+        changes = rows[copies] - rows[images]
+        found = nuisance_directions(changes).astype(np.float32)
+        assert found.shape == (2, 60), "that there are no more is told by the differences"
+        assert np.allclose(found @ found.T, np.eye(2), atol=2e-3)
+        assert abs(found[0, 3]) > 0.99
+        assert abs(found[1, 7]) > 0.99
+        assert len(nuisance_directions(changes, count=1)) == 1
+        assert len(nuisance_directions(changes[:, :20])) == 1, "a twentieth of the dimensions"
+        assert len(nuisance_directions(changes[:2])) == 1, "half of the copies"
+
+    def test_rows_say_nothing_of_them_any_more(self) -> None:
+        features, copies, images = self.made()
+        told = Inputs(features, 3, alone(100), seed=0, altered=(copies, images))
+        assert np.allclose(told.rows[copies], told.rows[images], atol=0.02)
+        assert np.allclose(np.linalg.norm(told.rows, axis=1), LENGTH, rtol=1e-3)
+        plain = Inputs(features, 3, alone(100), seed=0)
+        assert np.linalg.norm(plain.rows[copies] - plain.rows[images], axis=1).min() > 1
+        assert plain.nuisance.shape == (0, 60)
+        over = Inputs(features.copy(), 3, alone(100), seed=0, altered=(copies, images), overwrite=True)
+        assert np.allclose(over.rows, told.rows, atol=1e-5)
+
+    def test_copies_that_are_as_their_images_tell_nothing(self) -> None:
+        assert nuisance_directions(np.zeros((4, 60), dtype=np.float32)).shape == (0, 60)
 
 
 class TestPrincipalComponents:

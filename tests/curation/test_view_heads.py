@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from curation.errors import DataError, TrainingError
 from curation.features import ViewFeatures
 from curation.records import Augmentation, Sample
 from curation.regression import LeaveOutKernel, log_loss, scale
-from curation.view_heads import ViewTrainer, arrays_of, fit_view_head, load_view_model, network_of
+from curation.view_heads import ViewModel, ViewTrainer, arrays_of, fit_view_head, head_of, load_view_model, network_of
 
 CLASSES = ("c1", "c2")
 Columns = npt.NDArray[np.int64]
@@ -117,6 +118,45 @@ def test_one_network_from_pixels_gives_its_probabilities(
         found = network(*pixels).numpy()
     assert np.allclose(found, model.predict(samples[:5]).probabilities, atol=1e-4)
     assert np.ptp(found[:, 0]) > 0.2, "they differ from image to image"
+
+
+def test_what_aligned_copies_change_is_looked_past_by_the_model_its_file_and_its_network(
+    views: ViewFeatures, pictures: tuple[list[Sample], Columns], tmp_path: Path
+) -> None:
+    """An inverted image differs from its image less to the aligned model than to the other."""
+    samples, labels = pictures
+    copied = Augmentation("inverted", tuple(s.id for s in samples[:40]), 1, invert)
+    plain, aligned = (
+        trainer(views).train(
+            samples, labels, CLASSES, seed=0, augmentations=[replace(copied, aligned=wanted)], checkpoint=Path(),
+            progress=None,
+        )
+        for wanted in (False, True)
+    )  # fmt: skip
+    assert len(plain.head.nuisance) == 0
+    assert 1 <= len(aligned.head.nuisance) <= 20
+    looks = [views.encode(lambda side: views.decode(samples[40:], side)),
+             views.encode(lambda side: 255 - views.decode(samples[40:], side))]  # fmt: skip
+
+    def moved(model: ViewModel) -> float:
+        near = [model.head.nearness(model.head.rows(look)) for look in looks]
+        return float(np.abs(near[0] - near[1]).mean())
+
+    assert moved(aligned) < 0.8 * moved(plain)
+    aligned.save(tmp_path / "aligned")
+    loaded = load_view_model(tmp_path / "aligned", views)
+    assert np.array_equal(loaded.predict(samples).probabilities, aligned.predict(samples).probabilities)
+    network = network_of(views.backbone.model, views.backbone.mean, views.backbone.std, aligned.head, views.turned)
+    with torch.inference_mode():
+        found = network(*(torch.from_numpy(views.decode(samples[:5], size)) for size in views.sizes)).numpy()
+    assert np.allclose(found, aligned.predict(samples[:5]).probabilities, atol=1e-3)
+
+
+def test_a_head_of_before_looks_past_nothing() -> None:
+    head, _ = fit_view_head(*blobs(60), 3, groups=np.arange(60), widths=(), seed=0)
+    arrays = arrays_of(head)
+    del arrays["nuisance"]
+    assert np.array_equal(head_of(arrays).probabilities(blobs(9)[0]), head.probabilities(blobs(9)[0]))
 
 
 def test_augmented_copies_are_learnt_from_and_left_out_with_what_they_are_of(
