@@ -21,16 +21,8 @@ from curation.credit import TrainingSet, fit_head, predict_head
 from curation.evidence import SURE, Answers, Beliefs, doubt_of, learn
 from curation.flagging import judge_labels
 from curation.queue import confusion_weights, draw_controls
-from curation.regression import (
-    Inputs,
-    LeaveOutKernel,
-    apply_temperature,
-    leave_out_ridge,
-    principal_components,
-    scale,
-    scaled_by,
-    temperature,
-)
+from curation.regression import Inputs, LeaveOutKernel, apply_temperature, leave_out_ridge, temperature
+from curation.scaling import principal_components, scale, scaled_by
 from curation.scoring import FIRST_ROUND, corrected_labels, label_quality
 from curation.view_heads import fit_view_head_on
 

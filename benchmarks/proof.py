@@ -51,7 +51,7 @@ from curation.copies import copy_weight
 from curation.credit import TrainingSet, causes, credit_actions
 from curation.evidence import DRAWS, doubt_of
 from curation.gain import paired_interval
-from curation.regression import principal_components, scale
+from curation.scaling import principal_components, scale
 
 PROJECTS, QUICK = 1_000, 60
 #: Reviews a round.

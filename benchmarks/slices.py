@@ -45,7 +45,7 @@ from curation.config import SliceSettings
 from curation.neighbours import group_near_duplicates
 from curation.properties import PROPERTIES
 from curation.records import Classes
-from curation.regression import principal_components, scale
+from curation.scaling import principal_components, scale
 from curation.scoring import label_quality, score_out_of_sample
 from curation.slices import find_slices, looks_columns, typical_rows
 

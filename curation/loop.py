@@ -472,7 +472,7 @@ class Loop:
         self, number: int, labels: Mapping[str, CurrentLabel], augmentations: Sequence[Augmentation]
     ) -> tuple[Credit, ...]:
         """What relabeling, exclusions, new labels and augmentation each gained, by heads on cached features."""
-        from curation.regression import scale
+        from curation.scaling import scale
 
         earlier = self.ledger.labels(as_of=number - 1)
         held = labeled_holdout(self.samples, labels)

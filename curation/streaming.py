@@ -18,16 +18,15 @@ from curation.engine import Engine, LocalEngine
 from curation.errors import RecordError
 from curation.records import Progress, Rows
 from curation.regression import (
-    LENGTH,
     NOISES,
     apply_temperature,
     least,
     leave_out_ridge,
-    part_weights,
     probed,
     squared_distances,
     temperature,
 )
+from curation.scaling import LENGTH, part_weights
 from curation.scoring import FIRST_ROUND, Features, Floats, Integers, OutOfSample, check_shapes, corrected_labels
 
 #: Samples that the kernel rests on; a thousand in place of two costs 0.003 of average precision (docs/log.md).

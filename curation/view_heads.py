@@ -26,17 +26,9 @@ from curation.errors import DataError, TrainingError
 from curation.features import ViewFeatures, part_tensors
 from curation.kept import Kept
 from curation.records import Augmentation, Predictions, Progress, Sample
-from curation.regression import (
-    LENGTH,
-    Inputs,
-    choose_regressions,
-    kept_inputs,
-    scaled_by,
-    softmax,
-    squared_distances,
-    without,
-)
+from curation.regression import Inputs, choose_regressions, kept_inputs, softmax, squared_distances
 from curation.runs import write_whole
+from curation.scaling import LENGTH, scaled_by, without
 
 if TYPE_CHECKING:
     import torch

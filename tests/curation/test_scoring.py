@@ -11,7 +11,6 @@ from sklearn.metrics import average_precision_score
 from curation import regression
 from curation.errors import InputError, RecordError
 from curation.regression import (
-    LENGTH,
     Inputs,
     LeaveOutKernel,
     apply_temperature,
@@ -19,12 +18,10 @@ from curation.regression import (
     fold_numbers,
     leave_out_logistic,
     log_loss,
-    nuisance_directions,
-    principal_components,
-    scale,
     softmax,
     temperature,
 )
+from curation.scaling import LENGTH, nuisance_directions, principal_components, scale
 from curation.scoring import OutOfSample, corrected_labels, label_quality, score_out_of_sample
 
 METHODS = ("auto", "folds", "loo", "kernel")

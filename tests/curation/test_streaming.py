@@ -11,7 +11,8 @@ from sklearn.metrics import average_precision_score
 from curation import scoring, streaming
 from curation.engine import LocalEngine
 from curation.errors import InputError, RecordError
-from curation.regression import LeaveOutKernel, part_weights, scale
+from curation.regression import LeaveOutKernel
+from curation.scaling import part_weights, scale
 from curation.scoring import label_quality
 from curation.streaming import score_streaming
 

@@ -19,7 +19,8 @@ from curation.config import TrainingSettings
 from curation.errors import DataError, TrainingError
 from curation.features import ViewFeatures
 from curation.records import Augmentation, Sample
-from curation.regression import LeaveOutKernel, log_loss, scale
+from curation.regression import LeaveOutKernel, log_loss
+from curation.scaling import scale
 from curation.view_heads import ViewModel, ViewTrainer, arrays_of, fit_view_head, head_of, load_view_model, network_of
 
 CLASSES = ("c1", "c2")
