@@ -36,6 +36,8 @@ MOST_COPIES = 1000
 CLEARLY, MOST_AIMS = 0.9, 3
 #: Weaknesses that no measured property tells from another one: what is soft may be blurred or of low resolution.
 LIKEWISE = {"blurred": "low_resolution"}
+#: What is tried, before rarity, where nothing else is measured: what has few edges may be soft, or plain by nature.
+HINTS = {("busyness", "<"): "blurred"}
 #: So many other images are brought into a slice's condition for each that it has, though its mix of classes suffers.
 LEAST_COPIED = 2
 #: Below this p-value a slice has another mix of classes than the images that are like it but for how they look.
@@ -92,20 +94,25 @@ def aims(weak: Slice, properties: pd.DataFrame, sample_ids: Sequence[str]) -> li
 
     Behind each comes the one that can't be told from it (``LIKEWISE``): a trial tells. Measured is how surely an image
     of the slice is further in a weakness's direction than one of the rest (area under the ROC curve): the surest first,
-    from ``CLEARLY`` on; rarity where there is none. Words may name what goes with a weakness, as turning an image
-    changes its noise. ``properties`` has a row for each of ``sample_ids``.
+    from ``CLEARLY`` on; where there is none, what is hinted at (``HINTS``) and rarity. Words may name what goes with a
+    weakness, as turning an image changes its noise. ``properties`` has a row for each of ``sample_ids``.
     """
     own = set(weak.sample_ids)
     inside = np.array([sample_id in own for sample_id in sample_ids], dtype=np.bool_)
-    surely = {
-        (field, op): _further(properties[field].to_numpy(dtype=np.float64, na_value=np.nan), inside, op)
-        for field, op in WEAKNESSES
-        if field in properties
-    }
-    measured = [WEAKNESSES[d] for d in sorted(surely, key=lambda d: surely[d], reverse=True) if surely[d] >= CLEARLY]
+
+    def measured(signs: Mapping[tuple[str, str], str]) -> list[str]:
+        surely = {
+            (field, op): _further(properties[field].to_numpy(dtype=np.float64, na_value=np.nan), inside, op)
+            for field, op in signs
+            if field in properties
+        }
+        sure = [sign for sign in sorted(surely, key=lambda s: surely[s], reverse=True) if surely[sign] >= CLEARLY]
+        return [w for sign in sure for w in (signs[sign], LIKEWISE.get(signs[sign], signs[sign]))]
+
     named = [weak.weakness] if weak.weakness not in ("", "rare") else []
-    likewise = [w for weakness in (*named, *measured) for w in (weakness, LIKEWISE.get(weakness, weakness))]
-    return list(dict.fromkeys(likewise))[:MOST_AIMS] or ["rare"]
+    named += [LIKEWISE[weakness] for weakness in named if weakness in LIKEWISE]
+    found = list(dict.fromkeys([*named, *measured(WEAKNESSES)]))
+    return (found or [*measured(HINTS), "rare"])[:MOST_AIMS]
 
 
 def _further(values: npt.NDArray[np.float64], inside: Mask, op: str) -> float:

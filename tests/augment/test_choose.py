@@ -204,6 +204,9 @@ class TestAims:
         assert aims(a_slice(own, plain, weakness="rare"), table, ids) == ["tilted"]
         assert aims(a_slice(own, plain, weakness="rare"), table[["sharpness"]], ids) == ["rare"]
         assert aims(a_slice(ids, plain, weakness="rare"), table, ids) == ["rare"]
+        table["busyness"] = [0.01 if n % 10 == 0 else 0.1 for n in range(200)]
+        assert aims(a_slice(own, plain, weakness="rare"), table[["busyness"]], ids) == [*soft, "rare"]
+        assert aims(a_slice(own, DARK), table[["busyness"]], ids) == ["dark"]
 
 
 class TestAgain:
