@@ -282,7 +282,7 @@ class Ground:
         kept only where the probability of the slice's labels rises with an interval that excludes zero and its Brier
         score falls, neither the rest nor any of ``others`` loses more than ``margin`` for sure, and the Brier score
         falls further than by the better baseline, for sure where that one helps too. With ``aligned`` the head that
-        sees the copies looks past what most tells them from their images (``regression.nuisance_directions``). Raises
+        sees the copies looks past what most tells them from their images (``scaling.nuisance_directions``). Raises
         RecordError where shapes differ.
         """
         if augmented.shape != (len(sources), self.features.shape[1]):

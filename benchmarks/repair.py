@@ -274,8 +274,9 @@ def repaired(shop: Workshop, planted: PlantedDivided, seed: int) -> Deed:
     case = Case(dict(zip(ids, planted.features, strict=True)), lambda sample: planted.pixels(row_of[sample]))
     store = CopiedFeatures(case, shop.copied, Kept(), shop.widths)
     repairer = Repairer(
-        store, case.pixels, lambda chosen, features: np.arange(len(chosen)), samples, settings, seed=seed
-    )
+        store, case.pixels, lambda chosen, features: np.arange(len(chosen)), samples, settings, seed=seed,
+        aligns=lambda folder: True,
+    )  # fmt: skip
     plans = {recipe.name: made for recipe, made in repairer.plans(weak, planted.table, ids, labels)}
     for made in plans.values():  # what the preview shows is read from files
         for sample_id in made.sample_ids[:6]:

@@ -130,9 +130,10 @@ def _repairer(
 ) -> Repairer:
     from augment.recipes import read_recipes
     from curation.copied import copied_by_store, copied_by_views
+    from curation.ways import goes_by_views
 
-    store, kept = encoders.store, encoders.kept
-    by_views = settings.detection.views == "many" and settings.training.method in ("auto", "views")
+    store, kept, method = encoders.store, encoders.kept, settings.training.method
+    by_views = settings.detection.views == "many" and method in ("auto", "views")
     copied = copied_by_views(encoders.views, kept) if by_views else copied_by_store(store, kept)
     return Repairer(
         store=copied,
@@ -144,6 +145,7 @@ def _repairer(
         seed=settings.seed,
         class_name=classes.name,
         progress=progress,
+        aligns=lambda folder: by_views and (method == "views" or goes_by_views(folder, store.backbone.identity)),
     )
 
 

@@ -54,7 +54,8 @@ class Repairer:
 
     ``pixels`` gives samples as arrays of shape (n, side, side, 3), ``group`` the numbers of images that must not be
     left out one without the other, ``class_name`` what a class id is called. ``recipes`` are the user's own; with
-    ``settings.trial`` a recipe that is not proven is used too.
+    ``settings.trial`` a recipe that is not proven is used too. ``aligns`` says of an iteration's folder whether the
+    model that is trained there can look past what a recipe changes, as a head on views can.
     """
 
     store: CopiedFeatures
@@ -66,6 +67,7 @@ class Repairer:
     seed: int = 0
     class_name: Callable[[str], str] = str
     progress: Progress | None = None
+    aligns: Callable[[Path], bool] = lambda folder: False
 
     def __call__(
         self,
@@ -94,11 +96,12 @@ class Repairer:
         recipe, copies = planned[best]
         copies = first_of(copies, most - spent + number_of(firsts[best])) if rises[best] > 0 else firsts[best]
         spent += number_of(copies) - number_of(firsts[best])
-        tried = self._trial(ground, chosen, copies)
+        both = self.aligns(folder)
+        tried = self._trial(ground, chosen, copies, both)
         fewer, of_fewer = copies, tried
         while of_fewer.harms and of_fewer.helps and number_of(fewer) > few:  # half of them, and so on
             fewer = first_of(copies, max(number_of(fewer) // 2, few))
-            of_fewer = self._trial(ground, chosen, fewer)
+            of_fewer = self._trial(ground, chosen, fewer, both)
         if of_fewer.kept and fewer is not copies:
             more = f" {number_of(copies)} copies, in place of {number_of(fewer)}, harm others."
             tried, copies = replace(of_fewer, words=of_fewer.words + more), fewer
@@ -187,13 +190,13 @@ class Repairer:
             seed=self.seed, others=others,
         )  # fmt: skip
 
-    def _trial(self, ground: Ground, chosen: Sequence[Sample], copies: Augmentation) -> Trial:
-        """The trial of the copies, as they are or aligned, whichever is kept; of both, what believes the labels more.
+    def _trial(self, ground: Ground, chosen: Sequence[Sample], copies: Augmentation, both: bool) -> Trial:
+        """The trial of the copies as they are, or with ``both`` that of them aligned too, whichever is better.
 
-        Aligned only where features are of several parts: other ways to train a model know nothing of it.
+        What is kept is better than what is not, then what lets the slice's labels be believed more.
         """
         made = self._made(chosen, copies)
-        ways = [ground.trial(*made, aligned=aligned) for aligned in (False, True)[: 1 + bool(self.store.widths)]]
+        ways = [ground.trial(*made, aligned=aligned) for aligned in (False, True)[: 1 + both]]
         return max(ways, key=lambda t: (t.kept, t.helps, t.belief.value if t.belief else 0.0))
 
     def _made(self, chosen: Sequence[Sample], copies: Augmentation) -> tuple[Features, npt.NDArray[np.int64]]:

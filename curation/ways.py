@@ -105,6 +105,12 @@ def way_of(file: Path, identity: str) -> str | None:
     return str(found[0].get("way", "fine-tune"))
 
 
+def goes_by_views(folder: Path, identity: str) -> bool:
+    """Whether an iteration with this folder trains a head on views, as the one before it did on these weights."""
+    before = model_before(folder / "checkpoint")
+    return before is not None and way_of(before, identity) == "views"
+
+
 def load_model(file: Path, store: FeatureStore, views: ViewFeatures) -> FineTuned | ViewModel:
     """A model of an iteration; raises DataError for another file, or one made with another backbone."""
     found = read_model(file)

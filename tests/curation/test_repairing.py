@@ -176,7 +176,7 @@ def test_fewer_copies_are_used_where_all_harm_others_and_they_are_proven(
     zero, more = Estimate(0.0, (-0.1, 0.1)), Estimate(0.1, (0.0, 0.2))
 
     def judged(ground: Ground, made: np.ndarray, sources: np.ndarray, *, aligned: bool) -> Trial:
-        assert not aligned, "features of one part belong to models that know nothing of it"
+        assert not aligned, "the model knows nothing of it"
         tried.append(len(made))
         if len(made) > 110 or few_help is None:
             return Trial(False, more, zero, zero, "Not kept, it harms.", helps=True, harms=True)
@@ -213,9 +213,7 @@ def test_copies_are_aligned_where_that_is_kept_and_lets_the_labels_be_believed_m
     zero = Estimate(0.0, (-0.1, 0.1))
     monkeypatch.setattr(Ground, "rise", lambda *given: 0.1)
     monkeypatch.setattr(Ground, "trial", judged)
-    seen = Corner(made.pixels)
-    store = CopiedFeatures(seen, seen.encode, Kept(), (SIDE * SIDE // 2, SIDE * SIDE // 2))
-    repairer = replace(made.repairer(SliceSettings()), store=store)
+    repairer = replace(made.repairer(SliceSettings()), aligns=lambda folder: folder == tmp_path)
     found = repairer(made.weak, made.table, made.ids, made.labels, tmp_path, MANY)
     assert found.slice.repair == "recipe"
     assert found.copies.aligned is used

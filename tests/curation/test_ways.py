@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save
 
 from curation import ways
-from curation.ways import EitherTrainer, model_before, way_of
+from curation.ways import EitherTrainer, goes_by_views, model_before, way_of
 
 LABELS = np.arange(400) % 2
 #: About a mean of 0; its standard error is 0.0146.
@@ -118,3 +118,11 @@ def test_few_images_have_a_head_and_very_many_are_fine_tuned(tmp_path: Path, mon
 def test_what_lay_before_a_checkpoint_is_that_of_the_iteration_before() -> None:
     assert model_before(Path("iterations/012/checkpoint")) == Path("iterations/011/model.safetensors")
     assert model_before(Path("folds/9f8e7d6c5b4a/fold-0")) is None
+
+
+@pytest.mark.parametrize("way", ["views", "fine-tune"])
+def test_an_iteration_goes_by_views_where_the_one_before_did_on_the_same_weights(tmp_path: Path, way: str) -> None:
+    keep(tmp_path / "000", way=way)
+    assert goes_by_views(tmp_path / "001", "weights") is (way == "views")
+    assert not goes_by_views(tmp_path / "001", "others")
+    assert not goes_by_views(tmp_path / "002", "weights"), "nothing lies before it"
