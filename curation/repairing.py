@@ -38,9 +38,9 @@ SOFTENED = {
 #: Sizes at which sharpness is measured, one in so many pixels: the first where the slice has this many times as much
 #: of it as the softest images of the rest.
 SHRUNK, TELLING = (1, 2, 4), 1.3
-#: A recipe is tried with so many copies first, and with all of them only where these gain anything; it is used with
-#: half, a quarter, but no fewer than the first of them where all harm others.
-FIRST_COPIES = 300
+#: A recipe is tried with a few copies first, between so many, and with all of them only where these gain anything; it
+#: is used with half, a quarter, but no fewer than the first of them where all harm others.
+FEWEST_FIRST, FIRST_COPIES = 50, 300
 #: One copy each of many samples are nearly as many as several of few from this share on.
 NEARLY = 0.75
 
@@ -82,13 +82,13 @@ class Repairer:
 
         Writes ``recipe.json``, ``trial.json`` and ``recipe.png``, those of the best, into ``folder``. ``properties``
         has a row for each of ``sample_ids``, whose class ids are ``labels``. The copies are none where only collecting
-        more helps. Of the ``most`` copies that are looked at, a half at most goes into the first look at each recipe.
+        more helps. No more than ``most`` copies are looked at, those of the first look at each recipe included.
         """
         from augment.choose import again
 
         planned = self.plans(weak, properties, sample_ids, labels)
         chosen, ground = self._ground(weak, [copies for _, copies in planned], sample_ids, labels)
-        few = min(FIRST_COPIES, most // (2 * len(planned)))
+        few = first_look(most, len(planned))
         firsts = [first_of(copies, few) for _, copies in planned]
         rises = [ground.rise(*self._made(chosen, first)) for first in firsts]
         best = max(range(len(rises)), key=rises.__getitem__)
@@ -217,6 +217,17 @@ class Repairer:
         shown = [read_image(self.samples[s].file) for s in copies.sample_ids[:6]]
         if shown:
             write_whole(folder / "recipe.png", contact_sheet(shown, build_transform(recipe), seed=self.seed))
+
+
+def first_look(most: int, recipes: int) -> int:
+    """How many copies each of so many recipes is tried with first, where ``most`` may be looked at in all.
+
+    Together a quarter of them, or where these are very few a half: what they spend the best recipe goes without.
+
+    >>> first_look(2000, 1), first_look(1000, 2), first_look(300, 3), first_look(100, 2)
+    (300, 125, 50, 25)
+    """
+    return min(FIRST_COPIES, max(most // (4 * recipes), min(FEWEST_FIRST, most // (2 * recipes))))
 
 
 def first_of(copies: Augmentation, most: int) -> Augmentation:
