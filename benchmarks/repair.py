@@ -4,12 +4,13 @@ A few train images are darkened, blurred, tilted, covered with glare or shrunk, 
 on; other slices are out of the reach of augmentation: wrong labels, a frame that goes with another class, a subgroup
 that most images are missing of. The slice is given (``benchmarks/slices.py`` measures how well it is found), its words
 are those that the project's search finds for it. The project's own code plans the recipe, tries it on train rows and
-chooses; then the project's head on views is trained with what it chose, and beside it with as many copies by
-RandAugment and AugMix (timm), of other images and of the slice's own, with plain oversampling of the slice, with slice
-and rest weighing the same, with every other recipe in its mild default strength, and with as many other images altered
-just as the slice was: no recipe can be expected to do better. All are measured on the same held-out rows. Data:
-``--cifar10n`` or the variable CURATION_CIFAR10N names a zip with ``train.csv`` that holds ``path`` and
-``clean_label``; ``--elpv`` adds the photovoltaic cells of package elpv-dataset.
+chooses; then the project's head on views is trained with what it chose, and beside it with the planned recipe, aligned
+and not (``curation.scaling.nuisance_directions``), with as many copies by RandAugment and AugMix (timm), of other
+images and of the slice's own, with plain oversampling of the slice, with slice and rest weighing the same, with every
+other recipe in its mild default strength, and with as many other images altered just as the slice was: no recipe by
+itself can be expected to do better. All are measured on the same held-out rows. Data: ``--cifar10n`` or the variable
+CURATION_CIFAR10N names a zip with ``train.csv`` that holds ``path`` and ``clean_label``; ``--elpv`` adds the
+photovoltaic cells of package elpv-dataset.
 
     python benchmarks/repair.py --cifar10n cifar10n.zip --elpv --seeds 2 --json repair.json
 
