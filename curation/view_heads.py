@@ -200,7 +200,7 @@ class ViewTrainer:
                 apart(self._group(samples)), seed=seed, widths=self.views.widths, overwrite=True,
             )  # fmt: skip
             head, chosen = fit_view_head_on(inputs, labels, class_balance=balance)
-        words = self._words(len(samples), rows - len(samples), chosen)
+        words = self._words(len(samples), rows - len(samples), chosen, aligned=len(head.nuisance) > 0)
         return ViewModel(self.views, class_ids, head, words, rows, time.perf_counter() - began)
 
     def losses(
@@ -216,14 +216,16 @@ class ViewTrainer:
         found = head.probabilities(features[held])
         return np.asarray(-np.log(np.maximum(found[np.arange(len(found)), labels[held]], 1e-12)))
 
-    def _words(self, rows: int, copies: int, chosen: Mapping[str, float]) -> str:
+    def _words(self, rows: int, copies: int, chosen: Mapping[str, float], *, aligned: bool) -> str:
         backbone = self.views.backbone
         sizes = ", ".join(map(str, self.views.sizes))
         strengths = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
         looks = "mirror and turned images" if self.views.rotation_invariant else "mirror images"
         return (
             f"a head on features of {backbone.name} at {sizes} px with {looks}, on {rows:,} images "
-            f"{f'and {copies:,} augmented copies ' if copies else ''}({strengths}); {device_name(str(backbone.device))}"
+            f"{f'and {copies:,} augmented copies ' if copies else ''}"
+            f"{'looking past what these change most ' if aligned else ''}({strengths}); "
+            f"{device_name(str(backbone.device))}"
         )
 
 

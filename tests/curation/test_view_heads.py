@@ -135,6 +135,8 @@ def test_what_aligned_copies_change_is_looked_past_by_the_model_its_file_and_its
         for wanted in (False, True)
     )  # fmt: skip
     assert len(plain.head.nuisance) == 0
+    assert "60 images and 40 augmented copies (" in plain.words
+    assert "and 40 augmented copies looking past what these change most (" in aligned.words
     assert 1 <= len(aligned.head.nuisance) <= 20
     looks = [views.encode(lambda side: views.decode(samples[40:], side)),
              views.encode(lambda side: 255 - views.decode(samples[40:], side))]  # fmt: skip
