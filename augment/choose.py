@@ -106,13 +106,12 @@ def aims(weak: Slice, properties: pd.DataFrame, sample_ids: Sequence[str]) -> li
             for field, op in signs
             if field in properties
         }
-        sure = [sign for sign in sorted(surely, key=lambda s: surely[s], reverse=True) if surely[sign] >= CLEARLY]
-        return [w for sign in sure for w in (signs[sign], LIKEWISE.get(signs[sign], signs[sign]))]
+        return [signs[s] for s in sorted(surely, key=lambda s: surely[s], reverse=True) if surely[s] >= CLEARLY]
 
     named = [weak.weakness] if weak.weakness not in ("", "rare") else []
-    named += [LIKEWISE[weakness] for weakness in named if weakness in LIKEWISE]
-    found = list(dict.fromkeys([*named, *measured(WEAKNESSES)]))
-    return (found or [*measured(HINTS), "rare"])[:MOST_AIMS]
+    found = [*named, *measured(WEAKNESSES)] or [*measured(HINTS), "rare"]
+    with_likewise = [w for weakness in found for w in (weakness, LIKEWISE.get(weakness, weakness))]
+    return list(dict.fromkeys(with_likewise))[:MOST_AIMS]
 
 
 def _further(values: npt.NDArray[np.float64], inside: Mask, op: str) -> float:
