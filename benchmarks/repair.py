@@ -17,11 +17,12 @@ photovoltaic cells of package elpv-dataset.
 Accuracy lost is the accuracy of the same held-out rows unaltered less that of the altered ones; slices within reach
 count where it is at least 5 points; what is claimed of all of them is claimed again of those of which the planted
 alteration itself brings half back. The exhaustive trial judges every recipe and both baselines on the held-out rows by
-the rule that the project applies in cross-validation; where the project says to review flagged labels first, it agrees
-with "collect": both leave the train images as they are. Intervals are of a bootstrap over planted cases and held-out
-rows at once. ``--quick`` takes 1,500 images, one strength, one size and one seed. What was encoded is kept in
-``--cache``. ``--merge FILE...`` puts the JSON of several runs together, as of one data set each. Exit code 1 where a
-claim does not hold.
+the rule that the project applies in cross-validation, the probability of the slice's labels before its accuracy; how
+often the choice agrees with a trial by accuracy alone is told beside it. Where the project says to review flagged
+labels first, it agrees with "collect": both leave the train images as they are. Intervals are of a bootstrap over
+planted cases and held-out rows at once. ``--quick`` takes 1,500 images, one strength, one size and one seed. What was
+encoded is kept in ``--cache``. ``--merge FILE...`` puts the JSON of several runs together, as of one data set each.
+Exit code 1 where a claim does not hold.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a checkout that is not installed
 
-from augment.choose import harmed_by, judge, loses, paired_gain
+from augment.choose import Trial, brier_scores, harmed_by, judge, loses, mean_with_interval, paired_gain
 from augment.recipes import known_weaknesses, recipe_for
 from augment.transforms import build_transform
 from benchmarks.altered import ALTERED, Pixels
@@ -110,7 +111,10 @@ class Copies:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one planted case: gains on the slice and elsewhere by contender, what was chosen, what is best."""
+    """What became of one planted case: gains on the slice and elsewhere by contender, what was chosen, what is best.
+
+    ``truth`` is what the exhaustive trial says, ``by_accuracy`` what it says by accuracy alone.
+    """
 
     data: str
     kind: str
@@ -127,6 +131,7 @@ class Result:
     choice: str
     truth: str
     best: str
+    by_accuracy: str
     said: str
     gains: dict[str, float]
     rest: dict[str, float]
@@ -299,9 +304,7 @@ def repaired(shop: Workshop, planted: PlantedDivided, seed: int) -> Deed:
 # --- contenders
 
 
-def trained(
-    shop: Workshop, planted: PlantedDivided, deed: Deed, kind: str, strength: float
-) -> tuple[Heads, dict[str, ViewHead]]:
+def trained(shop: Workshop, planted: PlantedDivided, deed: Deed, kind: str, strength: float) -> dict[str, ViewHead]:
     """A head for each contender; recipes that are not the planned one stand under the weakness they are against."""
     heads = Heads(planted.features, planted.labels, len(shop.images.names), shop.widths)
     count = len(deed.planned.labels)
@@ -330,7 +333,7 @@ def trained(
         made[ITSELF] = heads.with_copies(placed(Copies(altered, shop.images.labels[others], others)))
     for name in POLICIES:
         made[f"{name} of the slice"] = heads.with_copies(_of_slice(shop, planted, own, policy(name), count))
-    return heads, made
+    return made
 
 
 def _of_slice(shop: Workshop, planted: PlantedDivided, own: Columns, transform: Transform, count: int) -> Copies:
@@ -345,40 +348,68 @@ def _of_slice(shop: Workshop, planted: PlantedDivided, own: Columns, transform: 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a contender changes on held-out rows: gain on the slice, change elsewhere, and a class that surely loses."""
+    """What a contender changes on held-out rows: gain on the slice, change elsewhere, and a class that surely loses.
+
+    ``belief`` is how far the probability of the slice's labels rises, ``brier`` how far their Brier score falls;
+    ``right`` (rows,) says what is right now, ``scores`` (rows,) are the Brier scores.
+    """
 
     gain: Estimate
     rest: Estimate
     harmed: str
+    belief: Estimate
+    brier: Estimate
+    right: Mask
+    scores: Floats
 
     @property
     def harms(self) -> bool:
         return loses(self.rest, MARGIN) or bool(self.harmed)
 
-    @property
-    def helps(self) -> bool:
-        return self.gain.ci is not None and self.gain.ci[0] > 0 and not self.harms
 
-
-def outcome(plain: Mask, right: Mask, inside: Mask, labels: Columns) -> Outcome:
-    """All of shape (rows,): right before, right now, in the slice, true column."""
+def outcome(plain: Floats, now: Floats, inside: Mask, labels: Columns) -> Outcome:
+    """Of probabilities before and now, (rows, classes); ``inside`` (in the slice) and ``labels`` have shape (rows,)."""
+    before, right = (p.argmax(axis=1) == labels for p in (plain, now))
     others = {f"class {column}": ~inside & (labels == column) for column in np.unique(labels[~inside])}
-    harmed = harmed_by(plain, right, others, MARGIN)
-    return Outcome(paired_gain(plain[inside], right[inside]), paired_gain(plain[~inside], right[~inside]), harmed)
+    rise = now[np.arange(len(labels)), labels] - plain[np.arange(len(labels)), labels]
+    scores = brier_scores(now, labels)
+    return Outcome(
+        paired_gain(before[inside], right[inside]), paired_gain(before[~inside], right[~inside]),
+        harmed_by(before, right, others, MARGIN), mean_with_interval(rise[inside]),
+        mean_with_interval((brier_scores(plain, labels) - scores)[inside]), right, scores,
+    )  # fmt: skip
 
 
-def exhaustive(right: Mapping[str, Mask], recipes: Sequence[str], inside: Mask, labels: Columns) -> tuple[str, str]:
+def exhaustive(
+    of: Mapping[str, Floats], recipes: Sequence[str], inside: Mask, labels: Columns, *, by_accuracy: bool = False
+) -> tuple[str, str]:
     """What is best to do by the truth, and by which recipe or baseline: the project's rule with all recipes to pick.
 
-    ``right`` has for each contender which held-out rows it gets right, (rows,).
+    ``of`` has for each contender the probabilities of held-out rows, (rows, classes). With ``by_accuracy`` the rule
+    sees what is right and wrong alone, as it did before it went by probabilities.
     """
-    found = {name: outcome(right[NOTHING], right[name], inside, labels) for name in (*recipes, OVERSAMPLED, BALANCED)}
+    found = {name: outcome(of[NOTHING], of[name], inside, labels) for name in (*recipes, OVERSAMPLED, BALANCED)}
     baseline = max((OVERSAMPLED, BALANCED), key=lambda name: (not found[name].harms, found[name].gain.value))
-    best = max(recipes, key=lambda name: (found[name].helps, found[name].gain.value))
-    verdict = judge(
-        found[best].gain, found[best].rest, found[baseline].gain, MARGIN, harmed=found[best].harmed,
-        beyond=paired_gain(right[baseline][inside], right[best][inside]), baseline_harms=found[baseline].harms,
-    ).repair  # fmt: skip
+    beside = found[baseline]
+
+    def judged(name: str) -> Trial:
+        own = found[name]
+        if by_accuracy:
+            beyond, told = paired_gain(beside.right[inside], own.right[inside]), {}
+        else:
+            beyond = mean_with_interval((beside.scores - own.scores)[inside])
+            told = {"belief": own.belief, "brier": own.brier, "baseline_brier": beside.brier}
+        return judge(
+            own.gain, own.rest, beside.gain, MARGIN, harmed=own.harmed, beyond=beyond, baseline_harms=beside.harms,
+            **told,
+        )  # fmt: skip
+
+    def worth(name: str) -> tuple[bool, bool, float]:
+        verdict = judged(name)
+        return verdict.kept, verdict.helps, (found[name].gain if by_accuracy else found[name].belief).value
+
+    best = max(recipes, key=worth)
+    verdict = judged(best).repair
     return verdict, {"recipe": best, "oversampling": baseline, "collect": NOTHING}[verdict]
 
 
@@ -403,13 +434,16 @@ def measure(shop: Workshop, kind: str, strength: float, size: float, seed: int) 
     planted = plant_divided(shop, kind, strength, size, seed)
     deed = repaired(shop, planted, seed)
     seconds = time.perf_counter() - began
-    heads, made = trained(shop, planted, deed, kind, strength)
+    made = trained(shop, planted, deed, kind, strength)
     inside, labels = planted.held_inside, planted.held_labels
-    right = {name: heads.right(head, planted.held_features, labels) for name, head in made.items()}
+    of = {name: head.probabilities(planted.held_features) for name, head in made.items()}
+    right = {name: np.asarray(found.argmax(axis=1) == labels) for name, found in of.items()}
     right[WHOLE] = right[NOTHING].copy()
     without = Heads(*planted.whole, len(shop.images.names), shop.widths)
     right[WHOLE][inside] = without.right(without.plain, planted.whole_held, labels[inside])
-    truth, best = exhaustive(right, (PLANNED, ALIGNED, *known_weaknesses()), inside, labels)
+    recipes = (PLANNED, ALIGNED, *known_weaknesses())
+    truth, best = exhaustive(of, recipes, inside, labels)
+    by_accuracy, _ = exhaustive(of, recipes, inside, labels, by_accuracy=True)
     lost = float(right[WHOLE][inside].mean() - right[NOTHING][inside].mean())
     gains, rest = (
         {name: float(r[rows].mean() - right[NOTHING][rows].mean()) for name, r in right.items()}
@@ -418,7 +452,7 @@ def measure(shop: Workshop, kind: str, strength: float, size: float, seed: int) 
     result = Result(
         shop.images.name, kind, strength, size, seed, deed.weak.name, deed.weak.weakness, kind in REACHED, lost,
         kind in REACHED and lost >= LEAST_LOSS, int(planted.inside.sum()), int(inside.sum()), deed.choice, truth, best,
-        deed.said, gains, rest, seconds,
+        by_accuracy, deed.said, gains, rest, seconds,
     )  # fmt: skip
     return Measured(result, right, inside)
 
@@ -529,7 +563,8 @@ def print_row(row: Result) -> None:
     print(
         f"{row.data} {row.kind} {row.strength:g} size {row.size:.0%} seed {row.seed}: lost {100 * row.lost:.1f} of "
         f"{row.held_out} rows, {row.members} members, '{row.words}' ({row.weakness}); {row.choice}, truth {row.truth} "
-        f"by {row.best} ({100 * row.gains[row.best]:+.1f}); {gains}; {row.seconds:.0f} s", flush=True,
+        f"by {row.best} ({100 * row.gains[row.best]:+.1f}), by accuracy alone {row.by_accuracy}; {gains}; "
+        f"{row.seconds:.0f} s", flush=True,
     )  # fmt: skip
 
 
@@ -604,6 +639,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, share in shares.items():
         low, high = share.ci or (share.value, share.value)
         print(f"share of the accuracy lost recovered by {name}: {share.value:+.2f} ({low:+.2f} to {high:+.2f})")
+    by_accuracy = [m.result.choice == m.result.by_accuracy for m in found]
+    print(f"with an exhaustive trial that goes by accuracy alone {sum(by_accuracy)} of {len(found)} choices agree")
     recovered = {name: asdict(share) for name, share in shares.items()}
     return conclude(claims, {"recovered": recovered, "planted": [told(m) for m in found]}, options.json)
 
