@@ -125,7 +125,7 @@ def _last_probabilities(project: Project) -> Mapping[str, Any]:
     for iteration in reversed(project.ledger.iterations()):
         file = project.paths.iteration(iteration.number) / "predictions.parquet"
         if file.exists():
-            predictions = predictions_from_frame(read_frame(file))
+            predictions = predictions_from_frame(read_frame(file)).over(project.classes.ids)
             return dict(zip(predictions.sample_ids, predictions.probabilities, strict=True))
     return {}
 

@@ -607,12 +607,12 @@ class Loop:
     # --- what earlier stages left
 
     def predictions(self, number: int) -> Predictions:
-        """Out-of-sample predictions of the labeled rows in an iteration."""
-        return predictions_from_frame(self._frame(number, "predictions"))
+        """Out-of-sample predictions of the labeled rows in an iteration, over the classes that there are now."""
+        return predictions_from_frame(self._frame(number, "predictions")).over(self.ledger.classes().ids)
 
     def model_predictions(self, number: int) -> Predictions:
-        """What the iteration's model says of rows that it was not trained on (holdout, pool, excluded)."""
-        return predictions_from_frame(self._frame(number, "model_predictions"))
+        """What the iteration's model says of rows that it was not trained on (holdout, pool, excluded); as above."""
+        return predictions_from_frame(self._frame(number, "model_predictions")).over(self.ledger.classes().ids)
 
     def issues(self, number: int) -> list[Issue]:
         """The iteration's issues, worst first."""

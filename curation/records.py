@@ -265,6 +265,20 @@ class Predictions:
         rows = self.rows(sample_ids)
         return Predictions(tuple(sample_ids), self.class_ids, self.probabilities[rows], self.folds[rows])
 
+    def over(self, class_ids: Sequence[str]) -> Predictions:
+        """The same over ``class_ids``, of which more may have come since; those have no probability.
+
+        Raises RecordError where one of its own is missing there.
+        """
+        ids = tuple(class_ids)
+        if ids == self.class_ids:
+            return self
+        if not set(self.class_ids) <= set(ids):
+            raise RecordError(f"predictions of the classes {list(self.class_ids)} can't be told over {list(ids)}")
+        probabilities = np.zeros((len(self), len(ids)))
+        probabilities[:, [ids.index(class_id) for class_id in self.class_ids]] = self.probabilities
+        return Predictions(self.sample_ids, ids, probabilities, self.folds)
+
     def predicted(self) -> tuple[str, ...]:
         """The most probable class id of each sample, in row order."""
         return tuple(self.class_ids[column] for column in self.probabilities.argmax(axis=1))

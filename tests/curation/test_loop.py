@@ -20,6 +20,7 @@ from curation.account import _confidence, audit_of, credits_of
 from curation.config import ReviewSettings, Settings
 from curation.copied import CopiedFeatures
 from curation.credit import action_sets
+from curation.gain import compare
 from curation.heads import HeadTrainer
 from curation.judging import joint_groups, trainable
 from curation.kept import Kept
@@ -430,3 +431,29 @@ def test_a_label_is_settled_where_more_people_name_it_than_anything_else(tmp_pat
         house.ledger.add_verdicts([Verdict(rows[2], answer, person, at, "review:1", "review:1", "review", 0)])
         named = house.loop.judging.settled(rows, ["c1", "c1", "c2", "c1"]).tolist()
         assert named == [True, False, answer == "c2", True]
+
+
+def test_a_class_that_is_added_while_tasks_are_open_can_be_chosen_and_the_next_iterations_go_on(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.loop.baseline()
+    house.loop.prepare(1)
+    house.ledger.add_classes(["third"], who="ann")
+    shown = {e.key for e in house.ledger.queue(1) if e.mode == "shown"}
+    chosen = set(sorted(shown)[:2])
+    collect = house.people.collect
+
+    def some_say_third(entries: Any, known: Any = ()) -> list[Verdict]:
+        return [replace(v, answer="c3") if v.key in chosen else v for v in collect(entries, known)]
+
+    house.people.collect = some_say_third  # type: ignore[method-assign]
+    for number in (1, 2):
+        assert house.loop.advance(number, lambda: house.people) == "done"
+        account = house.recorder.accounts[-1]
+        truth = {s.id: account.after[s.id].class_id or "" for s in house.samples if s.split == "holdout"}
+        assert account.model_before is not None
+        before, after = (m.take(list(truth)) for m in (account.model_before, account.model_after))
+        assert compare(before, after, truth, seed=0).accuracy.ci is not None
+    third = {e.sample_id for e in house.ledger.queue(1) if e.key in chosen}
+    outcomes = {d["outcome"] for d in finished_decisions(house, 1) if d["sample_id"] in third}
+    assert outcomes and outcomes <= {"change", "contested"}
+    assert house.loop.predictions(1).class_ids == ("c1", "c2", "c3")
