@@ -448,7 +448,8 @@ class Ledger:
         for row in self._read(query, connection):
             last.pop(row[0], None)  # so that samples come in the order of their last events
             last[row[0]] = row
-        return {row[0]: CurrentLabel(row[0], row[1], bool(row[2]), row[3]) for row in last.values()}
+        there = (row for row in last.values() if row[1] is not None or row[2])  # not what an undo left without any
+        return {row[0]: CurrentLabel(row[0], row[1], bool(row[2]), row[3]) for row in there}
 
     def decide(
         self,
@@ -489,22 +490,25 @@ class Ledger:
             return self._add_events(writer, rows)
 
     def undo(
-        self, sample_id: str, *, who: str, iteration: int, why: str = "undone", at: datetime | None = None
-    ) -> LabelEvent:
-        """Take back the sample's last change; raises ProjectError where there is none.
+        self, sample_id: str, *, who: str, iteration: int, why: str = "undone", at: datetime | None = None,
+        since: int | None = None,
+    ) -> LabelEvent:  # fmt: skip
+        """Take back the sample's last change, or all from the event ``since`` on; ProjectError where there is none.
 
-        The label before that change comes back by a new event; an undo can itself be undone.
+        The label before that change comes back by a new event, or none where there was none (an image of the pool); an
+        undo can itself be undone.
         """
         with self._write() as writer:
             events = self._label_events(sample_id, writer.connection)
-            if len(events) < 2:
+            if not events or events[-1].kind == "import":
                 raise ProjectError(f"sample {sample_id[:12]} has no change to undo: its label is as it was imported")
-            last, before = events[-1], events[-2]
+            first = len(events) - 1 if since is None else next(n for n, e in enumerate(events) if e.id == since)
+            new, excluded = (events[first - 1].new, events[first - 1].excluded) if first else (None, False)
             row = _event_row(
-                "undo", sample_id, last.new, before.new, before.excluded, writer.person(who), _stamp(at or _now()),
-                why, iteration, (),
+                "undo", sample_id, events[-1].new, new, excluded, writer.person(who), _stamp(at or _now()), why,
+                iteration, (),
             )  # fmt: skip
-            return self._add_events(writer, [{**row, "undoes": last.id}])[0]
+            return self._add_events(writer, [{**row, "undoes": events[first].id}])[0]
 
     def _add_events(self, writer: schema.Writer, rows: list[dict[str, Any]]) -> list[LabelEvent]:
         events = schema.label_events

@@ -201,7 +201,7 @@ class Loop:
         verdicts = self.ledger.verdicts()
         settled = standing(verdicts)
         predictions = self.predictions(number - 1) if number > 1 else None
-        decisions = self._decisions(by_labelers(verdicts), labels, predictions)
+        decisions = self._decisions(self._not_held_out(by_labelers(verdicts)), labels, predictions)
         return [d.sample_id for d in decisions if d.outcome == "contested" and d.sample_id not in settled]
 
     def _asked_again(self, number: int, labels: Mapping[str, CurrentLabel], predictions: Predictions) -> list[str]:
@@ -213,7 +213,8 @@ class Loop:
         if not most:
             return contested
         merged = self.ledger.merged_classes()
-        said = [replace(v, answer=merged.get(v.answer, v.answer)) for v in by_labelers(self.ledger.verdicts())]
+        said = self._not_held_out(by_labelers(self.ledger.verdicts()))
+        said = [replace(v, answer=merged.get(v.answer, v.answer)) for v in said]
         probabilities = dict(zip(predictions.sample_ids, predictions.probabilities, strict=True))
         unsure = worth_asking(said, probabilities, self.ledger.classes(), most=settings.most_opinions)
         known = {*contested, *standing(self.ledger.verdicts())}
@@ -348,7 +349,7 @@ class Loop:
             done = {e.sample_id for e in self._consensus_events(number)}
             judged = {s: label for s, label in labels.items() if s not in done}
             judged |= {s: before[s] for s in (*settled, *done) if s in before}
-            said = [v for v in everything if v.mode != "review"]
+            said = self._not_held_out([v for v in everything if v.mode != "review"])
             verdicts = [v for v in said if v.sample_id in asked]
             decisions = self._decisions(verdicts, judged, predictions)
             late = self._late(number, said) - asked
@@ -358,8 +359,9 @@ class Loop:
             self._take_back(number, [v for v in said if v.sample_id not in settled])
         reviewed = {s: v for s, v in settled.items() if v.iteration == number}
         # Counted from the ledger, not from this call: a run that was stopped half-way counts the same.
-        events = [e for e in self.ledger.label_events() if e.iteration == number and e.kind == "decision"]
-        held = {s.id for s in self.samples if s.split == "holdout"}
+        # What rests on no answer is the merging of classes, which is no work of this batch.
+        events = [e for e in self.ledger.label_events() if e.iteration == number and e.kind == "decision" and e.cites]
+        held = self._held
         events = [e for e in events if e.sample_id not in held]
         opinions = [v for v in verdicts if v.iteration == number and v.answer not in (SKIPPED, WITHDRAWN)]
         outcomes = Counter(d.outcome for d in decisions if d.sample_id not in settled)
@@ -377,6 +379,15 @@ class Loop:
             "decisions": [asdict(d) for d in decisions],
             "reviewers_decisions": [asdict(decision_of(v, before.get(s))) for s, v in reviewed.items()],
         }
+
+    @property
+    def _held(self) -> set[str]:
+        return {s.id for s in self.samples if s.split == "holdout"}
+
+    def _not_held_out(self, verdicts: Sequence[Verdict]) -> list[Verdict]:
+        """Those on other images than the holdout's, whose labels only its checks change, not answers taken over."""
+        held = self._held
+        return [v for v in verdicts if v.sample_id not in held]
 
     def _checked_holdout(self, labels: Mapping[str, CurrentLabel]) -> list[Decision]:
         """The labels of the holdout that people who were shown none have found wrong."""
@@ -398,14 +409,22 @@ class Loop:
         return {v.sample_id for v in opinions if v.id not in weighed}
 
     def _take_back(self, number: int, verdicts: Sequence[Verdict]) -> None:
-        """Undo the decisions in force all of whose answers people have withdrawn since."""
+        """Undo the decisions in force all of whose answers people have withdrawn since; classes stay merged."""
         standing = {v.sample_id for v in verdicts if v.answer not in (SKIPPED, WITHDRAWN)}
         withdrawn = {v.sample_id for v in verdicts if v.answer == WITHDRAWN} - standing
-        last = {e.sample_id: e for e in self.ledger.label_events() if e.sample_id in withdrawn}
-        for sample_id, event in last.items():
-            if event.kind == "decision":
-                why = "the answers that the decision rests on were withdrawn"
-                self.ledger.undo(sample_id, who="consensus", iteration=number, why=why)
+        events: dict[str, list[LabelEvent]] = {}
+        for event in self.ledger.label_events():
+            if event.sample_id in withdrawn:
+                events.setdefault(event.sample_id, []).append(event)
+        merged = self.ledger.merged_classes()
+        for sample_id, own in events.items():
+            if (first := _first_of_answers(own)) is None:
+                continue
+            why = "the answers that the decision rests on were withdrawn"
+            undone = self.ledger.undo(sample_id, who="consensus", iteration=number, why=why, since=first.id)
+            if into := merged.get(undone.new or ""):
+                moved = Decision(sample_id, "change", into, 1.0, (), "the class before was merged into this one")
+                self.ledger.decide([moved], who="consensus", iteration=number)
 
     def _decisions(
         self, verdicts: Sequence[Verdict], labels: Mapping[str, CurrentLabel], predictions: Predictions | None
@@ -433,8 +452,11 @@ class Loop:
 
         classes = self.ledger.classes()
         numbers = [i.number for i in self.ledger.iterations() if until is None or i.number <= until]
+        merged = self.ledger.merged_classes()
         entries = [e for number in numbers for e in self.ledger.queue(number)]
+        entries = [replace(e, given=merged.get(e.given or "", e.given)) for e in entries]
         verdicts = [v for v in by_labelers(self.ledger.verdicts()) if until is None or v.iteration <= until]
+        verdicts = [replace(v, answer=merged.get(v.answer, v.answer)) for v in verdicts]
         return gather(entries, opinions(verdicts, classes), predictions, classes)
 
     # --- training
@@ -456,7 +478,8 @@ class Loop:
             progress=self.parts.progress,
         )
         model.save(folder / "model.safetensors")
-        unseen = [s for s in self.samples if s.split == "holdout" or s.id not in {r.id for r in rows}]
+        trained = {s.id for s in rows}
+        unseen = [s for s in self.samples if s.split == "holdout" or s.id not in trained]
         write_frame(
             folder / "model_predictions.parquet", predictions_to_frame(model.predict(unseen, self.parts.progress))
         )
@@ -627,6 +650,16 @@ class Loop:
         if not file.exists():
             raise ProjectError(f"{file} is missing; run `curate run` to make it again")
         return read_frame(file)
+
+
+def _first_of_answers(events: Sequence[LabelEvent]) -> LabelEvent | None:
+    """The first of a sample's last decisions in a row that labelers' answers led to, or the merging of classes."""
+    first = None
+    for event in reversed(events):
+        if event.kind != "decision" or (event.cites and event.who != "consensus"):
+            break
+        first = event if event.cites else first
+    return first
 
 
 def _quality_frame(quality: Mapping[str, float]) -> pd.DataFrame:

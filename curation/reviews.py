@@ -146,7 +146,7 @@ def take_back(
     left: dict[str, str] = {}
     for sample_id in dict.fromkeys(sample_ids):
         verdict, events = in_force.get(sample_id), ledger.label_events(sample_id)
-        has_change = len(events) > 1 and events[-1].kind != "import"
+        has_change = bool(events) and events[-1].kind != "import"
         if verdict is None and not has_change:
             left[sample_id] = "has nothing to take back"
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -457,3 +457,101 @@ def test_a_class_that_is_added_while_tasks_are_open_can_be_chosen_and_the_next_i
     outcomes = {d["outcome"] for d in finished_decisions(house, 1) if d["sample_id"] in third}
     assert outcomes and outcomes <= {"change", "contested"}
     assert house.loop.predictions(1).class_ids == ("c1", "c2", "c3")
+
+
+def merge_third_into_right(house: House, samples: Sequence[str], iteration: int) -> None:
+    """As `curate classes --merge` does; the samples were of the third class."""
+    house.ledger.merge_class("c3", "c2", who="ann")
+    moved = [Decision(s, "change", "c2", 1.0, (), "class was merged") for s in samples]
+    house.ledger.decide(moved, who="ann", iteration=iteration)
+
+
+def test_classes_merged_while_a_batch_waits_are_no_work_of_the_batch(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.ledger.add_classes(["third"], who="ann")
+    third = [s.id for s in house.samples if s.split == "train" and house.truth[s.id] == "c2"][::2]
+    house.ledger.decide([Decision(s, "change", "c3", 1.0, (), "set up") for s in third], who="import", iteration=0)
+    house.loop.baseline()
+    house.loop.prepare(1)
+    house.ledger.set_state(1, "waiting")
+    asked = {e.sample_id for e in house.ledger.queue(1)}
+    merge_third_into_right(house, third, 1)
+    assert house.loop.advance(1, lambda: house.people) == "done"
+    review = finished(house.paths.iteration(1), "review")
+    assert review is not None
+    assert review["changed"] == len([e for e in house.loop._consensus_events(1) if e.old and not e.excluded])
+    assert set(third) & asked
+    said = house.loop.said(house.loop.predictions(1))
+    agree = [s in third for s in said.sample_ids]
+    assert any(agree)
+    assert not said.answers.other[agree].any()  # "right" is what they are now: nobody contradicts that
+
+
+def test_withdrawn_answers_take_every_decision_on_them_with_them_and_no_merged_class_comes_back(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.ledger.add_classes(["third"], who="ann")
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    train = [s.id for s in house.samples if s.split == "train"]
+    given = house.ledger.labels()
+    one = next(s for s in train if given[s].class_id == "c1")
+    other = next(s for s in train if given[s].class_id == "c2")
+    house.ledger.decide([Decision(other, "change", "c3", 1.0, (), "set up")], who="import", iteration=0)
+
+    def say(sample: str, answer: str, person: str, hours: int) -> None:
+        source = f"ls:{person}:{sample}"
+        when = at + timedelta(hours=hours)
+        house.ledger.add_verdicts([Verdict(sample, answer, person, when, f"k:{source}", source, "blind", 1)])
+
+    def decide(iteration: int) -> None:
+        decisions = house.loop._decisions(house.ledger.verdicts(), house.ledger.labels(), None)
+        house.ledger.decide(decisions, who="consensus", iteration=iteration)
+
+    say(one, "c2", "ann", 0)
+    say(other, "c3", "ann", 0)  # confirms it: no decision rests on that
+    decide(1)
+    for person in ("ben", "cat", "dan", "eve"):
+        say(one, "c3", person, 1)
+    decide(2)
+    assert [e.new for e in house.ledger.label_events(one)] == ["c1", "c2", "c3"]
+    merge_third_into_right(house, [one, other], 2)
+    for sample, people in ((one, ("ann", "ben", "cat", "dan", "eve")), (other, ("ann",))):
+        for person in people:
+            say(sample, WITHDRAWN, person, 9)
+    for number in (3, 4):
+        house.loop._take_back(number, house.ledger.verdicts())
+    now = house.ledger.labels()
+    assert (now[one].class_id, now[other].class_id) == ("c1", "c2")
+    assert [e.kind for e in house.ledger.label_events(one)][-1] == "undo"
+    assert house.ledger.label_events(other)[-1].kind == "decision"
+
+
+def test_an_answer_taken_over_with_another_project_changes_no_label_of_the_holdout(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    held = next(s.id for s in house.samples if s.split == "holdout")
+    before = house.ledger.labels()[held].class_id
+    other = {"c1": "c2", "c2": "c1"}[before or ""]
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    house.ledger.add_verdicts([Verdict(held, other, "bob", at, f"adopted:{held}", "ls:x:annotation:5", "blind", 0)])
+    house.loop.baseline()
+    assert house.loop.advance(1, lambda: house.people) == "done"
+    assert house.ledger.labels()[held].class_id == before
+    assert house.loop._contested(2, house.ledger.labels()) == []
+
+
+def test_an_answer_on_an_image_of_the_pool_can_be_withdrawn(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.loop.baseline()
+    assert house.loop.advance(1, lambda: house.people) == "done"
+    pool = {s.id for s in house.samples if s.split == "pool"}
+    one = next(v for v in house.ledger.verdicts() if v.sample_id in pool)
+    assert one.sample_id in house.ledger.labels()
+    gone = replace(one, answer=WITHDRAWN, at=one.at + timedelta(seconds=1), id=0)
+    house.ledger.add_verdicts([gone])
+    collect = house.people.collect
+    house.people.collect = (  # type: ignore[method-assign]
+        lambda entries, known=(): [v for v in collect(entries, known) if v.source != one.source]
+    )
+    assert house.loop.advance(2, lambda: house.people) == "done"
+    assert one.sample_id not in house.ledger.labels()
+    assert house.ledger.label_events(one.sample_id)[-1].kind == "undo"
+    assert house.ledger.undo(one.sample_id, who="ann", iteration=2).new == one.answer  # an undo can be undone
