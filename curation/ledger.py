@@ -569,17 +569,24 @@ class Ledger:
         return self._verdicts(None, None, sample_id)
 
     def add_verdicts(self, verdicts: Sequence[Verdict]) -> int:
-        """Record verdicts; one that says what is already recorded of its source adds nothing. Returns how many new."""
+        """Record verdicts; one that says what is already recorded of its source adds nothing. Returns how many new.
+
+        A reviewer who says again what another has overruled since says something new.
+        """
         with self._write() as writer:
             every = self._verdicts(None, writer.connection)
             known: dict[str, Verdict] = {v.source: v for v in _latest(every)}
             seen = {(v.source, v.at, v.answer) for v in every}
+            spoke_last = {v.sample_id: v.source for v in every if v.mode == "review"}
             rows = []
             for verdict in verdicts:
                 now = known.get(verdict.source)
                 same = now is not None and (now.answer, now.person, now.note) == (
                     verdict.answer, verdict.person, verdict.note,
                 )  # fmt: skip
+                if verdict.mode == "review":
+                    same = same and spoke_last.get(verdict.sample_id) == verdict.source
+                    spoke_last[verdict.sample_id] = verdict.source
                 if same or (verdict.source, verdict.at, verdict.answer) in seen:
                     continue
                 known[verdict.source] = verdict

@@ -10,7 +10,7 @@ from tests_stand_ins import draw
 
 from curation import Project
 from curation.errors import DataError, ProjectError
-from curation.reviews import give_verdicts
+from curation.reviews import give_verdicts, take_back
 from curation.runs import decision_lock, finished, project_lock
 from tests.curation.test_loop import House
 
@@ -135,3 +135,24 @@ def test_a_release_is_exported_as_it_was(project: Project) -> None:
     pd.testing.assert_frame_equal(project.labels(release="v1"), before)
     assert project.labels()["excluded"].sum() == 3
     assert list(project.releases()["name"]) == ["v1"]
+
+
+def test_a_reviewer_who_says_again_what_another_overruled_is_heard(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    one = next(s.id for s in house.samples if s.split == "train")
+    splits = {one: "train"}
+    for person, answer in (("ann", "c1"), ("ben", "c2"), ("ann", "c1"), ("ann", "c1")):
+        give_verdicts(house.ledger, {one: answer}, splits, person=person, iteration=1)
+        assert house.ledger.labels()[one].class_id == answer
+    assert [v.person for v in house.ledger.verdicts_of(one)] == ["ann", "ben", "ann"]
+
+
+def test_a_reviewer_takes_back_the_label_of_an_image_that_had_none(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    one = next(s.id for s in house.samples if s.split == "pool")
+    give_verdicts(house.ledger, {one: "c1"}, {one: "pool"}, person="eve", iteration=1)
+    assert house.ledger.labels()[one].class_id == "c1"
+    judged = take_back(house.ledger, [one], person="eve", iteration=1)
+    assert judged.changed == (one,)
+    assert one not in house.ledger.labels()
+    assert house.ledger.counts()["labeled"] == 120
