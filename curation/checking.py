@@ -12,7 +12,6 @@ import numpy as np
 from curation import holdout
 from curation.errors import ConfigError, ProjectError
 from curation.gain import needed_rows
-from curation.issues import LABEL_KINDS
 from curation.project import Project
 from curation.queue import opaque_key
 from curation.records import Estimate, QueueEntry
@@ -148,16 +147,19 @@ def _right(model: Predictions, rows: list[str], labels: Mapping[str, CurrentLabe
 
 
 def _flagged(project: Project) -> dict[str, str]:
-    """The rows of the holdout that were flagged when a check was first asked for, and why; found once and kept."""
+    """The rows of the holdout that were flagged when a check was first asked for, and why; found once and kept.
+
+    Where none was, they are looked for again.
+    """
     file = project.paths.holdout_flags
-    if file.exists():
-        return dict(read_json(file))
+    if file.exists() and (kept := dict(read_json(file))):
+        return kept
     flags = project.flag()
     held = {s.path: s.id for s in project.samples() if s.split == "holdout"}
     found = {
         held[path]: str(reason)
-        for path, kind, reason in zip(flags["path"], flags["issue"], flags["reason"], strict=True)
-        if path in held and kind in LABEL_KINDS
+        for path, issue, reason in zip(flags["path"], flags["issue"], flags["reason"], strict=True)
+        if path in held and issue == "true"
     }
     write_json(file, found)
     return found

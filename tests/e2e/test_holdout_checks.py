@@ -74,6 +74,7 @@ def test_the_report_counts_both_kinds_and_gives_figures_by_both_versions(checked
     _, before, after = checked
     assert before["check"]["words"] == "None of the 16 labels of the holdout has been checked yet."
     check = after["check"]
+    assert check["looked_flagged"] > 0
     assert check["looked_flagged"] + check["looked_others"] == 16
     assert check["changed_flagged"] + check["changed_others"] == 2
     assert (check["wrong"], check["wrong_ci"]) == (2, [2, 2])

@@ -1,0 +1,43 @@
+"""Checks of the holdout's labels: half of those that people are asked about are flagged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tests_stand_ins import draw
+
+from curation.checking import check_holdout, holdout_report
+from curation.flags import flag_table
+from curation.project import Project
+from curation.records import Issue
+from curation.runs import write_json
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """Twenty holdout and ten train images; flags name three of the holdout, ``curate flag`` is not run."""
+    truth = draw(tmp_path / "images", 30)
+    split = ["holdout"] * 20 + ["train"] * 10
+    table = pd.DataFrame({"path": list(truth), "label": list(truth.values()), "split": split})
+    table.to_csv(tmp_path / "labels.csv", index=False)
+    made, _ = Project.create(tmp_path / "project", tmp_path / "images", tmp_path / "labels.csv")
+    samples, labels = made.ledger.samples(), made.ledger.labels()
+    held = [s.id for s in samples if s.split == "holdout"][:3]
+    issues = [Issue(s, "label", 0.01, "looks like another class", labels[s].class_id, "c1") for s in held]
+    issues.append(Issue(samples[5].id, "dark", 0.1, "is dark", None, None))
+    flags = flag_table(samples, labels, dict.fromkeys(labels, 0.5), issues, made.classes)
+    made.flag = lambda: flags  # type: ignore[method-assign]
+    return made
+
+
+def test_flagged_labels_of_the_holdout_are_among_those_that_are_checked(project: Project) -> None:
+    asked = check_holdout(project, 6)
+    assert (asked["queued"], asked["flagged"]) == (6, 3)
+    assert holdout_report(project)["check"]["flagged"] == 3
+
+
+def test_flags_are_looked_for_again_where_an_earlier_version_found_none(project: Project) -> None:
+    write_json(project.paths.holdout_flags, {})
+    assert check_holdout(project, 6)["flagged"] == 3
