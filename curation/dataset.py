@@ -11,9 +11,9 @@ import hashlib
 import io
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -352,7 +352,7 @@ def _gather_one(content: str, pairs: Sequence[tuple[Row, ImageFacts]], known: Sp
     notes = []
     if len(labels) > 1:
         given = ", ".join(f"'{name}' ({count})" for name, count in labels.items())
-        notes.append(f"{rows[0].path}: the same picture has the labels {given}; '{label}' is taken, and it is flagged")
+        notes.append(f"{rows[0].path}: the same picture has the labels {given}; '{label}' is taken")
     named = {row.split for row in rows if row.split}
     if known is not None:
         split: str = known
@@ -378,6 +378,20 @@ def _one_split_a_group(images: Sequence[_Draft]) -> list[_Draft]:
             image = _Draft(image.id, image.facts, image.rows, "holdout", image.group, image.label, (*image.notes, note))
         result.append(image)
     return result
+
+
+def beside_group(image: Gathered, held: Collection[str], trained: Collection[str]) -> Gathered:
+    """A new image in the split of its group, where that is known: no group is divided between train and holdout.
+
+    ``held`` and ``trained`` are the groups with images in the holdout and in train.
+    """
+    if image.group in held:
+        return replace(image, split="holdout")
+    if image.split != "holdout" or image.group not in trained:
+        return image
+    note = f"{image.rows[0].path}: its group '{image.group}' is trained on; it can't go to the holdout"
+    split: Split = "pool" if image.label is None else "train"
+    return replace(image, split=split, notes=(*image.notes, note))
 
 
 def _draw_holdout(images: Sequence[_Draft], *, seed: int, share: float) -> set[str]:

@@ -74,15 +74,24 @@ def record_import(
     classes: Sequence[str],
     iteration: int = 0,
 ) -> Imported:
-    """Write what was gathered into the ledger; labels of the pool are not taken."""
-    known = ledger.add_classes(classes, who="import")
+    """Write what was gathered into the ledger; names of merged classes count for those that they now belong to.
+
+    Labels of the pool are not taken, but those that come later for images of it, in rows that name no other split than
+    train: these are learned from then.
+    """
+    known, merged = ledger.add_classes(classes, who="import"), ledger.merged_classes()
+
+    def class_of(name: str) -> str:
+        class_id = known.id(name)
+        return merged.get(class_id, class_id)
+
     samples = [NewSample(g.id, g.split, g.group, g.facts.width, g.facts.height) for g in gathered]
     paths = [
         NewPath(g.id, row.path, "" if Path(row.path).is_absolute() else str(row.root),
-                known.id(row.label) if row.label else None, row.metadata)
+                class_of(row.label) if row.label else None, row.metadata)
         for g in gathered for row in g.rows
     ]  # fmt: skip
-    given = {g.id: known.id(g.label) for g in gathered if g.label is not None and g.split != "pool"}
+    given = {g.id: class_of(g.label) for g in gathered if g.label is not None and _is_taken(g)}
     added = ledger.add_samples(samples, paths, given, who="import", why="label as given", iteration=iteration)
     return Imported(
         samples=added,
@@ -92,6 +101,11 @@ def record_import(
         notes=tuple(note for g in gathered for note in g.notes),
         set_aside=found.set_aside,
     )
+
+
+def _is_taken(gathered: dataset.Gathered) -> bool:
+    """Whether an image's label is taken; a new one of the pool always has a row that says so."""
+    return gathered.split != "pool" or {row.split for row in gathered.rows} <= {None, "train"}
 
 
 def sample_of(stored: StoredSample) -> Sample:

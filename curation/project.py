@@ -162,7 +162,8 @@ class Project:
     def add(self, images: str | Path, labels: str | Path | None = None, *, label_column: str = "label") -> Imported:
         """Bring in more images; the rows of the holdout stay as they are, new ones go to train or to the pool.
 
-        A row may name its split; a new image of a group that is in the holdout joins the holdout.
+        A row may name its split; a new image of a group that is in the holdout joins the holdout, one of a group that
+        is trained on does not. Images of the pool get the labels that rows have for them, unless these name the pool.
         """
         rows = read_rows(Path(images).resolve(), labels, label_column)
         found = dataset.inspect_rows(rows, progress=self.progress)
@@ -172,8 +173,8 @@ class Project:
             found, known_splits=known, seed=self.settings.seed, holdout_share=self.settings.holdout_share,
             draw_holdout=False,
         )  # fmt: skip
-        held = {s.group for s in stored if s.group and s.split == "holdout"}
-        gathered = [replace(g, split="holdout") if g.group in held and g.id not in known else g for g in gathered]
+        held, trained = ({s.group for s in stored if s.group and s.split == split} for split in ("holdout", "train"))
+        gathered = [g if g.id in known else dataset.beside_group(g, held, trained) for g in gathered]
         with project_lock(self.paths):
             note_import(self.paths, found)
             return record_import(

@@ -1,0 +1,67 @@
+"""What comes into a project later: groups stay whole, pool images get their labels, merged classes stay merged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from tests_stand_ins import draw
+
+from curation.desk import merge_class
+from curation.importing import Imported
+from curation.project import Project
+
+
+class Home:
+    """A project on the first of thirty drawn images, and more of them to bring in."""
+
+    def __init__(self, root: Path, rows: Sequence[dict[str, str]]) -> None:
+        self.root = root
+        pd.DataFrame(rows).to_csv(root / "labels.csv", index=False)
+        self.project, _ = Project.create(root / "project", root / "images", root / "labels.csv")
+
+    def add(self, rows: Sequence[dict[str, str]]) -> Imported:
+        pd.DataFrame(rows).to_csv(self.root / "more.csv", index=False)
+        return self.project.add(self.root / "images", self.root / "more.csv")
+
+    def labels(self) -> dict[str, str]:
+        table = self.project.labels()
+        return dict(zip(table["path"], table["label"], strict=True))
+
+
+def test_a_group_that_is_trained_on_gets_no_images_in_the_holdout(tmp_path: Path) -> None:
+    truth = draw(tmp_path / "images", 30)
+    rows = [
+        {"path": path, "label": label, "group": f"patient {n // 3}", "split": "train" if n < 18 else "holdout"}
+        for n, (path, label) in enumerate(truth.items())
+    ]
+    home = Home(tmp_path, [row for n, row in enumerate(rows) if n % 3])
+    done = home.add([row | {"split": "holdout"} for n, row in enumerate(rows) if n % 3 == 0])
+    splits: dict[str | None, set[str]] = {}
+    for sample in home.project.samples():
+        splits.setdefault(sample.group, set()).add(sample.split)
+    assert [splits[f"patient {n}"] for n in range(10)] == [{"train"}] * 6 + [{"holdout"}] * 4
+    assert len(done.notes) == 6
+    assert done.notes[0].endswith("its group 'patient 0' is trained on; it can't go to the holdout")
+
+
+def test_labels_that_come_later_for_images_of_the_pool_are_taken(tmp_path: Path) -> None:
+    truth = draw(tmp_path / "images", 30)
+    paths = list(truth)
+    home = Home(tmp_path, [{"path": p, "label": truth[p] if n < 20 else ""} for n, p in enumerate(paths)])
+    home.add([{"path": p, "label": truth[p], "split": "train" if n % 2 else ""} for n, p in enumerate(paths[20:26])])
+    home.add([{"path": p, "label": truth[p], "split": "pool"} for p in paths[26:28]])
+    home.add([{"path": p, "label": truth[p], "split": "holdout"} for p in paths[28:]])
+    assert {p: label for p, label in home.labels().items() if label} == {p: truth[p] for p in paths[:26]}
+    assert {s.path for s in home.project.samples() if s.split == "pool"} == set(paths[20:])
+
+
+def test_a_name_of_a_merged_class_counts_for_the_one_it_belongs_to_now(tmp_path: Path) -> None:
+    truth = draw(tmp_path / "images", 30)
+    rows = [{"path": p, "label": "links" if n % 4 == 1 else label} for n, (p, label) in enumerate(truth.items())]
+    home = Home(tmp_path, rows[:20])
+    merge_class(home.project, "links", "left", who="ann")
+    home.add(rows[20:])
+    expected = {row["path"]: "left" if row["label"] == "links" else row["label"] for row in rows}
+    assert home.labels() == expected
