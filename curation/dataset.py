@@ -352,7 +352,7 @@ def _gather_one(content: str, pairs: Sequence[tuple[Row, ImageFacts]], known: Sp
     notes = []
     if len(labels) > 1:
         given = ", ".join(f"'{name}' ({count})" for name, count in labels.items())
-        notes.append(f"{rows[0].path}: the same picture has the labels {given}; '{label}' is taken")
+        notes.append(f"{rows[0].path}: the same picture has the labels {given}; '{label}' is taken, and it is flagged")
     named = {row.split for row in rows if row.split}
     if known is not None:
         split: str = known

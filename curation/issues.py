@@ -48,13 +48,15 @@ def all_issues(
     settings: DetectionSettings | None = None,
     pairs: Sequence[Pair] | None = None,
     judged: Judged | None = None,
+    brought: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Issue]:
     """Everything that is odd about labeled samples: about labels first, worst first, then about images.
 
     ``labels`` are class ids, ``features`` has shape (samples, dimensions), both in the order of ``samples``;
     ``predictions`` are out of sample, in the same order; ``properties`` is what ``measure_properties`` gives, indexed
     by sample id; ``pairs`` are the set's near-duplicates, ``judged`` its labels (``judge_labels``), worked out where
-    none are given. Raises RecordError where lengths differ.
+    none are given; ``brought`` has the class ids that one picture came with, by sample id, where they are several.
+    Raises RecordError where lengths differ.
     """
     wanted = settings or DetectionSettings()
     ids = [s.id for s in samples]
@@ -63,6 +65,12 @@ def all_issues(
     found = find_label_issues(ids, labels, predictions, classes, features, judged)
     if wanted.duplicates:
         found += find_duplicate_issues(samples, labels, predictions, classes, features, pairs=pairs, judged=judged)
+        known = {i.sample_id for i in found if i.kind == "label_conflict"}
+        rows = {s: row for row, s in enumerate(ids) if s in (brought or {}) and s not in known}
+        found += [
+            _brought_conflict(s, labels[row], (brought or {})[s], predictions, classes, row, float(judged.quality[row]))
+            for s, row in rows.items()
+        ]
     found.sort(key=lambda i: (i.kind not in LABEL_KINDS, i.score, i.sample_id))
     found += find_outliers(ids, features)
     found += find_rare_classes(ids, labels, classes)
@@ -251,6 +259,18 @@ def _conflict(
         suggested=best if best != labels[row] else None,
         related=tuple(samples[t].id for t in twins),
     )
+
+
+def _brought_conflict(
+    sample_id: str, label: str, brought: Sequence[str], predictions: Predictions, classes: Classes, row: int,
+    quality: float,
+) -> Issue:  # fmt: skip
+    """One picture that came with several labels; suggests another of them where the model prefers it."""
+    own = predictions.probabilities[row]
+    best = max([label, *brought], key=lambda class_id: own[predictions.class_ids.index(class_id)])
+    others = ", ".join(classes.name(class_id) for class_id in brought if class_id != label)
+    reason = f"the same picture came as {others} too" if label in brought else f"the same picture came as {others}"
+    return Issue(sample_id, "label_conflict", quality, reason, given=label, suggested=best if best != label else None)
 
 
 # --- leaks

@@ -69,9 +69,9 @@ class Judging:
         features = self.parts.encoder.features(rows, self.parts.progress)
         ids = tuple(s.id for s in rows)
         pairs = near_duplicates(self.parts.kept, rows, lambda: features)
+        settled = self.settled(ids, given)
         if predictions is None:
             groups = groups_of(rows, pairs)
-            settled = self.settled(ids, given)
             out = self._out_of_sample(rows, columns, classes.ids, groups, features, settled)
             predictions = Predictions(ids, classes.ids, out.probabilities, out.folds)
         predictions = predictions.take(ids)
@@ -87,6 +87,7 @@ class Judging:
             settings=self.settings.detection,
             pairs=pairs,
             judged=judged,
+            brought=self._brought({s for s, known in zip(ids, settled, strict=True) if not known}),
         )
         weak: list[Slice] = []
         if find_slices:
@@ -124,6 +125,12 @@ class Judging:
         both = [*train, *holdout]
         features = partial(self.parts.encoder.features, both, self.parts.progress)
         return find_leaks(both, near_duplicates(self.parts.kept, both, features))
+
+    def _brought(self, unsettled: set[str]) -> dict[str, tuple[str, ...]]:
+        """The classes that one picture came with, by sample id, where they are several and people left it at that."""
+        merged = self.ledger.merged_classes()
+        found = {s: tuple(dict.fromkeys(merged.get(c, c) for c in given)) for s, given in self.ledger.brought().items()}
+        return {s: given for s, given in found.items() if len(given) > 1 and s in unsettled}
 
     def settled(self, sample_ids: Sequence[str], labels: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Which labels a reviewer gave, or more people have named than anything else, shape (samples,)."""

@@ -415,6 +415,20 @@ class Ledger:
             ])  # fmt: skip
         return len(new)
 
+    def brought(self) -> dict[str, list[str]]:
+        """Class ids that the paths of a sample came with, where these are several, by sample id."""
+        paths = schema.paths.c
+        disputed = (
+            sa.select(paths.sample_id).where(paths.given.is_not(None)).group_by(paths.sample_id)
+            .having(sa.func.count(paths.given.distinct()) > 1)
+        )  # fmt: skip
+        query = sa.select(paths.sample_id, paths.given).where(paths.sample_id.in_(disputed), paths.given.is_not(None))
+        found: dict[str, list[str]] = {}
+        for row in self._read(query.order_by(paths.number)):
+            if row.given not in found.setdefault(row.sample_id, []):
+                found[row.sample_id].append(row.given)
+        return found
+
     # --- labels
 
     def label_events(self, sample_id: str | None = None) -> list[LabelEvent]:

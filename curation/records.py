@@ -289,7 +289,7 @@ class Issue:
     """Something about a sample that a person should look at.
 
     ``kind`` is ``label`` (the label looks wrong), ``label_conflict`` (the same picture with two labels),
-    ``exact_duplicate``, ``near_duplicate``, ``leak`` (a holdout image that is in train as well), ``outlier``,
+    ``near_duplicate``, ``leak`` (a holdout image that is in train as well), ``outlier``,
     ``class_imbalance`` (of a class with hardly any labels), or an image-quality kind (``dark``, ``light``, ``blurry``,
     ``low_information``, ``odd_size``, ``odd_aspect_ratio``).
     ``score`` is 0 for the worst and 1 for the best. ``given`` and ``suggested`` are class ids where the issue is about

@@ -42,7 +42,7 @@ REVIEWED = "reviewed"
 #: A holdout label that the model contradicts with this much confidence is to be looked at.
 _SUSPECT = 0.95
 _CONFLICTS = ("label_conflict",)
-_DUPLICATES = ("exact_duplicate", "near_duplicate", "leak")
+_DUPLICATES = ("near_duplicate", "leak")
 
 
 def dataset_name(project_name: str, project_id: str) -> str:

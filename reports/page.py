@@ -215,7 +215,6 @@ def outlook_words(ahead: Outlook) -> str:
 _KINDS = {
     "label": "labels that look wrong",
     "label_conflict": "pictures with two labels",
-    "exact_duplicate": "exact duplicates",
     "near_duplicate": "near duplicates",
     "leak": "holdout images that are in train too",
     "outlier": "outliers",

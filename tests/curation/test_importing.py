@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 from tests_stand_ins import draw
 
+from curation.config import BackboneSettings, DetectionSettings, Settings
 from curation.desk import merge_class
 from curation.importing import Imported
 from curation.project import Project
@@ -19,7 +20,8 @@ class Home:
     def __init__(self, root: Path, rows: Sequence[dict[str, str]]) -> None:
         self.root = root
         pd.DataFrame(rows).to_csv(root / "labels.csv", index=False)
-        self.project, _ = Project.create(root / "project", root / "images", root / "labels.csv")
+        settings = Settings(backbone=BackboneSettings(size=32), detection=DetectionSettings(views="one"))
+        self.project, _ = Project.create(root / "project", root / "images", root / "labels.csv", settings=settings)
 
     def add(self, rows: Sequence[dict[str, str]]) -> Imported:
         pd.DataFrame(rows).to_csv(self.root / "more.csv", index=False)
@@ -65,3 +67,27 @@ def test_a_name_of_a_merged_class_counts_for_the_one_it_belongs_to_now(tmp_path:
     home.add(rows[20:])
     expected = {row["path"]: "left" if row["label"] == "links" else row["label"] for row in rows}
     assert home.labels() == expected
+
+
+def test_a_picture_that_comes_with_two_labels_is_flagged_until_people_settle_it(tmp_path: Path) -> None:
+    truth = draw(tmp_path / "images", 30)
+    first = next(iter(truth))
+    (tmp_path / "images" / "again.png").write_bytes((tmp_path / "images" / first).read_bytes())
+    other = {"left": "right", "right": "left"}[truth[first]]
+    rows = [{"path": path, "label": label, "split": "train"} for path, label in truth.items()]
+    home = Home(tmp_path, [*rows, {"path": "again.png", "label": other, "split": "train"}])
+    ledger = home.project.ledger
+    (sample_id,) = ledger.brought()
+    assert sample_id == ledger.find_samples(first)[0].id
+    project = home.project
+
+    def issues() -> dict[str, str]:
+        flags = project.flag()
+        return dict(zip(flags["path"], flags["reason"], strict=True))
+
+    told = issues()
+    assert f"the same picture came as {other} too" in told[first]
+    assert f"the same picture came as {other} too" in told["again.png"]
+    assert sum("the same picture came" in reason for reason in told.values()) == 2
+    project.judge([sample_id], truth[first], person="eve")
+    assert "the same picture came" not in issues()[first]
