@@ -126,7 +126,10 @@ class Tuner:
         augmentations: Sequence[Augmentation], checkpoint: Path, progress: Progress | None,
     ) -> FineTuned:  # fmt: skip
         """As ``curation.parts.Trainer`` has it."""
-        self.last = fine_tune(self._store, samples, labels, class_ids, settings=self._settings, seed=seed)
+        groups = group_near_duplicates(self._store.features(samples))
+        self.last = fine_tune(
+            self._store, samples, labels, class_ids, settings=self._settings, seed=seed, groups=groups
+        )
         return self.last
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,7 +116,7 @@ def _trainer(encoders: Encoders, settings: Settings) -> Trainer:
         return HeadTrainer(copied_by_store(store, kept))
     if method == "views":
         return viewer
-    tuner = _FineTuner(store, settings)
+    tuner = _FineTuner(store, settings, group)
     return EitherTrainer(tuner, viewer) if method == "auto" and settings.detection.views == "many" else tuner
 
 
@@ -159,9 +159,12 @@ def _engine(settings: Settings, backbone: Backbone) -> Engine:
 class _FineTuner:
     """Trains by fine-tuning the backbone on the cached activations of its trunk."""
 
-    def __init__(self, store: Any, settings: Settings) -> None:
+    def __init__(
+        self, store: Any, settings: Settings, group: Callable[[Sequence[Sample]], npt.NDArray[np.int64]]
+    ) -> None:
         self._store = store
         self._settings = settings
+        self._group = group
 
     def train(
         self,
@@ -180,13 +183,15 @@ class _FineTuner:
 
         settings, before = self._settings, model_before(checkpoint)  # a fold's has no model before it
         processes = processes_for(str(self._store.backbone.device), settings.training.processes)
+        groups = self._group(samples)
         if processes > 1:
             return fine_tune_together(
                 self._store, samples, labels, class_ids, settings=settings.training, seed=seed, processes=processes,
                 weights=Path(settings.backbone.weights) if settings.backbone.weights else None,
                 augmentations=augmentations, checkpoint=checkpoint, progress=progress, before=before,
+                groups=groups,
             )  # fmt: skip
         return fine_tune(
             self._store, samples, labels, class_ids, settings=settings.training, seed=seed,
-            augmentations=augmentations, checkpoint=checkpoint, progress=progress, before=before,
+            augmentations=augmentations, checkpoint=checkpoint, progress=progress, before=before, groups=groups,
         )  # fmt: skip

@@ -48,6 +48,7 @@ class Job:
     checkpoint: Path | None
     whole: bool | None
     before: Path | None
+    groups: Labels | None
 
 
 def processes_for(device: str, wanted: int) -> int:
@@ -69,7 +70,7 @@ def fine_tune_together(
     store: FeatureStore, samples: Sequence[Sample], labels: Labels, class_ids: tuple[str, ...], *,
     settings: TrainingSettings, seed: int, processes: int, weights: Path | None = None,
     augmentations: Sequence[Augmentation] = (), checkpoint: Path | None = None, progress: Progress | None = None,
-    whole: bool | None = None, before: Path | None = None,
+    whole: bool | None = None, before: Path | None = None, groups: Labels | None = None,
 ) -> FineTuned:  # fmt: skip
     """``fine_tune`` by so many processes; ``weights`` is the file that the store's backbone was loaded from, if any.
 
@@ -82,7 +83,7 @@ def fine_tune_together(
     job = Job(
         backbone.name, backbone.identity, weights, backbone.size, backbone.device.type, store.pixels.folder,
         store.folder, tuple(samples), labels, class_ids, settings, seed, tuple(augmentations), checkpoint, whole,
-        before,
+        before, groups,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         _run(job, processes, Path(folder), progress)
@@ -168,5 +169,5 @@ def _trained(job: Job, crew: Crew, progress: Progress | None) -> FineTuned:
     return fine_tune(
         store, job.samples, job.labels, job.class_ids, settings=job.settings, seed=job.seed,
         augmentations=job.augmentations, checkpoint=job.checkpoint, progress=progress, whole=job.whole,
-        before=job.before, crew=crew,
+        before=job.before, crew=crew, groups=job.groups,
     )  # fmt: skip

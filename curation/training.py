@@ -160,6 +160,7 @@ def fine_tune(
     whole: bool | None = None,
     before: Path | None = None,
     crew: Crew | None = None,
+    groups: Labels | None = None,
 ) -> FineTuned:
     """Fine-tune the store's backbone on ``samples``; ``labels`` has shape (samples,), columns of ``class_ids``.
 
@@ -170,7 +171,8 @@ def fine_tune(
     shown to be better, and ``settings.warm_start`` begins with its weights, where it is of the same backbone and
     classes. Raises TrainingError for fewer than two classes, where the loss is no number any more, or where
     ``settings.deterministic`` asks for what the network's operations can't give. ``crew`` is given where several
-    processes train together (``parallel.py``).
+    processes train together (``parallel.py``). ``groups`` (samples,) are numbers of images of which the part set apart
+    has all or none; each by itself where none are given.
     """
     try:
         with deterministic(settings.deterministic):
@@ -187,6 +189,7 @@ def fine_tune(
                 whole,
                 before,
                 crew,
+                groups,
             )
     except RuntimeError as error:
         if not settings.deterministic or "deterministic" not in str(error):
@@ -201,7 +204,7 @@ def fine_tune(
 def _fine_tuned(
     store: FeatureStore, samples: Sequence[Sample], labels: Labels, class_ids: tuple[str, ...],
     settings: TrainingSettings, seed: int, augmentations: Sequence[Augmentation], checkpoint: Path | None,
-    progress: Progress | None, whole: bool | None, before: Path | None, crew: Crew | None,
+    progress: Progress | None, whole: bool | None, before: Path | None, crew: Crew | None, groups: Labels | None,
 ) -> FineTuned:  # fmt: skip
     began = time.perf_counter()
     if len(samples) != len(labels):
@@ -210,7 +213,7 @@ def _fine_tuned(
         raise TrainingError("training needs at least two classes; add labeled images of another class")
     on_cuda = store.backbone.device.type == "cuda"
     network = fresh_network(store, len(class_ids), on_cuda if whole is None else whole)
-    held = validation_rows(labels, seed)
+    held = validation_rows(labels, seed, groups)
     features = store.features(samples, progress)
     strength = _begin_head(network.head, features, labels, held)
     inputs = network.inputs(samples, progress)
@@ -357,13 +360,28 @@ def _epochs(rows: int, whole: bool = False) -> int:
     return 3 * epochs if whole else epochs
 
 
-def validation_rows(labels: Labels, seed: int) -> npt.NDArray[np.bool_]:
-    """A seeded eighth of the rows of each class that has at least 9, (samples,)."""
+def validation_rows(labels: Labels, seed: int, groups: Labels | None = None) -> npt.NDArray[np.bool_]:
+    """A seeded eighth of the rows of each class that has at least 9, (samples,).
+
+    Of ``groups`` (samples,), those with the same number, it has all rows or none: frames of one scene on both sides
+    would make whoever learns them by heart look good. A group that holds half of a class or more stays out of it.
+    """
     rng = np.random.default_rng(seed)
     held = np.zeros(len(labels), dtype=bool)
+    of_group = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    order = np.argsort(of_group, kind="stable")
+    rows_of = np.split(order, np.cumsum(np.bincount(of_group))[:-1])
+    sizes = np.bincount(labels)
+    taken = np.zeros_like(sizes)
     for label in np.unique(labels).tolist():
         members = np.flatnonzero(labels == label)
-        held[rng.permutation(members)[: int(len(members) * VALIDATION_SHARE)]] = True
+        for row in rng.permutation(members).tolist():
+            if taken[label] >= int(len(members) * VALIDATION_SHARE):
+                break
+            own = rows_of[of_group[row]]
+            with_it = taken + np.bincount(labels[own], minlength=len(sizes))
+            if not held[row] and (2 * with_it < sizes)[labels[own]].all():
+                held[own], taken = True, with_it
     return held
 
 

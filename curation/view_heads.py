@@ -166,7 +166,7 @@ class ViewTrainer:
     def __init__(self, views: ViewFeatures, settings: TrainingSettings, group: Group, kept: Kept | None = None) -> None:
         self.views = views
         self._settings = settings
-        self._group = group
+        self.group = group
         self._kept = kept or Kept()
 
     def train(
@@ -191,13 +191,13 @@ class ViewTrainer:
             aligned = rows + np.flatnonzero(aligned_copies(samples, augmentations))
             rows = len(of)
             head, chosen = fit_view_head(
-                features, labels[of], len(class_ids), groups=self._group(samples)[of], widths=self.views.widths,
+                features, labels[of], len(class_ids), groups=self.group(samples)[of], widths=self.views.widths,
                 seed=seed, weights=weights, class_balance=balance, altered=(aligned, of[aligned]),
             )  # fmt: skip
         else:
             inputs = kept_inputs(
                 self._kept, [s.id for s in samples], lambda: self.views.features(samples, progress), len(class_ids),
-                apart(self._group(samples)), seed=seed, widths=self.views.widths, overwrite=True,
+                apart(self.group(samples)), seed=seed, widths=self.views.widths, overwrite=True,
             )  # fmt: skip
             head, chosen = fit_view_head_on(inputs, labels, class_balance=balance)
         words = self._words(len(samples), rows - len(samples), chosen, aligned=len(head.nuisance) > 0)
@@ -208,7 +208,7 @@ class ViewTrainer:
     ) -> Floats:
         """Log loss of each of the samples that are ``held``, (samples,), by a head trained on the others."""
         features = self.views.features(samples)
-        groups = self._group(samples)[~held]
+        groups = self.group(samples)[~held]
         head, _ = fit_view_head(
             features[~held], labels[~held], n_classes, groups=groups, widths=self.views.widths, seed=seed,
             class_balance=self._settings.class_balance,

@@ -77,7 +77,7 @@ class EitherTrainer:
             return self._viewer.train(samples, labels, class_ids, **how)
         if way == "fine-tune" or before is None or len(samples) > MOST_ROWS:
             return self._tuner.train(samples, labels, class_ids, **how)
-        held = validation_rows(labels, seed)
+        held = validation_rows(labels, seed, self._viewer.group(samples))
         if held.sum() < FEW:  # too few to compare by
             return self._viewer.train(samples, labels, class_ids, **how)
         tuned = self._tuner.train(samples, labels, class_ids, **how)

@@ -249,6 +249,17 @@ def test_validation_rows_leave_something_of_every_class() -> None:
     assert [int(held[labels == c].sum()) for c in (0, 1, 2)] == [9, 0, 0]
 
 
+def test_validation_rows_have_all_images_of_a_group_or_none() -> None:
+    scenes = np.repeat(np.arange(100), 6)
+    labels = (scenes % 3).astype(np.int64)
+    held = validation_rows(labels, 0, scenes)
+    assert [set(held[scenes == scene].tolist()) for scene in range(100)] == [{bool(held[6 * n])} for n in range(100)]
+    assert [int(held[labels == c].sum()) for c in (0, 1, 2)] == [24, 24, 24]  # whole scenes from an eighth on
+    alone = validation_rows(labels, 0, np.arange(600))
+    assert (alone == validation_rows(labels, 0)).all()
+    assert not validation_rows(np.repeat([0, 1], 50), 0, np.repeat([7, 8], 50)).any()  # each class is one group
+
+
 def test_what_can_not_be_trained_is_said(store, pictures) -> None:  # type: ignore[no-untyped-def]
     samples, labels = pictures
     with pytest.raises(TrainingError, match="at least two classes"):
