@@ -1,4 +1,7 @@
-"""Images for browsers: put into the folder that is served, and as PNG where browsers don't show their format."""
+"""Images for browsers: put into the folder that is served, and as PNG where browsers don't show their format.
+
+Such a PNG is the picture that the model is given. What can't be read raises DataError.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
-from curation.errors import DataError
-from curation.images import FORMATS
+from curation.images import read_image
 
 SHOWN_BY_BROWSERS = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".avif"}
 
@@ -54,10 +56,6 @@ def _as_png(file: Path) -> bytes:
 
     from PIL import Image
 
-    try:
-        with Image.open(file, formats=FORMATS) as image:
-            out = io.BytesIO()
-            image.convert("RGB").save(out, "PNG")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"image {file} can't be shown in a browser ({error}); convert it to PNG or JPEG") from None
+    out = io.BytesIO()
+    Image.fromarray(read_image(file)).save(out, "PNG")
     return out.getvalue()

@@ -72,7 +72,7 @@ def test_nothing_listens_to_everybody() -> None:
 def test_no_picture_is_opened_in_whatever_format_it_claims() -> None:
     """Pillow looks at a file's bytes, not its name: without this list ``holiday.jpg`` may be PostScript."""
     opened = [(file, keywords) for file, _, name, keywords in calls() if name == "Image.open"]
-    assert len(opened) >= 4
+    assert len(opened) >= 3
     for file, keywords in opened:
         assert "formats" in keywords, file
         assert ast.unparse(keywords["formats"]) == "FORMATS", file
