@@ -362,7 +362,7 @@ def picture_address(source: Path | io.BytesIO, side: int) -> str:
                 if opened.width * opened.height > _MOST_PIXELS:
                     return ""
                 opened.draft("RGB", (2 * side, 2 * side))
-                image = _as_rgb(ImageOps.exif_transpose(opened))
+                image = as_rgb(ImageOps.exif_transpose(opened))
                 image.thumbnail((side, side))
                 into = io.BytesIO()
                 image.save(into, "JPEG", quality=82, optimize=True)
@@ -371,7 +371,7 @@ def picture_address(source: Path | io.BytesIO, side: int) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(into.getvalue()).decode("ascii")
 
 
-def _as_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+def as_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     """Eight-bit RGB; deep greys are spread over the range that they use, transparency stands on white."""
     from PIL import Image
 

@@ -136,6 +136,7 @@ def strip(files: Sequence[str | Path], side: int = _THUMB) -> str:
     from PIL import Image, ImageOps
 
     from curation.images import FORMATS
+    from reports.page import as_rgb
 
     thumbs = []
     for file in files:
@@ -144,7 +145,7 @@ def strip(files: Sequence[str | Path], side: int = _THUMB) -> str:
                 warnings.simplefilter("ignore")
                 with Image.open(file, formats=FORMATS) as image:
                     image.draft("RGB", (2 * side, 2 * side))
-                    thumbs.append(ImageOps.pad(ImageOps.exif_transpose(image).convert("RGB"), (side, side)))
+                    thumbs.append(ImageOps.pad(as_rgb(ImageOps.exif_transpose(image)), (side, side)))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             continue
     if not thumbs:
