@@ -69,7 +69,7 @@ class Asking:
         if annotator == "files":
             from labeling.exchange import FileAnnotator
 
-            by_files = FileAnnotator(self.ledger.verdicts)
+            by_files = FileAnnotator(partial(self.ledger.verdicts, holdout=True))
             return lambda: by_files
         if annotator.startswith("replay:"):
             from labeling.replay import ReplayAnnotator

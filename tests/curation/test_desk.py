@@ -151,6 +151,17 @@ def test_the_commands_take_a_batch_out_and_its_answers_in(project: Project, tmp_
     assert "ann" in curate_says("people", root, "--quality")
 
 
+def test_holdout_checks_that_were_answered_in_files_are_waited_for_no_longer(project: Project, tmp_path: Path) -> None:
+    check = QueueEntry("k", project.samples()[0].id, 1, 0, "holdout", "c1", None, "", opinions=2)
+    project.ledger.add_queue([check])
+    people = Asking(project.paths, project.settings, project.ledger, print).annotator("files", None)()
+    assert people.waiting([check]) == 2
+    file = tmp_path / "answers.csv"
+    file.write_text("key,label,annotator\nk,left,ann\nk,left,bob\n")
+    assert desk.sync_file(project, file)["new"] == 2
+    assert people.waiting([check]) == 0
+
+
 def test_addresses_of_images_come_by_the_path_within_their_folder(project: Project) -> None:
     def addresses() -> dict[Path, str]:
         return Asking(project.paths, project.settings, project.ledger, print).addresses_of_images()
