@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curation import reviews
 from curation.config import Settings
 from curation.errors import DataError, ProjectError
 from curation.project import Project
@@ -267,7 +268,7 @@ def _number(class_id: str) -> tuple[int, str]:
 def export_batch(project: Project, folder: Path) -> list[Path]:
     """Write the batch that waits for people into a folder, for a Label Studio elsewhere or a table; returns the files.
 
-    Raises ProjectError where nothing waits.
+    Left out is what a reviewer has settled. Raises ProjectError where nothing waits.
     """
     from labeling.exchange import write_batch
 
@@ -275,10 +276,10 @@ def export_batch(project: Project, folder: Path) -> list[Path]:
     if not waiting:
         raise ProjectError("no batch waits for people; `curate run --annotator files` makes the next one")
     files = {s.id: s.file for s in project.samples()}
+    entries = reviews.open_entries(project.ledger, waiting[-1])
     return write_batch(
-        folder, project.ledger.queue(waiting[-1], holdout=True), files, project.classes_asked(), texts=project.texts(),
-        guide=project.guide_texts(),
-    )  # fmt: skip
+        folder, entries, files, project.classes_asked(), texts=project.texts(), guide=project.guide_texts()
+    )
 
 
 def sync_file(project: Project, file: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -160,6 +161,20 @@ def test_holdout_checks_that_were_answered_in_files_are_waited_for_no_longer(pro
     file.write_text("key,label,annotator\nk,left,ann\nk,left,bob\n")
     assert desk.sync_file(project, file)["new"] == 2
     assert people.waiting([check]) == 0
+
+
+def batch_keys(folder: Path) -> list[str]:
+    with (folder / "batch.csv").open() as text:
+        return [row["key"] for row in csv.DictReader(text)]
+
+
+def test_a_batch_is_written_without_what_a_reviewer_settled(project: Project, tmp_path: Path) -> None:
+    asked = [s for s in project.samples() if s.split == "train"][:3]
+    project.ledger.add_queue([QueueEntry(f"k{n}", s.id, 1, n, "shown", "c1", "c2", "why") for n, s in enumerate(asked)])
+    project.ledger.set_state(1, "waiting")
+    project.judge([asked[1].id], "right", person="Ann")
+    desk.export_batch(project, tmp_path / "out")
+    assert batch_keys(tmp_path / "out") == ["k0", "k2"]
 
 
 def test_addresses_of_images_come_by_the_path_within_their_folder(project: Project) -> None:
