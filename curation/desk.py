@@ -268,15 +268,16 @@ def _number(class_id: str) -> tuple[int, str]:
 def export_batch(project: Project, folder: Path) -> list[Path]:
     """Write the batch that waits for people into a folder, for a Label Studio elsewhere or a table; returns the files.
 
-    Left out is what a reviewer has settled. Raises ProjectError where nothing waits.
+    Left out is what a reviewer has settled, and images whose files are gone or were changed, of which the project
+    tells. Raises ProjectError where nothing waits.
     """
     from labeling.exchange import write_batch
 
     waiting = [i.number for i in project.ledger.iterations() if i.state == "waiting"]
     if not waiting:
         raise ProjectError("no batch waits for people; `curate run --annotator files` makes the next one")
-    files = {s.id: s.file for s in project.samples()}
-    entries = reviews.open_entries(project.ledger, waiting[-1])
+    files = {s.id: s.file for s in project.usable_samples()}
+    entries = [e for e in reviews.open_entries(project.ledger, waiting[-1]) if e.sample_id in files]
     return write_batch(
         folder, entries, files, project.classes_asked(), texts=project.texts(), guide=project.guide_texts()
     )

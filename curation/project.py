@@ -404,11 +404,11 @@ class Project:
                 return work()
             except DataError:
                 known = {a.path for a in self.aside}
-                self._usable(thorough=True)
+                self.usable_samples(thorough=True)
                 if {a.path for a in self.aside} <= known:
                     raise
 
-    def _usable(self, *, thorough: bool = False) -> list[Sample]:
+    def usable_samples(self, *, thorough: bool = False) -> list[Sample]:
         """Samples whose files are as they were at import; says once which are not."""
         cache = self.paths.cache / "files.parquet"
         notes = files.read_notes(cache)
@@ -507,7 +507,7 @@ class Project:
     def _loop(self, goal: Mapping[str, Any] | None = None) -> Loop:
         """The loop with the settings of a run's goal, by default with the project's own."""
         settings = settings_for(self.settings, goal) if goal else self.settings
-        usable = self._usable()
+        usable = self.usable_samples()
         if self.aside and not usable:
             raise ProjectError(f"not one of {len(self.aside):,} images is as it was at import: {self.aside[0].reason}")
         encoders = self._encoders(settings)

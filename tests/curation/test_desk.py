@@ -177,6 +177,19 @@ def test_a_batch_is_written_without_what_a_reviewer_settled(project: Project, tm
     assert batch_keys(tmp_path / "out") == ["k0", "k2"]
 
 
+def test_a_batch_is_written_without_images_that_are_gone_or_were_changed(project: Project, tmp_path: Path) -> None:
+    asked = [s for s in project.samples() if s.split == "train"][:3]
+    project.ledger.add_queue([QueueEntry(f"k{n}", s.id, 1, n, "shown", "c1", "c2", "why") for n, s in enumerate(asked)])
+    project.ledger.set_state(1, "waiting")
+    asked[0].file.unlink()
+    asked[2].file.write_bytes(b"another picture")
+    said: list[str] = []
+    desk.export_batch(Project(project.root, say=said.append), tmp_path / "out")
+    assert batch_keys(tmp_path / "out") == ["k1"]
+    assert [line.split(":")[0] for line in said] == ["Set aside"] * 2
+    assert asked[0].path in said[0]
+
+
 def test_addresses_of_images_come_by_the_path_within_their_folder(project: Project) -> None:
     def addresses() -> dict[Path, str]:
         return Asking(project.paths, project.settings, project.ledger, print).addresses_of_images()
