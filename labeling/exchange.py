@@ -38,6 +38,7 @@ from labeling.tasks import (
 #: What the keys of answers begin with whose tasks were not sent by us.
 ADOPTED = "adopted:"
 _COLUMNS = ("key", "image", "stream", "given_label", "suggestion", "reason", "label", "annotator", "seconds")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,12 @@ def write_batch(
 
 def _plain_cell(words: str) -> str:
     """Untrusted words as a cell that no spreadsheet takes for a formula."""
-    return f"'{words}" if words[:1] in ("=", "+", "-", "@", "\t", "\r") else words
+    return f"'{words}" if words[:1] in _FORMULA else words
+
+
+def _cell_words(cell: str) -> str:
+    """The words of which ``_plain_cell`` made a cell."""
+    return cell[1:] if cell[:1] == "'" and cell[1:2] in _FORMULA else cell
 
 
 def read_answers(
@@ -174,7 +180,7 @@ def _row_verdict(
     entry = by_key.get((row["key"] or "").strip())
     if entry is None:
         return Rejected(f"{where}: key '{row['key']}' is of no task of this project")
-    answer = _answer_by_name(said, classes)
+    answer = _answer_by_name(said, classes) or _answer_by_name(_cell_words(said), classes)
     if answer is None:
         return Rejected(f"{where}: '{said}' is no class of this project; use one of {list(classes.names)}")
     person = (row.get("annotator") or "").strip() or "somebody"

@@ -74,6 +74,21 @@ def test_a_filled_in_table_comes_back_as_verdicts_twice_the_same(tmp_path: Path)
     assert read(file) == (found, aside)
 
 
+def test_a_name_that_a_spreadsheet_would_take_for_a_formula_comes_back_from_the_cell_that_shows_it(
+    tmp_path: Path,
+) -> None:
+    classes = Classes(("c1", "c2"), ("1", "-1"))
+    write_batch(tmp_path, ENTRIES[:1], draw(tmp_path / "drawn", ENTRIES), classes, texts=read_texts())
+    with (tmp_path / "batch.csv").open() as text:
+        ((row),) = csv.DictReader(text)
+    assert row["given_label"] == "'-1"
+    for said, answer in ((row["given_label"], "c2"), ("-1", "c2"), (row["suggestion"], "c1"), ("'1", None)):
+        file = tmp_path / "filled.csv"
+        file.write_text(f"key,label\nk1,{said}\n")
+        found = read_answers(file, ENTRIES, classes, PATHS, iteration=1)
+        assert [v.answer for v in found.verdicts] == ([answer] if answer else []), said
+
+
 def test_an_export_of_our_tasks_is_known_by_their_keys(tmp_path: Path) -> None:
     file = export(
         tmp_path, {"id": 1, "project": 3, "data": {"key": "k2"}, "annotations": [annotation(choice_result("c2"))]}
