@@ -46,7 +46,8 @@ def build_batch(
 ) -> list[QueueEntry]:
     """The images that people are asked about in one iteration: at most ``budget``, each once, by position from 0.
 
-    First come contested images, blind, for one more opinion each, up to five opinions in all. Of the rest of the budget
+    First come contested images, blind, for one more opinion each, up to five opinions in all; they carry no suggestion
+    and no reason, since it is people's answers that they are asked for, not a flag. Of the rest of the budget
     ``settings.control_share`` are controls, drawn from what is not flagged (``draw_controls``), and the others flagged
     images, those with the lowest ``label_quality`` (0 worst, 1 best), of which ``settings.blind_share`` of the budget,
     drawn at random, are asked blind. An image is flagged by an issue of kind ``label`` or ``label_conflict``. Shown
@@ -93,7 +94,7 @@ def build_batch(
                 mode=mode,
                 given=labels.get(sample),
                 opinions=1 if sample in again else settings.opinions,
-                **_why(flags.get(sample)),
+                **_why(None if sample in again else flags.get(sample)),
             )
         )
     return entries

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curation.audit import is_flagged
 from curation.config import ReviewSettings
 from curation.queue import build_batch, confusion_weights, opaque_key
 from curation.records import Issue, QueueEntry
@@ -97,6 +98,14 @@ class TestWhatIsAsked:
         assert [(e.sample_id, e.mode, e.opinions) for e in found[:2]] == [("s070", "blind", 1), ("s003", "blind", 1)]
         assert {e.opinions for e in found[2:]} == {2}
         assert len(found) == 10
+
+    def test_what_is_asked_again_says_nothing_of_the_flagger_however_much_it_is_flagged(self) -> None:
+        again, *fresh = batch(40, ReviewSettings(blind_share=0.2), contested=["s003"], asked={"s003": 2})
+        assert (again.sample_id, again.given, again.suggested, again.reason, again.related) == (
+            "s003", "c1", None, "", (),
+        )  # fmt: skip
+        assert not is_flagged(again)
+        assert [e.mode for e in fresh if is_flagged(e)].count("blind") == 8
 
     def test_contested_rest_after_five_opinions(self) -> None:
         found = batch(10, contested=["s070", "s071"], asked={"s070": 5, "s071": 4})
