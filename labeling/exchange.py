@@ -225,14 +225,19 @@ def _exported(
     who = annotation.get("completed_by")
     people = {who["id"]: str(who.get("email") or who["id"])} if isinstance(who, Mapping) and "id" in who else {}
     origin = f"export-{annotation.get('unique_id') or task.get('project')}"
-    return verdict_from_annotation(in_our_words(annotation, classes), task, entry, classes, people, origin)
+    said = in_our_words(annotation, classes, ours=not entry.key.startswith(ADOPTED))
+    return verdict_from_annotation(said, task, entry, classes, people, origin)
 
 
-def in_our_words(annotation: Mapping[str, Any], classes: Classes) -> Mapping[str, Any]:
-    """An annotation of any classification, as our own screen would have made it."""
-    if _is_ours(annotation):
+def in_our_words(annotation: Mapping[str, Any], classes: Classes, *, ours: bool = False) -> Mapping[str, Any]:
+    """An annotation of any classification, as our own screen would have made it.
+
+    Ids of classes are read in an answer to a task of ours alone: elsewhere ``c1`` is a name that somebody gave.
+    """
+    if ours and _is_ours(annotation):
         return annotation
-    said = [_answer_by_name(choice, classes) or choice for choice in choices_in(annotation)]
+    known = _answer_by_name if ours else _class_named
+    said = [known(choice, classes) or _no_class(choice, classes) for choice in choices_in(annotation)]
     (part,) = choice_result("")
     return {**annotation, "result": [{**part, "value": {"choices": said}}]}
 
@@ -258,10 +263,19 @@ def _is_ours(annotation: Mapping[str, Any]) -> bool:
 
 def _answer_by_name(said: str, classes: Classes) -> str | None:
     """A class id or special answer from what a person wrote: a name, an id, or a special answer."""
+    return _class_named(said, classes) or (said if said in classes.ids else None)
+
+
+def _class_named(said: str, classes: Classes) -> str | None:
+    """A class id or special answer from a name or a special answer."""
     if said in classes.names:
         return classes.id(said)
-    known = said in classes.ids or (said in SPECIAL_ANSWERS and said not in (SKIPPED, WITHDRAWN))
-    return said if known else None
+    return said if said in SPECIAL_ANSWERS and said not in (SKIPPED, WITHDRAWN) else None
+
+
+def _no_class(said: str, classes: Classes) -> str:
+    """A name that no class has, so written that it is no class's id either."""
+    return f"{said} (a name)" if said in classes.ids else said
 
 
 def stand_in_entry(data: Mapping[str, Any], samples: Mapping[str, set[str]], iteration: int) -> QueueEntry | None:

@@ -11,6 +11,7 @@ from curation.errors import DataError
 from curation.records import WITHDRAWN, Classes
 from labeling.adopting import TheirProject, TheirTask, read_screen, verdicts_of
 from labeling.exchange import path_in
+from labeling.tasks import choice_result
 
 CLASSES = Classes(("c1", "c2"), ("cat", "dog"))
 PROJECT = TheirProject(7, "Pets", "2026-01-01T00:00:00Z", ("cat", "dog"), "picture")
@@ -83,3 +84,17 @@ def test_what_was_deleted_there_is_withdrawn_and_what_is_gone_with_its_task_stan
     assert [(v.source, v.answer, v.at) for v in found] == [
         (known[0].source, WITHDRAWN, datetime(2026, 1, 2, tzinfo=UTC))
     ]
+
+
+def test_classes_that_are_named_like_our_ids_are_names() -> None:
+    """As State Farm's c0 to c9; a question called ``label`` is theirs as well as any other."""
+    classes = Classes(("c1", "c2", "c3"), ("c0", "c1", "dog"))
+    tasks = [
+        task(number, f"/{number}.png", answer(number, 3, chosen, result=[choice_result(chosen)[0]]))
+        for number, chosen in ((1, "c1"), (2, "c0"), (3, "c3"))
+    ]
+    paths = {f"s{number}": (f"{number}.png",) for number in (1, 2, 3)}
+    found, (aside,) = verdicts_of(PROJECT, tasks, classes, paths, {3: "ann"}, [], iteration=0)
+    assert [(v.sample_id, classes.name(v.answer)) for v in found] == [("s1", "c1"), ("s2", "c0")]
+    assert "annotation 3 of task 3" in aside
+    assert "c3" in aside

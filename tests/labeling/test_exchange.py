@@ -111,6 +111,20 @@ def test_a_project_made_by_hand_is_adopted_by_its_images_names(tmp_path: Path, a
     assert (found.sample_id, found.answer, found.mode, found.iteration, aside) == ("s1", "c1", "blind", 1, [])
 
 
+def test_ids_are_only_read_in_answers_to_our_own_tasks(tmp_path: Path) -> None:
+    classes = Classes(("c1", "c2"), ("c2", "cat"))
+    said = [annotation(choice_result("c2"))]
+    file = export(
+        tmp_path,
+        {"id": 1, "data": {"key": "k1"}, "annotations": said},
+        {"id": 2, "data": {"i": "/a/2.png"}, "annotations": said},
+        {"id": 3, "data": {"i": "/c/2.png"}, "annotations": [annotation(choice_result("c1"))]},
+    )
+    found = read_answers(file, ENTRIES, classes, PATHS, iteration=1)
+    assert [(v.sample_id, classes.name(v.answer)) for v in found.verdicts] == [("s1", "cat"), ("s2", "c2")]
+    assert ["task 3" in reason for reason in found.set_aside] == [True]
+
+
 def test_an_image_whose_name_is_of_two_samples_or_of_none_is_set_aside(tmp_path: Path) -> None:
     tasks = [{"id": n, "data": {"i": f"/x/{name}"}, "annotations": [annotation(named("cat"))]}
              for n, name in enumerate(("2.png", "9.png"))]  # fmt: skip
