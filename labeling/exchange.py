@@ -38,6 +38,8 @@ from labeling.tasks import (
 #: What the keys of answers begin with whose tasks were not sent by us.
 ADOPTED = "adopted:"
 _COLUMNS = ("key", "image", "stream", "given_label", "suggestion", "reason", "label", "annotator", "seconds")
+#: What Label Studio puts before the names of uploads.
+_UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -284,14 +286,27 @@ def stand_in_entry(data: Mapping[str, Any], samples: Mapping[str, set[str]], ite
     ``data`` are the task's fields, ``samples`` of ``by_file_name``.
     """
     for address in (value for value in data.values() if isinstance(value, str)):
-        path = path_in(address)
-        name = PurePosixPath(path).name
-        for wanted in (path, name, name.split("-", 1)[-1]):  # Label Studio puts eight digits and a dash before uploads
-            found = samples.get(wanted, set())
-            if len(found) == 1:
-                (sample_id,) = found
-                return QueueEntry(f"{ADOPTED}{sample_id}", sample_id, iteration, 0, "blind", None, None, "")
+        sample_id = sample_at(address, samples)
+        if sample_id is not None:
+            return QueueEntry(f"{ADOPTED}{sample_id}", sample_id, iteration, 0, "blind", None, None, "")
     return None
+
+
+def sample_at(address: str, samples: Mapping[str, set[str]]) -> str | None:
+    """The sample whose image is at an address; ``None`` where none is, or which of several can't be told.
+
+    It is the one whose path the address's is; else, of those with the image's file name, the one that most of the
+    folders before it are the same of. ``samples`` of ``by_file_name``.
+    """
+    path = path_in(address)
+    folders, name = _parts(f"{urlsplit(address).netloc}/{path}")[:-1], PurePosixPath(path).name
+    endings = [
+        "/".join([*folders[start:], called])
+        for called in dict.fromkeys((name, _UPLOADED.sub("", name)))
+        for start in range(len(folders) + 1)
+    ]
+    found = next((samples[known] for known in (f"/{path}", *endings) if known in samples), set())
+    return next(iter(found)) if len(found) == 1 else None
 
 
 def path_in(address: str) -> str:
@@ -301,19 +316,26 @@ def path_in(address: str) -> str:
     ('cats/1 a.png', 'x/2.png')
     """
     parts = urlsplit(address)
-    inside = parse_qs(parts.query).get("d", [unquote(parts.path)])[0]
-    return "/".join(part for part in inside.replace("\\", "/").split("/") if part not in ("", ".", ".."))
+    return "/".join(_parts(parse_qs(parts.query).get("d", [unquote(parts.path)])[0]))
 
 
 def by_file_name(paths: Mapping[str, Sequence[str]]) -> dict[str, set[str]]:
-    """Sample ids by the names of their files, and by their whole paths."""
+    """Sample ids by the names of their files, by these with the folders before them, and by ``/`` and whole paths.
+
+    >>> sorted(by_file_name({"s1": ["cats/1.png"]}))
+    ['/cats/1.png', '1.png', 'cats/1.png']
+    """
     names: dict[str, set[str]] = defaultdict(set)
     for sample_id, given in paths.items():
         for path in given:
-            plain = path.replace("\\", "/")
-            names[PurePosixPath(plain).name].add(sample_id)
-            names[plain].add(sample_id)
-    return names
+            parts = _parts(path)
+            for ending in ["/".join(["", *parts]), *("/".join(parts[start:]) for start in range(len(parts)))]:
+                names[ending].add(sample_id)
+    return dict(names)
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.replace("\\", "/").split("/") if part not in ("", ".", "..")]
 
 
 def _there(file: Path) -> Path:

@@ -11,7 +11,7 @@ import pytest
 
 from curation.errors import DataError
 from curation.records import BAD_IMAGE, Classes, Mode, QueueEntry, Verdict
-from labeling.exchange import FileAnnotator, read_answers, write_batch
+from labeling.exchange import FileAnnotator, by_file_name, read_answers, sample_at, write_batch
 from labeling.screen import read_texts
 from labeling.tasks import choice_result
 from tests.contracts.test_annotators import draw
@@ -123,6 +123,38 @@ def test_ids_are_only_read_in_answers_to_our_own_tasks(tmp_path: Path) -> None:
     found = read_answers(file, ENTRIES, classes, PATHS, iteration=1)
     assert [(v.sample_id, classes.name(v.answer)) for v in found.verdicts] == [("s1", "cat"), ("s2", "c2")]
     assert ["task 3" in reason for reason in found.set_aside] == [True]
+
+
+@pytest.mark.parametrize("address", ["/data/local-files/?d=dogs/run-1.png", "/x/2024-1.png", "/x/0a1b2c3-1.png"])
+def test_a_name_that_ends_like_an_images_is_not_that_image(tmp_path: Path, address: str) -> None:
+    """Label Studio puts eight hex digits and a dash before the name of an upload, nothing else."""
+    file = export(tmp_path, {"id": 1, "data": {"i": address}, "annotations": [annotation(named("cat"))]})
+    found, aside = read(file)
+    assert (found, len(aside)) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    ("address", "sample"),
+    [
+        ("s3://bucket/photos/cats/1.png", "s1"),
+        ("/data/local-files/?d=srv/photos/dogs/1.png", "s2"),
+        ("s3://dogs/1.png", "s3"),
+        ("s3://ants/2.png", "s4"),
+        ("s3://bucket/9f8e7d6c-2.png", "s6"),
+        ("s3://bucket/bees/0a1b2c3d-2.png", "s5"),
+        ("s3://bucket/horses/1.png", None),
+        ("s3://bucket/0a1b2c3d-2.png", None),
+    ],
+)
+def test_of_images_with_the_same_name_it_is_the_one_with_the_most_folders_in_common(
+    address: str, sample: str | None
+) -> None:
+    """A whole path comes before everything; of a bucket's name the folder may be made that its images lie in."""
+    paths = {
+        "s1": ("cats/1.png", "/srv/2026/cats/1.png"), "s2": ("dogs/1.png",), "s3": ("1.png",),
+        "s4": ("ants/2.png",), "s5": ("bees/2.png",), "s6": ("9f8e7d6c-2.png",),
+    }  # fmt: skip
+    assert sample_at(address, by_file_name(paths)) == sample
 
 
 def test_an_image_whose_name_is_of_two_samples_or_of_none_is_set_aside(tmp_path: Path) -> None:
