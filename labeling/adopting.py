@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,17 @@ import httpx
 from curation.errors import DataError, LabelStudioError
 from curation.records import SPECIAL_ANSWERS, Classes, Progress, Verdict
 from curation.runs import write_whole
-from labeling.exchange import by_file_name, choices_in, in_our_words, path_in, stand_in_entry
+from labeling.exchange import (
+    alike_addresses,
+    by_file_name,
+    choices_in,
+    in_our_words,
+    not_told_apart,
+    own_path,
+    path_in,
+    sample_at,
+    stand_in_entry,
+)
 from labeling.listing import listed
 from labeling.server import Connection
 from labeling.tasks import AnsweredTask, Rejected, verdict_from_annotation, withdrawn_answers
@@ -102,11 +112,24 @@ def read_tasks(connection: Connection, project: TheirProject) -> list[TheirTask]
         "query": json.dumps({"ordering": ["tasks:id"]}),
     }  # fmt: skip
     with faults_as_ours(connection.url, "reading tasks"), token_client(connection.url, connection.token) as ls:
-        return [
-            TheirTask(path_in(str(address)), str(address), tuple(task.get("annotations") or ()), task)
-            for task in listed(ls, asked)
-            if (address := (task.get("data") or {}).get(project.image_field))
-        ]
+        return their_tasks(listed(ls, asked), project.image_field)
+
+
+def their_tasks(found: Iterable[Mapping[str, Any]], image_field: str) -> list[TheirTask]:
+    """Tasks as Label Studio lists them, without those that show no image (pure).
+
+    Images whose addresses share a path get one of their own each (``own_path``), so that it says whose it is even where
+    another task comes or goes.
+    """
+    tasks = [(str(address), t) for t in found if (address := (t.get("data") or {}).get(image_field))]
+    sharing = Counter(path_in(address) for address in {address for address, _ in tasks})
+    return [
+        TheirTask(
+            path if sharing[path := path_in(address)] == 1 else own_path(address),
+            address, tuple(task.get("annotations") or ()), task,
+        )
+        for address, task in tasks
+    ]  # fmt: skip
 
 
 def fetch_images(
@@ -156,17 +179,23 @@ def verdicts_of(
     """What the project's answers say of our samples, and in sentences why some of them don't count (pure).
 
     ``paths`` are the samples' paths by id. Of ``known`` verdicts, those whose answers were deleted there come back as
-    withdrawn; a task that is gone withdraws nothing. The same answers give the same sources.
+    withdrawn; a task that is gone withdraws nothing. The same answers give the same sources. Of addresses that share a
+    path and the sample of that path, the first is the one whose image was fetched; the others don't count.
     """
     samples, origin = by_file_name(paths), f"{project.created_at}-{project.number}"
     verdicts: list[Verdict] = []
     aside: list[str] = []
     there = []
+    alike = alike_addresses((task.address for task in tasks), samples)
     for task in tasks:
-        entry = stand_in_entry({"image": task.address}, samples, iteration)
-        if entry is None:
+        sample_id = sample_at(task.address, samples)
+        if sample_id is None:
             aside.append(f"task {task.whole['id']} of project '{project.title}' is of no image of this project")
             continue
+        if task.address != alike[task.address][0]:
+            aside.append(f"project '{project.title}': {not_told_apart(task.whole, task.address)}")
+            continue
+        entry = stand_in_entry(sample_id, iteration)
         about = {"id": task.whole["id"], "key": entry.key, "updated_at": task.whole.get("updated_at")}
         there.append(AnsweredTask(about, task.annotations, origin))
         for annotation in task.annotations:

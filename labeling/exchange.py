@@ -7,11 +7,12 @@ the images under names that tell nothing. Back comes Label Studio's JSON export,
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -208,14 +209,21 @@ def _of_export(
     if not isinstance(tasks, list) or not all(isinstance(task, Mapping) for task in tasks):
         raise DataError(f"{file} is no JSON export of Label Studio: it must hold a list of tasks")
     samples = by_file_name(paths)
-    for task in tasks:
-        data = task.get("data") if isinstance(task.get("data"), Mapping) else {}
-        entry = by_key.get(str(data.get("key")))
-        if entry is None:
-            entry = stand_in_entry(data, samples, iteration)
-            if entry is None:
-                yield Rejected(f"{file}: task {task.get('id')} is of no image of this project")
-                continue
+    fields = [task["data"] if isinstance(task.get("data"), Mapping) else {} for task in tasks]
+    ours = [by_key.get(str(data.get("key"))) for data in fields]
+    images = [None if mine else _image_of(data, samples) for mine, data in zip(ours, fields, strict=True)]
+    alike = alike_addresses((image[0] for image in images if image), samples)
+    for task, mine, image in zip(tasks, ours, images, strict=True):
+        if mine is not None:
+            entry = mine
+        elif image is None:
+            yield Rejected(f"{file}: task {task.get('id')} is of no image of this project")
+            continue
+        elif len(alike[image[0]]) > 1:
+            yield Rejected(f"{file}: {not_told_apart(task, image[0])}")
+            continue
+        else:
+            entry = stand_in_entry(image[1], iteration)
         for annotation in task.get("annotations") or ():
             if isinstance(annotation, Mapping):
                 yield _exported(annotation, task, entry, classes)
@@ -280,24 +288,46 @@ def _no_class(said: str, classes: Classes) -> str:
     return f"{said} (a name)" if said in classes.ids else said
 
 
-def stand_in_entry(data: Mapping[str, Any], samples: Mapping[str, set[str]], iteration: int) -> QueueEntry | None:
-    """A stand-in for the entry of a task that we did not send; ``None`` where its image is of no or of two samples.
+def _image_of(data: Mapping[str, Any], samples: Mapping[str, set[str]]) -> tuple[str, str] | None:
+    """The first of a task's fields that is the address of a sample's image, and that sample."""
+    words = (value for value in data.values() if isinstance(value, str))
+    return next(((address, found) for address in words if (found := sample_at(address, samples))), None)
 
-    ``data`` are the task's fields, ``samples`` of ``by_file_name``.
+
+def stand_in_entry(sample_id: str, iteration: int) -> QueueEntry:
+    """A stand-in for the entry of a task that we did not send."""
+    return QueueEntry(f"{ADOPTED}{sample_id}", sample_id, iteration, 0, "blind", None, None, "")
+
+
+def alike_addresses(addresses: Iterable[str], samples: Mapping[str, set[str]]) -> dict[str, list[str]]:
+    """For each address those that may be of another image though they lead to the same sample; itself among them.
+
+    They have the same path, and differ in what is no part of it: the host or bucket, or a query. In their order.
     """
-    for address in (value for value in data.values() if isinstance(value, str)):
-        sample_id = sample_at(address, samples)
-        if sample_id is not None:
-            return QueueEntry(f"{ADOPTED}{sample_id}", sample_id, iteration, 0, "blind", None, None, "")
-    return None
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    known = {a: (path_in(a), _known_by(a, samples)) for a in addresses}
+    for address, by in known.items():
+        found[by].append(address)
+    return {address: found[by] for address, by in known.items()}
+
+
+def not_told_apart(task: Mapping[str, Any], address: str) -> str:
+    """Why a task with such an address does not count."""
+    return f"task {task.get('id')} can't be told from another by the path of its image ({address})"
 
 
 def sample_at(address: str, samples: Mapping[str, set[str]]) -> str | None:
     """The sample whose image is at an address; ``None`` where none is, or which of several can't be told.
 
-    It is the one whose path the address's is; else, of those with the image's file name, the one that most of the
-    folders before it are the same of. ``samples`` of ``by_file_name``.
+    It is the one whose path the address's is, with or without what ``own_path`` adds; else, of those with the image's
+    file name, the one that most of the folders before it are the same of. ``samples`` of ``by_file_name``.
     """
+    found = samples.get(_known_by(address, samples), set())
+    return next(iter(found)) if len(found) == 1 else None
+
+
+def _known_by(address: str, samples: Mapping[str, set[str]]) -> str:
+    """What of an address is among the names of samples, the most telling first; empty where nothing is."""
     path = path_in(address)
     folders, name = _parts(f"{urlsplit(address).netloc}/{path}")[:-1], PurePosixPath(path).name
     endings = [
@@ -305,8 +335,7 @@ def sample_at(address: str, samples: Mapping[str, set[str]]) -> str | None:
         for called in dict.fromkeys((name, _UPLOADED.sub("", name)))
         for start in range(len(folders) + 1)
     ]
-    found = next((samples[known] for known in (f"/{path}", *endings) if known in samples), set())
-    return next(iter(found)) if len(found) == 1 else None
+    return next((known for known in (f"/{own_path(address)}", f"/{path}", *endings) if known in samples), "")
 
 
 def path_in(address: str) -> str:
@@ -317,6 +346,16 @@ def path_in(address: str) -> str:
     """
     parts = urlsplit(address)
     return "/".join(_parts(parse_qs(parts.query).get("d", [unquote(parts.path)])[0]))
+
+
+def own_path(address: str) -> str:
+    """The path with digits that follow from the whole address, for an image that shares its path with others.
+
+    >>> own_path("https://host/uc?id=A"), own_path("https://host/uc?id=B")
+    ('uc-e4d65802f069', 'uc-c7918d38a9cc')
+    """
+    path = PurePosixPath(path_in(address) or "image")
+    return str(path.with_name(f"{path.stem}-{hashlib.sha256(address.encode()).hexdigest()[:12]}{path.suffix}"))
 
 
 def by_file_name(paths: Mapping[str, Sequence[str]]) -> dict[str, set[str]]:

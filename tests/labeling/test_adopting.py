@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+from tests_web import web_server
 
 from curation.errors import DataError
-from curation.records import WITHDRAWN, Classes
-from labeling.adopting import TheirProject, TheirTask, read_screen, verdicts_of
-from labeling.exchange import path_in
+from curation.records import WITHDRAWN, Classes, Verdict
+from labeling.adopting import TheirProject, TheirTask, fetch_images, read_screen, their_tasks, verdicts_of
+from labeling.exchange import own_path, path_in
+from labeling.server import Connection
 from labeling.tasks import choice_result
 
 CLASSES = Classes(("c1", "c2"), ("cat", "dog"))
@@ -98,3 +102,67 @@ def test_classes_that_are_named_like_our_ids_are_names() -> None:
     assert [(v.sample_id, classes.name(v.answer)) for v in found] == [("s1", "c1"), ("s2", "c0")]
     assert "annotation 3 of task 3" in aside
     assert "c3" in aside
+
+
+def listed(*addresses: str) -> list[dict[str, Any]]:
+    """Tasks as Label Studio lists them, by number from 1: an answer of ann to each, cat and dog in turn."""
+    return [
+        {"id": n, "updated_at": "2026-01-02T00:00:00Z", "data": {"picture": address},
+         "annotations": [answer(n, 3, ("dog", "cat")[n % 2])]}
+        for n, address in enumerate(addresses, start=1)
+    ]  # fmt: skip
+
+
+DRIVE = [f"https://drive.example/uc?id={which}" for which in "ABC"]
+
+
+def test_images_of_which_the_path_is_the_same_but_not_the_address_are_two(tmp_path: Path) -> None:
+    for colour in ("red", "blue"):
+        (tmp_path / colour).mkdir()
+        Image.new("RGB", (4, 4), colour).save(tmp_path / colour / "1.png")
+    with web_server(tmp_path / "red") as red, web_server(tmp_path / "blue") as blue:
+        addresses = [f"{red.url}/1.png", f"{blue.url}/1.png"]
+        tasks = their_tasks(listed(*addresses), "picture")
+        assert fetch_images(Connection("http://127.0.0.1:1", "token"), tasks, tmp_path / "images") == []
+    colours = [Image.open(tmp_path / "images" / t.path).getpixel((0, 0)) for t in tasks]
+    assert colours == [(255, 0, 0), (0, 0, 255)]
+    assert [(t.path, t.label) for t in tasks] == [(own_path(addresses[0]), "cat"), (own_path(addresses[1]), "dog")]
+
+
+def test_a_path_that_is_an_images_own_is_its_address_s_alone() -> None:
+    alone = their_tasks(listed("s3://a/x/1.png", "s3://a/x/2.png", "s3://a/x/1.png"), "picture")
+    assert [t.path for t in alone] == ["x/1.png", "x/2.png", "x/1.png"]
+    first, second = (their_tasks(listed(*order), "picture") for order in (DRIVE, DRIVE[::-1]))
+    assert {t.path for t in first} == {t.path for t in second}
+    assert len({t.path for t in first}) == 3
+
+
+def test_answers_find_the_image_of_their_address_whatever_other_tasks_there_are() -> None:
+    adopted = their_tasks(listed(*DRIVE[:2]), "picture")
+    paths = {"sA": (adopted[0].path,), "sB": (adopted[1].path,)}
+
+    def samples_of(*addresses: str) -> tuple[list[str], int]:
+        tasks = their_tasks(listed(*addresses), "picture")
+        found, aside = verdicts_of(PROJECT, tasks, CLASSES, paths, {3: "ann"}, [], iteration=0)
+        return [v.sample_id for v in found], len(aside)
+
+    assert samples_of(*DRIVE[:2]) == (["sA", "sB"], 0)
+    assert samples_of(DRIVE[1]) == (["sB"], 0)
+    assert samples_of(*DRIVE[::-1]) == (["sB", "sA"], 1)
+    assert samples_of(DRIVE[2]) == ([], 1)
+
+
+def test_of_two_images_that_were_adopted_as_one_the_first_keeps_it_and_answers_to_the_other_are_withdrawn() -> None:
+    """Before paths told such images apart, the first was fetched and the answers to both were taken for its own."""
+    paths = {"s1": ("uc",)}
+    tasks = their_tasks(listed(*DRIVE[:2]), "picture")
+    origin = f"{PROJECT.created_at}-{PROJECT.number}"
+    known = [
+        Verdict("s1", chosen, "ann", datetime(2026, 1, 1, tzinfo=UTC), "adopted:s1", f"ls:{origin}:annotation:{n}",
+                "blind", 0)
+        for n, chosen in ((1, "c1"), (2, "c2"))
+    ]  # fmt: skip
+    found, (aside,) = verdicts_of(PROJECT, tasks, CLASSES, paths, {3: "ann"}, known, iteration=0)
+    assert [(v.source, v.answer) for v in found] == [(known[0].source, "c1"), (known[1].source, WITHDRAWN)]
+    assert "project 'Pets': task 2 can't be told from another by the path of its image" in aside
+    assert DRIVE[1] in aside

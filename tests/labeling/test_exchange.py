@@ -157,6 +157,23 @@ def test_of_images_with_the_same_name_it_is_the_one_with_the_most_folders_in_com
     assert sample_at(address, by_file_name(paths)) == sample
 
 
+def test_two_images_with_the_same_path_in_their_addresses_are_told_apart_by_their_bucket_or_not_at_all(
+    tmp_path: Path,
+) -> None:
+    addresses = ["s3://cats/1.png", "s3://dogs/1.png", "s3://dogs/1.png"]
+    tasks = [{"id": n, "data": {"i": address}, "annotations": [annotation(named("cat"), n)]}
+             for n, address in enumerate(addresses)]  # fmt: skip
+
+    def found_in(paths: dict[str, tuple[str, ...]]) -> tuple[list[str], list[str]]:
+        found = read_answers(export(tmp_path, *tasks), ENTRIES, CLASSES, paths, iteration=1)
+        return [v.sample_id for v in found.verdicts], [a.split(": ")[1] for a in found.set_aside]
+
+    assert found_in({"s1": ("cats/1.png",), "s2": ("dogs/1.png",)}) == (["s1", "s2", "s2"], [])
+    assert found_in({"s1": ("1.png",)}) == (
+        [], [f"task {n} can't be told from another by the path of its image ({a})" for n, a in enumerate(addresses)],
+    )  # fmt: skip
+
+
 def test_an_image_whose_name_is_of_two_samples_or_of_none_is_set_aside(tmp_path: Path) -> None:
     tasks = [{"id": n, "data": {"i": f"/x/{name}"}, "annotations": [annotation(named("cat"))]}
              for n, name in enumerate(("2.png", "9.png"))]  # fmt: skip
