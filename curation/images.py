@@ -114,8 +114,8 @@ def loaded(image: Image.Image, at_least: int = 0) -> Image.Image:
     """
     if at_least:
         image.draft(None, (at_least, at_least))
-    turn = turn_of(image)
     image.load()
+    turn = turn_of(image)  # not before: Pillow turns a TIFF itself while it loads
     return image if turn is None else image.transpose(turn)
 
 

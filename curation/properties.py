@@ -143,9 +143,9 @@ def _at_measuring_scale(image: Image.Image) -> tuple[Pixels, float, float, float
     from PIL import Image
 
     width, height = image.size
-    turn, quality = turn_of(image), jpeg_quality(getattr(image, "quantization", None))
+    quality = jpeg_quality(getattr(image, "quantization", None))
     upright = rgb(loaded(image, at_least=MEASURE_SIDE))
-    if turn in (
+    if turn_of(image) in (
         Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90
     ):  # fmt: skip
         width, height = height, width

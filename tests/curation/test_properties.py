@@ -75,11 +75,12 @@ class TestProperties:
         assert measured["width"].tolist() == [62, 61, 60]
         assert measured["aspect"].iloc[2] == 1.5
 
-    def test_upright_size_of_a_large_turned_jpeg_is_exact(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("suffix", ["jpg", "tif"])
+    def test_upright_size_of_a_large_turned_picture_is_exact(self, tmp_path: Path, suffix: str) -> None:
         exif = Image.Exif()
         exif[0x0112] = 8
-        picture(1601, 1203).save(tmp_path / "a.jpg", exif=exif)
-        measured = measure_properties([sample_of(tmp_path / "a.jpg")], tmp_path / "p.parquet").iloc[0]
+        picture(1601, 1203).save(tmp_path / f"a.{suffix}", exif=exif)
+        measured = measure_properties([sample_of(tmp_path / f"a.{suffix}")], tmp_path / "p.parquet").iloc[0]
         assert (measured["width"], measured["height"]) == (1203, 1601)
 
     def test_only_missing_images_are_measured(self, tmp_path: Path) -> None:
