@@ -112,10 +112,19 @@ def condition_name(condition: Condition, classes: Classes) -> str:
     """A condition as it stands in a slice's name."""
     if condition.field == "class":
         return f"class = {classes.name(str(condition.value))}"
-    value = f"{condition.value:g}" if isinstance(condition.value, float) else condition.value
+    value = number_text(condition.value) if isinstance(condition.value, float) else condition.value
     if by_looks(condition.field):
         return f"looks like {', nearest '.join(_likeness(condition))}"
     return f"{condition.field} {condition.op} {value}"
+
+
+def number_text(value: float) -> str:
+    """A number as people read it; whole ones in full, since lots and dates differ in their last digits.
+
+    >>> number_text(20240122.0), number_text(0.21), number_text(3.0)
+    ('20240122', '0.21', '3')
+    """
+    return f"{value:.0f}" if value.is_integer() else f"{value:.15g}"
 
 
 def _likeness(condition: Condition) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ that look most like one of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
@@ -22,7 +22,7 @@ from curation.errors import RecordError
 from curation.properties import PROPERTIES, QUALITY_ONLY
 from curation.records import Classes, Condition, Slice
 from curation.slice_search import Atoms, Candidates, Search, Trial, strata_codes
-from curation.slice_words import WEAKNESSES, by_looks, condition_name, look_of, weakness_of
+from curation.slice_words import WEAKNESSES, by_looks, condition_name, look_of, number_text, weakness_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -358,15 +358,12 @@ def _is_numeric(column: pd.Series) -> bool:
     return len(values) > FEW_VALUES or bool((values != np.floor(values)).any())
 
 
-def _texts(column: pd.Series) -> npt.NDArray[np.object_]:
+def _texts(column: pd.Series, written: Callable[[float], str] = number_text) -> npt.NDArray[np.object_]:
     """Category values as text, ``None`` where missing; 3.0 reads ``3`` so that a gap in a column changes no name."""
     import pandas as pd
 
-    def text(value: object) -> str:
-        return f"{value:g}" if isinstance(value, float) else str(value)
-
     codes, values = pd.factorize(column)
-    known = np.array([text(v) for v in values] + [None], dtype=np.object_)
+    known = np.array([written(v) if isinstance(v, float) else str(v) for v in values] + [None], dtype=np.object_)
     return known[codes]
 
 
@@ -407,7 +404,11 @@ def _holds(condition: Condition, table: pd.DataFrame, labels: Sequence[str]) -> 
         raise RecordError(f"a slice asks for '{condition.field}', which is no column of this table")
     column = table[condition.field]
     if condition.op == "=":
-        return np.array(_texts(column) == str(condition.value), dtype=np.bool_)
+        wanted = str(condition.value)
+        holds = np.array(_texts(column) == wanted, dtype=np.bool_)
+        if "e+" in wanted:  # slices of before wrote large numbers in six digits
+            holds |= np.array(_texts(column, "{:g}".format) == wanted, dtype=np.bool_)
+        return holds
     values = column.to_numpy(dtype=np.float64, na_value=np.nan)
     cut = float(condition.value)
     return np.asarray(values < cut if condition.op == "<" else values >= cut, dtype=np.bool_)

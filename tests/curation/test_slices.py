@@ -15,7 +15,7 @@ from curation.errors import RecordError
 from curation.neighbours import unit_directions
 from curation.records import Classes, Condition, Slice
 from curation.slice_search import standing_out
-from curation.slice_words import weakness_of, words
+from curation.slice_words import condition_name, weakness_of, words
 from curation.slices import confirm_slices, find_slices, looks_columns, members
 
 CLASSES = Classes(("c1", "c2"), ("functional", "defective"))
@@ -268,6 +268,19 @@ class TestFinding:
         table["camera"] = np.where(rng.random(600) < 0.2, np.nan, table["camera"])
         errors = rng.random(600) < np.where(table["camera"] == 2, 0.6, 0.05)
         assert search(table, errors, labels)[0].name == "camera = 2"
+
+    def test_large_whole_numbers_are_told_apart_and_written_in_full(self) -> None:
+        rng = np.random.default_rng(0)
+        lots = np.resize([20240115.0, 20240116.0, 20240122.0, 20240131.0], 400)
+        errors = rng.random(400) < np.where(lots == 20240122, 0.6, 0.05)
+        (found,) = search(pd.DataFrame({"lot": lots}), errors, ["c1"] * 400)
+        assert (found.name, found.size) == ("lot = 20240122", 100)
+        assert condition_name(Condition("lot", ">=", 20240122.0), CLASSES) == "lot >= 20240122"
+
+    def test_large_whole_number_in_short_as_it_was_kept_before_holds_what_it_held(self) -> None:
+        table = pd.DataFrame({"lot": [2024001.0, 2024002.0, 2025001.0, np.nan]})
+        before = a_slice(Condition("lot", "=", "2.024e+06"))
+        assert members(before, table, ["c1"] * 4).tolist() == [True, True, False, False]
 
     def test_lengths_that_differ_are_refused(self) -> None:
         table, labels = table_of(50, np.random.default_rng(0))
