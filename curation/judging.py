@@ -259,10 +259,17 @@ def joint_groups(samples: Sequence[Sample], duplicates: npt.NDArray[np.int64]) -
 
 
 def slice_table(samples: Sequence[Sample], properties: pd.DataFrame, ignore: Sequence[str] = ()) -> pd.DataFrame:
-    """Metadata and measured properties, one row a sample in order; columns that name single samples are left out."""
+    """Metadata and measured properties, one row a sample in order; columns that name single samples are left out.
+
+    A metadata column is called as in ``column_name``; ``ignore`` may name it either way.
+    """
     import pandas as pd
 
-    rows = [{k: v for k, v in s.metadata.items() if k not in ignore} for s in samples]
+    from curation.slices import column_name
+
+    names = {name: column_name(name) for name in dict.fromkeys(k for s in samples for k in s.metadata)}
+    used = {k: v for k, v in names.items() if k not in ignore and v not in ignore}
+    rows = [{used[k]: v for k, v in s.metadata.items() if k in used} for s in samples]
     metadata = pd.DataFrame(rows, index=[s.id for s in samples])
     few = [c for c in metadata.columns if metadata[c].dtype.kind in "fiu" or metadata[c].nunique() <= 50]
     return pd.concat([metadata[few], properties.loc[[s.id for s in samples]]], axis=1)

@@ -349,7 +349,8 @@ class Decision:
 class Condition:
     """One condition of a slice, for instance ``brightness < 0.21`` or ``wafer = poly``.
 
-    ``field`` is ``class``, a metadata column or a measured property; ``op`` one of ``=``, ``<``, ``>=``.
+    ``field`` is ``class``, a metadata column (as ``slices.column_name`` calls it) or a measured property; ``op`` one of
+    ``=``, ``<``, ``>=``.
     For ``field == "class"`` the value is a class id. ``shown`` is the path of the image that a condition on looks
     speaks of, which people are told in place of its id.
     """

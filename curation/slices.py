@@ -42,6 +42,8 @@ _LOOK_CUTS = (0.82, 0.88, 0.93, 0.96, 0.98)
 _MOST_CENTRES, _NEARNESSES = 1_000, 12_800_000
 #: A whole-number column of metadata with no more values than this is read as categories.
 FEW_VALUES = 10
+#: How the name of a metadata column ends that is called like what is measured.
+_GIVEN = " (given)"
 #: Values of a category beyond the most frequent ones are not tried, nor are more slices reported than people can use.
 MOST_VALUES, MOST_SLICES = 50, 10
 #: How many typical members of a slice are named.
@@ -296,6 +298,18 @@ def _slice_of(
 
 
 # --- conditions
+
+
+def column_name(given: str) -> str:
+    """What a metadata column is called in conditions: as given, but for one whose name means something else there.
+
+    No two columns get one name, whichever a table has.
+
+    >>> column_name("camera"), column_name("width"), column_name("class"), column_name("width (given)")
+    ('camera', 'width (given)', 'class (given)', 'width (given) (given)')
+    """
+    own = given.split(_GIVEN)[0]
+    return given + _GIVEN if own in PROPERTIES or _stage_of(own) != "words" else given
 
 
 def _find_atoms(stage: str, table: pd.DataFrame, labels: Sequence[str], classes: Classes, min_size: int) -> Atoms:

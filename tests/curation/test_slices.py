@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,9 @@ from curation import slice_search, slices
 from curation.audit import wilson_interval
 from curation.config import SliceSettings
 from curation.errors import RecordError
+from curation.judging import slice_table
 from curation.neighbours import unit_directions
-from curation.records import Classes, Condition, Slice
+from curation.records import Classes, Condition, Sample, Slice
 from curation.slice_search import standing_out
 from curation.slice_words import condition_name, weakness_of, words
 from curation.slices import confirm_slices, find_slices, looks_columns, members
@@ -380,6 +382,36 @@ class TestDoubts:
         for doubts in (np.zeros(49), np.full(50, 1.5), np.full(50, np.nan)):
             with pytest.raises(RecordError, match="doubts must be 50 numbers from 0 to 1"):
                 search(table, np.arange(50) < 9, labels, doubts=doubts)
+
+
+class TestTable:
+    """Metadata of samples beside what was measured."""
+
+    @staticmethod
+    def table(*metadata: dict[str, str | float | None], ignore: tuple[str, ...] = ()) -> pd.DataFrame:
+        samples = [Sample(f"s{n}", f"{n}.png", Path(f"{n}.png"), "train", None, m) for n, m in enumerate(metadata)]
+        measured = pd.DataFrame({"width": np.arange(len(samples)) / 10}, index=[s.id for s in samples])
+        return slice_table(samples, measured, ignore)
+
+    def test_column_named_like_what_is_measured_gets_a_name_of_its_own(self) -> None:
+        row: dict[str, str | float | None] = {"width": 7.0, "class": "a", "looks": "b", "camera": "c"}
+        table = self.table(row, row)
+        assert list(table) == ["width (given)", "class (given)", "looks (given)", "camera", "width"]
+        assert table["width (given)"].tolist() == [7, 7]
+        assert table["width"].tolist() == [0, 0.1]
+        for ignored in ("width", "width (given)"):
+            assert list(self.table(row, ignore=(ignored, "class", "looks"))) == ["camera", "width"]
+
+    def test_columns_that_would_get_the_same_name_stay_two(self) -> None:
+        table = self.table({"width": 1.0, "width (given)": 2.0})
+        assert list(table) == ["width (given)", "width (given) (given)", "width"]
+
+    def test_column_named_like_what_is_measured_is_searched(self) -> None:
+        rng = np.random.default_rng(0)
+        given = np.resize([1.0, 2.0, 3.0, 4.0], 400)
+        errors = rng.random(400) < np.where(given == 3, 0.6, 0.05)
+        (found,) = search(self.table(*[{"width": w} for w in given.tolist()]), errors, ["c1"] * 400)
+        assert (found.name, found.weakness) == ("width (given) = 3", "rare")
 
 
 class TestMembersAndHoldout:
