@@ -184,7 +184,8 @@ def slice_cards(
     if holdout and before and after:
         labels = [account.after[s.id].class_id or "" for s in holdout]
         looks = account.looks
-        table = slice_table(holdout, account.properties if looks is None else account.properties.join(looks))
+        known = account.properties if looks is None else account.properties.join(looks)
+        table = slice_table(holdout, known, asked=slices)
         wrong_before = np.array([p != t for p, t in zip(before.predicted(), labels, strict=True)])
         wrong_after = np.array([p != t for p, t in zip(after.predicted(), labels, strict=True)])
         slices = slicing.confirm_slices(slices, table, wrong_before, labels, account.classes)

@@ -258,10 +258,13 @@ def joint_groups(samples: Sequence[Sample], duplicates: npt.NDArray[np.int64]) -
     return np.array([order[c] for c in component], dtype=np.int64)
 
 
-def slice_table(samples: Sequence[Sample], properties: pd.DataFrame, ignore: Sequence[str] = ()) -> pd.DataFrame:
+def slice_table(
+    samples: Sequence[Sample], properties: pd.DataFrame, ignore: Sequence[str] = (), asked: Sequence[Slice] = ()
+) -> pd.DataFrame:
     """Metadata and measured properties, one row a sample in order; columns that name single samples are left out.
 
-    A metadata column is called as in ``column_name``; ``ignore`` may name it either way.
+    A metadata column is called as in ``column_name``; ``ignore`` may name it either way. What ``asked`` slices speak of
+    is always there, empty where no sample has it.
     """
     import pandas as pd
 
@@ -271,8 +274,10 @@ def slice_table(samples: Sequence[Sample], properties: pd.DataFrame, ignore: Seq
     used = {k: v for k, v in names.items() if k not in ignore and v not in ignore}
     rows = [{used[k]: v for k, v in s.metadata.items() if k in used} for s in samples]
     metadata = pd.DataFrame(rows, index=[s.id for s in samples])
-    few = [c for c in metadata.columns if metadata[c].dtype.kind in "fiu" or metadata[c].nunique() <= 50]
-    return pd.concat([metadata[few], properties.loc[[s.id for s in samples]]], axis=1)
+    needed = {c.field for found in asked for c in found.conditions if c.field != "class"}
+    few = [c for c in metadata if c in needed or metadata[c].dtype.kind in "fiu" or metadata[c].nunique() <= 50]
+    table = pd.concat([metadata[few], properties.loc[[s.id for s in samples]]], axis=1)
+    return table.assign(**dict.fromkeys(sorted(needed - {*table}), np.nan))
 
 
 def class_of(labels: Mapping[str, CurrentLabel], sample: Sample) -> str:

@@ -6,8 +6,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from curation.account import _worst, advise
-from curation.records import Classes
+import numpy as np
+import pandas as pd
+
+from curation.account import _worst, advise, slice_cards
+from curation.records import Classes, Condition, Predictions, Sample, Slice
 from curation.tracking import Shot
 
 
@@ -31,6 +34,31 @@ def test_the_pool_is_told_of_once_however_many_slices_ask_for_images() -> None:
         "Collect or label: 20 more images where it is dark; 30 more blurred images; and for 1 more weak slice.",
         "3 unlabeled images are in the pool; the nearest to these are asked about first.",
     )
+
+
+def test_slice_on_a_column_that_the_holdout_lacks_has_no_holdout_image() -> None:
+    """And one on a column that tells nearly all of the holdout apart is looked up there all the same."""
+    held = [
+        Sample(f"s{n}", f"{n}.png", Path(f"{n}.png"), "holdout", None, {"lot": "a" if n < 2 else f"b{n}"})
+        for n in range(60)
+    ]
+    ids = tuple(s.id for s in held)
+    said = Predictions(ids, ("c1", "c2"), np.tile([0.9, 0.1], (60, 1)), np.full(60, -1))
+    weak = tuple(
+        Slice(f"{c.field} = {c.value}", (c,), (), 30, 15, 0.5, (0.3, 0.7), 0.1, 0.001)
+        for c in (Condition("camera", "=", "new"), Condition("camera", ">=", 3.0), Condition("lot", "=", "a"))
+    )
+    account: Any = SimpleNamespace(
+        scored=SimpleNamespace(slices=weak, quality={}), samples=held, classes=Classes(("c1", "c2"), ("cat", "dog")),
+        after={s: SimpleNamespace(class_id="c2") for s in ids}, looks=None, shots=(), folder=Path(),
+        properties=pd.DataFrame({"width": np.ones(60)}, index=list(ids)),
+    )  # fmt: skip
+    cards = slice_cards(account, held, said, said)
+    assert [(c.slice.holdout_size, c.slice.holdout_error_rate, c.before is None) for c in cards] == [
+        (0, None, True),
+        (0, None, True),
+        (2, 1.0, False),
+    ]
 
 
 def test_labels_to_review_are_those_that_nobody_has_settled() -> None:

@@ -176,6 +176,13 @@ def test_slice_says_what_is_done_about_it_and_what_that_rests_on(
     assert f"{begins}41 of its 52 labels are flagged." in text
 
 
+def test_slice_without_an_image_in_the_holdout_says_so(summary: IterationSummary) -> None:
+    (card,) = summary.slices
+    nowhere = replace(card.slice, holdout_size=0, holdout_error_rate=None, holdout_ci=None)
+    text = Reading(HtmlReporter().render(replace(summary, slices=(replace(card, slice=nowhere),)))).text
+    assert "On the holdout: no such image." in text
+
+
 def test_confusion_is_shaded_by_share_of_the_row(summary: IterationSummary) -> None:
     table = confusion_table(summary)
     assert table is not None
