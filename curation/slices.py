@@ -423,15 +423,23 @@ def _holds(condition: Condition, table: pd.DataFrame, labels: Sequence[str]) -> 
         if "e+" in wanted:  # slices of before wrote large numbers in six digits
             holds |= np.array(_texts(column, "{:g}".format) == wanted, dtype=np.bool_)
         return holds
-    values = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    values = _numbers(column)
     cut = float(condition.value)
     return np.asarray(values < cut if condition.op == "<" else values >= cut, dtype=np.bool_)
 
 
-def members(found: Slice, table: pd.DataFrame, labels: Sequence[str]) -> Mask:
-    """Which rows of a table belong to a slice, shape (rows,); ``labels`` are class ids. A missing value belongs not.
+def _numbers(column: pd.Series) -> Scores:
+    """The values of a column, NaN for what is none: rows that came later may have brought text."""
+    import pandas as pd
 
-    Raises RecordError where the table lacks a column that the slice speaks of.
+    return pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def members(found: Slice, table: pd.DataFrame, labels: Sequence[str]) -> Mask:
+    """Which rows of a table belong to a slice, shape (rows,); ``labels`` are class ids.
+
+    A missing value belongs not, nor text where a number is asked for. Raises RecordError where the table lacks a
+    column that the slice speaks of.
     """
     mask = np.ones(len(table), dtype=np.bool_)
     for condition in found.conditions:
@@ -449,7 +457,7 @@ def typical_rows(found: Slice, table: pd.DataFrame, labels: Sequence[str]) -> np
     for condition in found.conditions:
         if condition.op == "=":
             continue
-        values = table[condition.field].to_numpy(dtype=np.float64, na_value=np.nan)
+        values = _numbers(table[condition.field])
         beyond = values[inside] if condition.op == ">=" else -values[inside]
         ranks = np.searchsorted(np.sort(beyond), beyond, side="left") / max(len(beyond), 1)
         np.minimum(depth, ranks, out=depth)

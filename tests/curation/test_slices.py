@@ -427,6 +427,13 @@ class TestMembersAndHoldout:
         for op in ("<", ">="):
             assert not members(a_slice(Condition("noise", op, 0.2)), table, ["c1", "c1"])[0]  # type: ignore[arg-type]
 
+    def test_what_is_no_number_in_a_column_that_was_of_numbers_belongs_to_neither_side(self) -> None:
+        """Rows that came later brought text, and their numbers as text."""
+        table = pd.DataFrame({"age": [20.0, 30.0, "unknown", "22", None]})
+        young, old = (a_slice(Condition("age", op, 25.0)) for op in ("<", ">="))  # type: ignore[arg-type]
+        assert members(young, table, ["c1"] * 5).tolist() == [True, False, False, True, False]
+        assert members(old, table, ["c1"] * 5).tolist() == [False, True, False, False, False]
+
     def test_unknown_column_is_named(self) -> None:
         with pytest.raises(RecordError, match="'lot', which is no column"):
             members(a_slice(Condition("lot", "=", "a")), pd.DataFrame({"x": [1]}), ["c1"])
