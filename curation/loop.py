@@ -174,6 +174,7 @@ class Loop:
         write_frame(folder / "quality.parquet", _quality_frame(scored.quality))
         write_frame(folder / "issues.parquet", issues_to_frame([*scored.issues, *leaks]))
         write_frame(folder / "slices.parquet", slices_to_frame(slices))
+        write_frame(folder / "scored_slices.parquet", slices_to_frame(slices))
         self.ledger.add_queue(entries)
         kinds = Counter(i.kind for i in [*scored.issues, *leaks])
         return {"labeled": len(rows), "issues": dict(kinds), "queued": len(entries)}
@@ -531,12 +532,19 @@ class Loop:
         return {**spent, "exclusions": spent["relabeling"], "all": sum(spent.values())}
 
     def _augmentations(self, folder: Path, number: int, labels: Mapping[str, CurrentLabel]) -> list[Augmentation]:
-        """Copies for the first of the weakest open slices that can be repaired; none before the first iteration."""
+        """Copies for the first of the weakest open slices that can be repaired; none before the first iteration.
+
+        Begins with the slices as ``score`` has left them and people have marked them since, so that a training that
+        was stopped tries the same again.
+        """
         if number == 0 or self.settings.slices.copies == 0:
             return []
         from curation.tracking import review_first, start_collecting
 
-        slices = self.slices(number)
+        scored = folder / "scored_slices.parquet"
+        if not scored.exists():  # scored by a version without it
+            write_frame(scored, slices_to_frame(self.slices(number)))
+        slices = slices_from_frame(read_frame(scored))
         rows = trainable(self.samples, labels)
         measured = self.parts.measure(rows, self.parts.progress)
         properties = self.judging.slice_table(rows, measured, self.looks(number))

@@ -540,19 +540,21 @@ class Project:
         It keeps that over iterations. An accepted slice is tried no recipe on; for one that is being collected for, a
         shot list is made. Returns the slices. Raises DataError naming those that there are where it is none of them.
         """
-        from curation.tracking import start_collecting
+        from curation.tracking import mark
 
         with project_lock(self.paths):
             slices = self.slices()
-            place = next((place for place, s in enumerate(slices) if s.name == name), None)
-            if place is None:
+            if name not in {s.name for s in slices}:
                 known = "; ".join(s.name for s in slices) or "none"
                 raise DataError(f"no weak slice is named '{name}'; there are: {known}")
-            marked = replace(slices[place], status=status)
-            slices[place] = start_collecting(marked) if status == "collecting" and not marked.wanted else marked
             number = max(n for n in range(self._current() + 1) if (self.paths.iteration(n) / "slices.parquet").exists())
-            write_frame(self.paths.iteration(number) / "slices.parquet", slices_to_frame(slices))
-            metrics = self.paths.iteration(number) / "metrics.json"
+            folder = self.paths.iteration(number)
+            # What a training that was stopped begins with again, then what it has made of it.
+            for file in (folder / "scored_slices.parquet", folder / "slices.parquet"):
+                if file.exists():
+                    slices = [mark(s, status) if s.name == name else s for s in slices_from_frame(read_frame(file))]
+                    write_frame(file, slices_to_frame(slices))
+            metrics = folder / "metrics.json"
             if metrics.exists():
                 told = read_json(metrics)
                 for entry in told["slices"]:

@@ -163,6 +163,12 @@ class Shot:
         return self.arrived >= self.wanted
 
 
+def mark(found: Slice, status: SliceStatus) -> Slice:
+    """The slice with what people say that becomes of it; one that is to be collected for asks for a number."""
+    marked = replace(found, status=status)
+    return start_collecting(marked) if status == "collecting" and not marked.wanted else marked
+
+
 def start_collecting(found: Slice) -> Slice:
     """The slice as being collected for: how many more, counted from its size now.
 

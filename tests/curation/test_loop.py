@@ -30,7 +30,7 @@ from curation.parts import Account, Parts, Repaired
 from curation.properties import measure_properties
 from curation.records import SKIPPED, WITHDRAWN, Augmentation, Decision, Issue, Sample, Slice, Verdict
 from curation.runs import ProjectPaths, finished, read_json
-from curation.tables import read_frame, slices_from_frame
+from curation.tables import read_frame, slices_from_frame, slices_to_frame, write_frame
 
 FLIPPED = 8
 
@@ -258,6 +258,47 @@ def test_trials_of_an_iteration_share_the_copies_that_they_may_look_at(
         house.ledger.add_verdicts([Verdict(sample_id, answer, "ann", at, answer, f"ls:x:{answer}", "blind", 1)])
         loop._augmentations(house.paths.iteration(1), 1, house.ledger.labels())
         assert tried[0][0] == first, "who skips an image has not judged it"
+
+
+def test_trials_that_were_stopped_in_training_are_made_again_to_the_same_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slices are tried as they were found, or as people have marked them since."""
+    house = House(tmp_path)
+    ids = [s.id for s in house.samples if s.split == "train"]
+    weak = [
+        Slice(f"slice {n}", (), tuple(ids[10 * n :][:10]), 10, 5, 0.5, (0.2, 0.8), 0.0, 0.01, "dark") for n in range(6)
+    ]
+    tried: list[str] = []
+
+    def helps_the_last(weak, properties: pd.DataFrame, ids, labels, folder: Path, most: int):  # type: ignore[no-untyped-def]
+        tried.append(weak.name)
+        helps = weak.name == "slice 4"
+        repaired = replace(weak, repair="recipe" if helps else "collect")
+        return Repaired(repaired, Augmentation("dark", weak.sample_ids if helps else (), 1, unchanged), 50)
+
+    loop = house.loop
+    loop.parts = replace(loop.parts, repair=helps_the_last)
+    monkeypatch.setattr(loop, "issues", lambda number: [])
+    monkeypatch.setattr(loop, "_remember", lambda *given: weak)
+    loop.baseline()
+    loop.prepare(1)
+    folder, labels = house.paths.iteration(1), house.ledger.labels()
+    assert loop._augmentations(folder, 1, labels) == []
+    assert tried == ["slice 0", "slice 1", "slice 2"]
+    ended = (folder / "slices.parquet").read_bytes()
+    assert loop._augmentations(folder, 1, labels) == []
+    assert tried[3:] == tried[:3]
+    assert (folder / "slices.parquet").read_bytes() == ended
+    assert [s.status for s in loop.slices(1)] == ["collecting"] * 3 + ["open"] * 3
+    for name in ("scored_slices", "slices"):
+        file = folder / f"{name}.parquet"
+        kept = slices_from_frame(read_frame(file))
+        write_frame(file, slices_to_frame([replace(s, status="accepted") if s.name == "slice 1" else s for s in kept]))
+    tried.clear()
+    loop._augmentations(folder, 1, labels)
+    assert tried == ["slice 0", "slice 2", "slice 3"]
+    assert [s.status for s in loop.slices(1)][:2] == ["collecting", "accepted"]
 
 
 def test_an_iteration_waits_for_people_and_goes_on_when_they_have_answered(tmp_path: Path) -> None:

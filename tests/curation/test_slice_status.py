@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from curation.cli import curate
 from curation.errors import DataError, ProjectError
 from curation.records import Condition, Slice
 from curation.runs import read_json, write_json
-from curation.tables import slices_to_frame, write_frame
+from curation.tables import read_frame, slices_from_frame, slices_to_frame, write_frame
 
 DARK = Slice("brightness < 0.2", (Condition("brightness", "<", 0.2),), ("a",), 30, 15, 0.5, (0.3, 0.7), 0.1, 0.001)
 
@@ -42,6 +43,18 @@ def test_accepted_slice_stays_accepted_on_disk_and_in_the_figures(project: Proje
     project.mark_slice(DARK.name, "accepted")
     assert [s.status for s in Project(project.root).slices()] == ["accepted"]
     assert read_json(project.paths.iteration(1) / "metrics.json")["slices"][0]["status"] == "accepted"
+
+
+def test_mark_is_kept_for_a_training_that_is_made_again(project: Project) -> None:
+    """It begins with the slices as they were found, without what the one that was stopped has made of them."""
+    keep(project)
+    found = project.paths.iteration(1) / "scored_slices.parquet"
+    write_frame(found, slices_to_frame([DARK]))
+    tried = replace(DARK, status="collecting", repair="collect", wanted=20, began=30)
+    write_frame(found.with_name("slices.parquet"), slices_to_frame([tried]))
+    project.mark_slice(DARK.name, "accepted")
+    assert slices_from_frame(read_frame(found)) == [replace(DARK, status="accepted")]
+    assert project.slices() == [replace(tried, status="accepted")]
 
 
 def test_slice_that_is_collected_for_asks_for_a_number(project: Project) -> None:
