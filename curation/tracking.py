@@ -42,21 +42,24 @@ def track(
     """The slices of this iteration with the names, statuses and histories that they had before.
 
     ``found`` are the slices of this iteration, ``before`` those of the last; ``table``, ``errors``, ``sample_ids`` and
-    ``labels`` as for ``find_slices``. A slice that is found again, by name or with at least half of its members, keeps
-    its name and conditions, measured anew; one that was fixed is open again. One that is not found again is fixed where
-    its error rate is no longer clearly above that of comparable images, and stays what it was where it is. Weak ones
-    come first in the order found, fixed ones last.
+    ``labels`` as for ``find_slices``. A slice that is found again, by name or else with at least half of its members,
+    keeps its name and conditions, measured anew; one that was fixed is open again. One that is not found again is fixed
+    where its error rate is no longer clearly above that of comparable images, and stays what it was where it is. Weak
+    ones come first in the order found, fixed ones last.
     """
     wrong = np.asarray(errors, dtype=np.bool_)
     of_class = np.unique(np.asarray(labels, dtype=str), return_inverse=True)[1].astype(np.int64)
-    left = list(before)
+    names = {new.name for new in found}
+    named = {old.name: old for old in reversed(before) if old.name in names}
+    left = [old for old in before if named.get(old.name) is not old]
     weak: list[Slice] = []
     for new in found:
-        old = next((s for s in left if s.name == new.name), None) or _same(new, left)
+        old = named.pop(new.name, None)
+        if old is None and (old := _same(new, left)) is not None:
+            left.remove(old)
         if old is None:
             weak.append(_noted(new, iteration))
             continue
-        left.remove(old)
         measured = _measured(old, table, wrong, sample_ids, labels, of_class) if _can_be_asked(old, table) else None
         again = replace(measured, p_value=new.p_value) if measured is not None else new
         status: SliceStatus = "open" if old.status == "fixed" else old.status

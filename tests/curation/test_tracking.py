@@ -76,6 +76,12 @@ class TestTracking:
         assert (other.name, other.conditions, other.status) == (new.name, (second,), "accepted")
         assert other.sample_ids == new.sample_ids
 
+    def test_slice_found_again_by_name_is_not_taken_for_one_that_overlaps_it(self) -> None:
+        table = TABLE.assign(contrast=TABLE["brightness"])
+        flat = replace(weak("contrast < 0.2", 18), conditions=(Condition("contrast", "<", 0.18),))
+        found = track([flat, weak()], [replace(weak(), status="accepted")], table, errors_in(20), IDS, LABELS, 2)
+        assert [(s.name, s.status) for s in found] == [("contrast < 0.2", "open"), ("brightness < 0.2", "accepted")]
+
     def test_another_slice_is_another(self) -> None:
         other = replace(weak("x"), conditions=(Condition("brightness", ">=", 0.8),), sample_ids=tuple(IDS[80:]))
         found = track([other], [weak()], TABLE, errors_in(20), IDS, LABELS, 2)
