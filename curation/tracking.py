@@ -43,9 +43,9 @@ def track(
 
     ``found`` are the slices of this iteration, ``before`` those of the last; ``table``, ``errors``, ``sample_ids`` and
     ``labels`` as for ``find_slices``. A slice that is found again, by name or else with at least half of its members,
-    keeps its name and conditions, measured anew; one that was fixed is open again. One that is not found again is fixed
-    where its error rate is no longer clearly above that of comparable images, and stays what it was where it is. Weak
-    ones come first in the order found, fixed ones last.
+    keeps its name and conditions, measured anew; one that was fixed is open again and asks for nothing. One that is not
+    found again is fixed where its error rate is no longer clearly above that of comparable images, and stays what it
+    was where it is. Weak ones come first in the order found, fixed ones last.
     """
     wrong = np.asarray(errors, dtype=np.bool_)
     of_class = np.unique(np.asarray(labels, dtype=str), return_inverse=True)[1].astype(np.int64)
@@ -62,8 +62,9 @@ def track(
             continue
         measured = _measured(old, table, wrong, sample_ids, labels, of_class) if _can_be_asked(old, table) else None
         again = replace(measured, p_value=new.p_value) if measured is not None else new
-        status: SliceStatus = "open" if old.status == "fixed" else old.status
-        weak.append(_noted(replace(again, status=status, wanted=old.wanted, began=old.began), iteration, old.history))
+        known = mark(old, "open") if old.status == "fixed" else old
+        again = replace(again, status=known.status, wanted=known.wanted, began=known.began)
+        weak.append(_noted(again, iteration, old.history))
     fixed: list[Slice] = []
     for old in left:
         unasked = replace(old, repair="", proof="") if old.repair == "review" else old
@@ -167,8 +168,10 @@ class Shot:
 
 
 def mark(found: Slice, status: SliceStatus) -> Slice:
-    """The slice with what people say that becomes of it; one that is to be collected for asks for a number."""
+    """The slice with another status; what is collected for asks for a number, a fixed one that is reopened anew."""
     marked = replace(found, status=status)
+    if found.status == "fixed" and status != "fixed":
+        marked = replace(marked, wanted=0, began=0)
     return start_collecting(marked) if status == "collecting" and not marked.wanted else marked
 
 

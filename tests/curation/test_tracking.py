@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from curation.records import Classes, Condition, Slice
-from curation.tracking import nearest_unlabeled, review_first, shot_list, start_collecting, track
+from curation.tracking import mark, nearest_unlabeled, review_first, shot_list, start_collecting, track
 
 CLASSES = Classes(("c1", "c2"), ("functional", "defective"))
 IDS = [f"s{n}" for n in range(100)]
@@ -105,6 +105,16 @@ class TestShotList:
         assert half.words.startswith("50 more images")
         (whole,) = shot_list([replace(asked, size=160)], CLASSES)
         assert whole.done
+
+    @pytest.mark.parametrize("weak_again", [True, False])
+    def test_fixed_slice_that_is_reopened_asks_anew(self, weak_again: bool) -> None:
+        """Found weak again, or marked by people."""
+        arrived = replace(weak(size=20), status="fixed", wanted=10, began=10, removable=8.0)
+        found = track([weak()], [arrived], TABLE, errors_in(20), IDS, LABELS, 3)[0] if weak_again else arrived
+        asked = mark(found, "collecting")
+        (shot,) = shot_list([asked], CLASSES)
+        assert (asked.began, shot.arrived, shot.done) == (20, 0, False)
+        assert mark(mark(asked, "open"), "collecting") == asked, "one that was not fixed goes on"
 
     def test_open_slice_asks_for_nothing(self) -> None:
         assert shot_list([weak()], CLASSES) == []
