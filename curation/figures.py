@@ -136,7 +136,7 @@ def _slice_json(card: SliceCard) -> dict[str, Any]:
         "removable": found.removable,
         "p_value": found.p_value,
         "history": [{"iteration": n, "size": size, "error_rate": rate} for n, size, rate in found.history],
-        "collect": {"wanted": card.wanted, "arrived": card.arrived, "words": card.shot} if card.shot else None,
+        "collect": collect_json(card.wanted, card.arrived, card.shot) if card.shot else None,
         "holdout": {
             "size": found.holdout_size,
             "error_rate": found.holdout_error_rate,
@@ -145,6 +145,11 @@ def _slice_json(card: SliceCard) -> dict[str, Any]:
         },
         "words": card.words,
     }
+
+
+def collect_json(wanted: int, arrived: int, words: str) -> dict[str, Any]:
+    """What is asked for of a slice that is being collected for."""
+    return {"wanted": wanted, "arrived": arrived, "words": words}
 
 
 def row_from_json(metrics: Mapping[str, Any]) -> Row:

@@ -20,6 +20,7 @@ from curation.asking import Asking
 from curation.assembly import Encoders, load_encoders, made_from, make_parts
 from curation.config import Settings, read_settings, settings_to_toml
 from curation.errors import ConfigError, DataError, ProjectError
+from curation.figures import collect_json
 from curation.flags import flag_table
 from curation.goal import forget_goal, goal_of, settings_for
 from curation.history import HISTORY, history_rows
@@ -540,7 +541,7 @@ class Project:
         It keeps that over iterations. An accepted slice is tried no recipe on; for one that is being collected for, a
         shot list is made. Returns the slices. Raises DataError naming those that there are where it is none of them.
         """
-        from curation.tracking import mark
+        from curation.tracking import mark, shot_list
 
         with project_lock(self.paths):
             slices = self.slices()
@@ -557,8 +558,9 @@ class Project:
             metrics = folder / "metrics.json"
             if metrics.exists():
                 told = read_json(metrics)
-                for entry in told["slices"]:
-                    entry["status"] = status if entry["name"] == name else entry["status"]
+                shot = next((shot for shot in shot_list(slices, self.classes) if shot.slice == name), None)
+                for entry in (entry for entry in told["slices"] if entry["name"] == name):
+                    entry |= {"status": status, "collect": shot and collect_json(shot.wanted, shot.arrived, shot.words)}
                 write_json(metrics, told)
         return slices
 

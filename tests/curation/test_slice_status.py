@@ -14,7 +14,7 @@ from PIL import Image
 from curation import Project
 from curation.cli import curate
 from curation.errors import DataError, ProjectError
-from curation.records import Condition, Slice
+from curation.records import Condition, Slice, SliceStatus
 from curation.runs import read_json, write_json
 from curation.tables import read_frame, slices_from_frame, slices_to_frame, write_frame
 
@@ -35,7 +35,7 @@ def keep(project: Project) -> None:
     folder = project.paths.iteration(1)
     folder.mkdir(parents=True)
     write_frame(folder / "slices.parquet", slices_to_frame([DARK]))
-    write_json(folder / "metrics.json", {"slices": [{"name": DARK.name, "status": "open"}]})
+    write_json(folder / "metrics.json", {"slices": [{"name": DARK.name, "status": "open", "collect": None}]})
 
 
 def test_accepted_slice_stays_accepted_on_disk_and_in_the_figures(project: Project) -> None:
@@ -62,6 +62,19 @@ def test_slice_that_is_collected_for_asks_for_a_number(project: Project) -> None
     (found,) = project.mark_slice(DARK.name, "collecting")
     assert (found.status, found.began) == ("collecting", 30)
     assert found.wanted >= 20
+
+
+def test_what_is_to_be_collected_is_in_the_figures_as_long_as_it_is_asked_for(project: Project) -> None:
+    keep(project)
+    metrics = project.paths.iteration(1) / "metrics.json"
+    expected: tuple[tuple[SliceStatus, tuple[int, int] | None], ...] = (("collecting", (20, 0)), ("open", None))
+    for status, asked in expected:
+        project.mark_slice(DARK.name, status)
+        (told,) = read_json(metrics)["slices"]
+        assert told["status"] == status
+        assert (told["collect"] and (told["collect"]["wanted"], told["collect"]["arrived"])) == asked
+        if told["collect"]:
+            assert told["collect"]["words"] == "about 20 more images darker than most (brightness < 0.2)"
 
 
 def test_name_that_is_none_is_refused_with_those_that_are(project: Project) -> None:
