@@ -147,7 +147,8 @@ class Repairer:
         how = weak.weakness
         if how not in SOFTENED:
             return properties, ()
-        own = np.array([s in set(weak.sample_ids) for s in sample_ids], dtype=np.bool_)
+        members = set(weak.sample_ids)
+        own = np.array([s in members for s in sample_ids], dtype=np.bool_)
         rng = np.random.default_rng(self.seed)
         inside, rest = (rng.permutation(np.flatnonzero(rows))[:MOST_MEASURED] for rows in (own, ~own))
         if not len(rest):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -275,6 +275,23 @@ def test_copies_are_as_coarse_as_the_slice(tmp_path: Path, side: int, by: int) -
     assert set(plans) == {"blurred", "low_resolution"}
     least, most = plans["low_resolution"].steps[0].parameters["scale_range"]
     assert 0.75 / by <= least <= most <= 1.3 / by
+
+
+class Counted(tuple[str, ...]):
+    """Members of a slice that count how often all of them are gone through."""
+
+    through = 0
+
+    def __iter__(self) -> Iterator[str]:
+        self.through += 1
+        return super().__iter__()
+
+
+def test_members_of_a_soft_slice_are_gone_through_once_however_many_images_there_are(made: Set) -> None:
+    members = Counted(made.ids[:40])
+    weak = replace(made.weak, weakness="blurred", sample_ids=members)
+    made.repairer(SliceSettings())._softness(weak, made.table, made.ids)
+    assert members.through == 1
 
 
 def test_two_networks_do_not_take_each_others_copies(made: Set) -> None:
