@@ -392,21 +392,28 @@ def _cuts(values: Scores, low: Sequence[float], high: Sequence[float]) -> Iterat
     ordered = np.sort(values[np.isfinite(values)])
     if not len(ordered) or ordered[0] == ordered[-1]:
         return
+    most = ordered[int(0.9 * (len(ordered) - 1))] - ordered[int(0.1 * (len(ordered) - 1))]
+    spread = float(most or ordered[-1] - ordered[0])  # of dates and the like: one odd value hides nothing
+
+    def dividing(cut: float) -> float:
+        return float(cut if cut > ordered[0] else ordered[np.searchsorted(ordered, cut, side="right")])
+
     for share in low:
-        cut = ordered[min(int(share * len(ordered)), len(ordered) - 1)]
-        yield "<", readable(float(cut if cut > ordered[0] else ordered[np.searchsorted(ordered, cut, side="right")]))
+        yield "<", readable(dividing(ordered[min(int(share * len(ordered)), len(ordered) - 1)]), spread)
     for share in high:
-        cut = ordered[min(int(np.ceil(share * len(ordered))), len(ordered) - 1)]
-        yield ">=", readable(float(cut if cut > ordered[0] else ordered[np.searchsorted(ordered, cut, side="right")]))
+        yield ">=", readable(dividing(ordered[min(int(np.ceil(share * len(ordered))), len(ordered) - 1)]), spread)
 
 
-def readable(value: float) -> float:
-    """A number with three significant digits.
+def readable(value: float, spread: float) -> float:
+    """A number with three significant digits, or as many more as it takes to tell apart what spreads so little.
 
-    >>> readable(0.21437), readable(1234.5), readable(0.0)
-    (0.214, 1230.0, 0.0)
+    >>> readable(0.21437, 1.0), readable(1234.5, 2000.0), readable(2022.0, 13.0), readable(20240117.0, 30.0)
+    (0.214, 1230.0, 2022.0, 20240117.0)
     """
-    return float(f"{value:.3g}")
+    digits = 3
+    if value and spread:
+        digits += max(0, int(np.floor(np.log10(abs(value))) - np.floor(np.log10(spread))) - 1)
+    return float(f"{value:.{min(digits, 15)}g}")
 
 
 def _holds(condition: Condition, table: pd.DataFrame, labels: Sequence[str]) -> Mask:

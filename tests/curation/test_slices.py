@@ -279,6 +279,14 @@ class TestFinding:
         assert (found.name, found.size) == ("lot = 20240122", 100)
         assert condition_name(Condition("lot", ">=", 20240122.0), CLASSES) == "lot >= 20240122"
 
+    def test_large_numbers_that_are_close_together_are_cut_where_they_change(self) -> None:
+        rng = np.random.default_rng(0)
+        day = np.resize(np.arange(20240101.0, 20240131), 600)
+        last = 20240128
+        errors = rng.random(600) < np.where(day >= last, 0.6, 0.05)
+        found = search(pd.DataFrame({"day": day}), errors, ["c1"] * 600)
+        assert [(f.name, f.size) for f in found] == [(f"day >= {last}", int((day >= last).sum()))]
+
     def test_large_whole_number_in_short_as_it_was_kept_before_holds_what_it_held(self) -> None:
         table = pd.DataFrame({"lot": [2024001.0, 2024002.0, 2025001.0, np.nan]})
         before = a_slice(Condition("lot", "=", "2.024e+06"))
