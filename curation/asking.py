@@ -179,8 +179,9 @@ class Asking:
         return True
 
     def _send(self, annotator: Annotator, number: int, progress: Progress | None) -> None:
-        files = {s.id: s.file for s in samples_of(self.ledger)}
-        annotator.send(reviews.open_entries(self.ledger, number), files, progress)
+        files = {s.id: s.file for s in samples_of(self.ledger) if s.file.exists()}
+        entries = [e for e in reviews.open_entries(self.ledger, number) if e.sample_id in files]
+        annotator.send(entries, files, progress)
 
     def labelers(self) -> dict[str, str]:
         """Who was given an account by ``curate people --add``: email to the name that stands in the ledger."""

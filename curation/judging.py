@@ -152,11 +152,15 @@ class Judging:
         return [v for v in verdicts if v.answer not in (SKIPPED, WITHDRAWN) and v.id not in gave]
 
     def slice_table(
-        self, samples: Sequence[Sample], properties: pd.DataFrame, looks: pd.DataFrame | None = None
-    ) -> pd.DataFrame:
-        """What slices of these samples can speak of, one row a sample: metadata, properties, and who looks alike."""
+        self, samples: Sequence[Sample], properties: pd.DataFrame, looks: pd.DataFrame | None = None,
+        asked: Sequence[Slice] = (),
+    ) -> pd.DataFrame:  # fmt: skip
+        """What slices of these samples can speak of, one row a sample: metadata, properties, and who looks alike.
+
+        What ``asked`` slices speak of is always there.
+        """
         known = properties if looks is None else properties.join(looks)
-        return slice_table(samples, known, self.settings.slices.ignore)
+        return slice_table(samples, known, self.settings.slices.ignore, asked)
 
     def _out_of_sample(
         self,

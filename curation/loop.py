@@ -279,7 +279,7 @@ class Loop:
         given = [class_of(labels, s) for s in rows]
         wrong = np.array([p != g for p, g in zip(scored.predictions.predicted(), given, strict=True)], dtype=np.bool_)
         before = self.slices(number - 1) if number > 1 else []
-        table = self.judging.slice_table(rows, properties, self._looks_of(before, rows, rows))
+        table = self.judging.slice_table(rows, properties, self._looks_of(before, rows, rows), asked=before)
         return track(scored.slices, before, table, wrong, [s.id for s in rows], given, number)
 
     def shots(self, number: int, labels: Mapping[str, CurrentLabel]) -> list[Shot]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -214,3 +215,20 @@ def test_an_adopted_project_of_another_label_studio_is_told_and_left_alone(
     assert "project 7 is in the Label Studio at http://there:2, which LABEL_STUDIO_URL does not name now" in reason
     done = CliRunner().invoke(curate, ["sync", str(project.root)])
     assert (done.exit_code, "http://there:2" in done.output) == (0, True), done.output
+
+
+def test_images_that_are_gone_are_not_sent_to_people(project: Project) -> None:
+    asked = [s for s in project.samples() if s.split == "train"][:3]
+    project.ledger.add_queue([QueueEntry(f"k{n}", s.id, 1, n, "shown", "c1", "c2", "why") for n, s in enumerate(asked)])
+    asked[1].file.unlink()
+
+    class Sent:
+        keys: tuple[str, ...] = ()
+
+        def send(self, entries: Sequence[QueueEntry], files: Mapping[str, Path], progress: object = None) -> None:
+            assert all(files[e.sample_id].is_file() for e in entries)
+            self.keys = tuple(e.key for e in entries)
+
+    sent = Sent()
+    Asking(project.paths, project.settings, project.ledger, print)._send(sent, 1, None)  # type: ignore[arg-type]
+    assert sent.keys == ("k0", "k2")
