@@ -209,10 +209,13 @@ class Project:
         return pd.DataFrame(rows, columns=["path", "label", "split", "excluded", "group", "sample_id"])
 
     def find(self, path: str) -> Sample:
-        """The sample with this path (as given or absolute) or id (or its beginning); DataError where there is none."""
+        """The sample with this path (as given or absolute) or id (or its beginning); DataError where it is not one."""
         found = self.ledger.find_samples(str(path))
         if not found or (len(found) > 1 and not any(str(path) in names_of(s) for s in found)):
             raise DataError(f"no sample has the path or id '{path}'; `curate export` lists them all")
+        if len(found) > 1:
+            those = ", ".join(f"{s.id[:12]} ({sample_of(s).file})" for s in found[:5])
+            raise DataError(f"{len(found)} samples have the path '{path}'; name one by its id: {those}")
         return sample_of(found[0])
 
     def history(self, path: str | None = None) -> pd.DataFrame:

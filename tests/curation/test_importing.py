@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from tests_stand_ins import draw
 
 from curation.config import BackboneSettings, DetectionSettings, Settings
 from curation.desk import merge_class
+from curation.errors import DataError
 from curation.importing import Imported
 from curation.project import Project
 
@@ -67,6 +69,25 @@ def test_a_name_of_a_merged_class_counts_for_the_one_it_belongs_to_now(tmp_path:
     home.add(rows[20:])
     expected = {row["path"]: "left" if row["label"] == "links" else row["label"] for row in rows}
     assert home.labels() == expected
+
+
+def test_a_path_that_two_images_have_names_neither(tmp_path: Path) -> None:
+    truth = draw(tmp_path / "images", 30)
+    home = Home(tmp_path, [{"path": path, "label": label} for path, label in truth.items()])
+    other = tmp_path / "more"
+    draw(other / "spare", 40)
+    (other / "000.png").write_bytes((other / "spare" / "035.png").read_bytes())
+    home.project.add(other / "spare")
+    pd.DataFrame([{"path": "000.png", "label": "left"}]).to_csv(tmp_path / "again.csv", index=False)
+    home.project.add(other, tmp_path / "again.csv")
+    two = [s.id for s in home.project.ledger.find_samples("000.png")]
+    assert len(two) == 2
+    with pytest.raises(DataError, match=r"^2 samples have the path '000\.png'; name one by its id: ") as told:
+        home.project.find("000.png")
+    assert all(sample_id[:12] in str(told.value) for sample_id in two)
+    assert [home.project.find(sample_id[:12]).id for sample_id in two] == two
+    assert home.project.find(str(tmp_path / "images" / "000.png")).id == two[0]
+    assert home.project.find("001.png").path == "001.png"
 
 
 def test_a_picture_that_comes_with_two_labels_is_flagged_until_people_settle_it(tmp_path: Path) -> None:
