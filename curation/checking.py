@@ -99,6 +99,7 @@ def holdout_report(project: Project) -> dict[str, Any]:
         if finished(folder, "train") is None:
             continue
         model = predictions_from_frame(read_frame(folder / "model_predictions.parquet"))
+        model = model.over(ledger.classes().ids, ledger.merged_classes())
         figures = _figures(model, before, rows, given, now, flagged, looked, project.settings.seed)
         found["rows_needed"] = figures.pop("rows_needed") or found["rows_needed"]
         found["iterations"].append({"number": number, **figures})

@@ -126,7 +126,9 @@ def _last_probabilities(project: Project) -> Mapping[str, Any]:
     for iteration in reversed(project.ledger.iterations()):
         file = project.paths.iteration(iteration.number) / "predictions.parquet"
         if file.exists():
-            predictions = predictions_from_frame(read_frame(file)).over(project.classes.ids)
+            predictions = predictions_from_frame(read_frame(file)).over(
+                project.classes.ids, project.ledger.merged_classes()
+            )
             return dict(zip(predictions.sample_ids, predictions.probabilities, strict=True))
     return {}
 

@@ -498,7 +498,7 @@ class Loop:
         """What relabeling, exclusions, new labels and augmentation each gained, by heads on cached features."""
         from curation.scaling import scale
 
-        earlier = self.ledger.labels(as_of=number - 1)
+        earlier, labels = (self._in_classes_of_now(of) for of in (self.ledger.labels(as_of=number - 1), labels))
         held = labeled_holdout(self.samples, labels)
         was, now = ({s.id for s in trainable(self.samples, known)} for known in (earlier, labels))
         rows = [s for s in self.samples if s.id in was | now]
@@ -596,8 +596,8 @@ class Loop:
             folder=folder,
             samples=samples,
             classes=self.ledger.classes(),
-            before=self.as_given(self.ledger.labels(as_of=max(number - 1, 0))),
-            after=self.as_given(self.ledger.labels(as_of=number)),
+            before=self._in_classes_of_now(self.as_given(self.ledger.labels(as_of=max(number - 1, 0)))),
+            after=self._in_classes_of_now(self.as_given(self.ledger.labels(as_of=number))),
             scored=scored,
             review=finished(folder, "review") or {},
             model_before=before,
@@ -631,6 +631,11 @@ class Loop:
             self.ledger.merged_classes(),
         )
 
+    def _in_classes_of_now(self, labels: Mapping[str, CurrentLabel]) -> dict[str, CurrentLabel]:
+        """Labels of classes that were merged since as those of what they now belong to: nobody changed these labels."""
+        merged = self.ledger.merged_classes()
+        return {s: replace(now, class_id=merged.get(now.class_id or "", now.class_id)) for s, now in labels.items()}
+
     def _without_gone(self, found: Slice) -> Slice:
         """A slice without the samples whose files are gone since it was found."""
         return replace(found, sample_ids=tuple(s for s in found.sample_ids if s in self.by_id))
@@ -639,11 +644,15 @@ class Loop:
 
     def predictions(self, number: int) -> Predictions:
         """Out-of-sample predictions of the labeled rows in an iteration, over the classes that there are now."""
-        return predictions_from_frame(self._frame(number, "predictions")).over(self.ledger.classes().ids)
+        return self._told(number, "predictions")
 
     def model_predictions(self, number: int) -> Predictions:
         """What the iteration's model says of rows that it was not trained on (holdout, pool, excluded); as above."""
-        return predictions_from_frame(self._frame(number, "model_predictions")).over(self.ledger.classes().ids)
+        return self._told(number, "model_predictions")
+
+    def _told(self, number: int, name: str) -> Predictions:
+        found = predictions_from_frame(self._frame(number, name))
+        return found.over(self.ledger.classes().ids, self.ledger.merged_classes())
 
     def issues(self, number: int) -> list[Issue]:
         """The iteration's issues, worst first."""

@@ -265,18 +265,20 @@ class Predictions:
         rows = self.rows(sample_ids)
         return Predictions(tuple(sample_ids), self.class_ids, self.probabilities[rows], self.folds[rows])
 
-    def over(self, class_ids: Sequence[str]) -> Predictions:
+    def over(self, class_ids: Sequence[str], merged: Mapping[str, str] | None = None) -> Predictions:
         """The same over ``class_ids``, of which more may have come since; those have no probability.
 
-        Raises RecordError where one of its own is missing there.
+        What classes that were ``merged`` since had goes to those that they now belong to, by id. Raises RecordError
+        where one of its own is missing there.
         """
-        ids = tuple(class_ids)
-        if ids == self.class_ids:
+        ids, into = tuple(class_ids), merged or {}
+        if ids == self.class_ids and not into:
             return self
         if not set(self.class_ids) <= set(ids):
             raise RecordError(f"predictions of the classes {list(self.class_ids)} can't be told over {list(ids)}")
         probabilities = np.zeros((len(self), len(ids)))
-        probabilities[:, [ids.index(class_id) for class_id in self.class_ids]] = self.probabilities
+        for class_id, column in zip(self.class_ids, self.probabilities.T, strict=True):
+            probabilities[:, ids.index(into.get(class_id, class_id))] += column
         return Predictions(self.sample_ids, ids, probabilities, self.folds)
 
     def predicted(self) -> tuple[str, ...]:

@@ -529,6 +529,32 @@ def test_classes_merged_while_a_batch_waits_are_no_work_of_the_batch(tmp_path: P
     assert not said.answers.other[agree].any()  # "right" is what they are now: nobody contradicts that
 
 
+def test_merging_classes_is_no_gain_of_a_model_and_no_change_of_a_label(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.ledger.add_classes(["third"], who="ann")
+    third = [s.id for s in house.samples if s.split != "pool" and house.truth[s.id] == "c2"][::2]
+    house.ledger.decide([Decision(s, "change", "c3", 1.0, (), "set up") for s in third], who="import", iteration=0)
+    house.truth.update(dict.fromkeys(third, "c3"))
+    house.loop.baseline()
+    assert house.loop.advance(1, lambda: house.people) == "done"
+    merge_third_into_right(house, [s for s, now in house.ledger.labels().items() if now.class_id == "c3"], 1)
+    house.truth.update(dict.fromkeys(third, "c2"))
+    assert house.loop.advance(2, lambda: house.people) == "done"
+    for number in (1, 2):
+        account = house.loop.account(number)
+        truth = {s.id: account.after[s.id].class_id or "" for s in house.samples if s.split == "holdout"}
+        assert "c3" not in truth.values()
+        assert account.model_before is not None
+        before, after = (m.take(list(truth)) for m in (account.model_before, account.model_after))
+        change = compare(before, after, truth, seed=0).accuracy
+        assert change.ci is not None
+        assert change.ci[0] < 0 < change.ci[1], "halves of one class are told apart by chance"
+        moved = [s for s, now in account.after.items() if s in account.before and now != account.before[s]]
+        known = {e.sample_id for e in house.loop._consensus_events(number)}
+        assert {s for s in moved if account.after[s].class_id != account.before[s].class_id} <= known
+    assert house.loop.predictions(1).probabilities[:, 2].max() == 0
+
+
 def test_withdrawn_answers_take_every_decision_on_them_with_them_and_no_merged_class_comes_back(tmp_path: Path) -> None:
     house = House(tmp_path)
     house.ledger.add_classes(["third"], who="ann")
