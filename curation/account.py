@@ -315,7 +315,8 @@ def audit_of(
     if scored is None or not decisions:
         return Audit()
     flagged = {i.sample_id for i in scored.issues if i.kind in LABEL_KINDS}
-    done = set(settled) & set(scored.quality)
+    dealt_with = {d.sample_id for d in decisions if d.outcome != "contested"}
+    left_out = {s for s, now in account.after.items() if now.excluded}
     by_sample = {d.sample_id: d for d in decisions}
     seen = Audit(
         flagger_precision=auditing.flagger_precision(queue, by_sample),
@@ -328,12 +329,14 @@ def audit_of(
         # Without a single control nothing but the flagger itself tells what it misses.
         return seen
     beliefs = learn(said.answers)
-    changed = _changed_as_said(account, said)
-    left = [s for s in scored.quality if s not in set(said.sample_ids) and s not in done]
+    spoken_of = {*said.sample_ids, *settled, *dealt_with, *left_out}
+    left = [s for s in scored.quality if s not in spoken_of]
     doubt = doubt_of(_confidence(account, scored, left))
     open_flags = np.array([s in flagged for s in left], dtype=bool)
     quality = np.array([scored.quality[s] for s in left], dtype=np.float64)
-    wrong = auditing.still_wrong(beliefs, said.answers, changed, doubt, open_flags)
+    there = np.array([s not in left_out for s in said.sample_ids], dtype=bool)  # what was left out is no label now
+    changed = _changed_as_said(account, said)[there]
+    wrong = auditing.still_wrong(beliefs, said.answers.of(there), changed, doubt, open_flags)
     return replace(
         seen,
         flagger_recall=auditing.recall(beliefs, said.answers, doubt, open_flags),

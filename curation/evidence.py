@@ -67,6 +67,13 @@ class Answers:
     def __len__(self) -> int:
         return len(self.doubt)
 
+    def of(self, chosen: Mask) -> Answers:
+        """Those of the ``chosen`` labels, (labels,)."""
+        return Answers(
+            self.doubt[chosen], self.flagged[chosen], self.same[chosen], self.other[chosen], self.rest[chosen],
+            self.share[chosen], self.n_classes,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, eq=False)
 class Beliefs:

@@ -142,6 +142,32 @@ def test_the_account_tells_what_is_still_wrong_and_what_to_do_next(done: House) 
     assert audit.by_rank
 
 
+def test_what_is_still_wrong_leaves_out_images_that_people_left_out(done: House) -> None:
+    account = done.recorder.accounts[-1]
+    assert account.scored is not None
+    assert account.said is not None
+    plain = audit_of(account, done.ledger.queue(1), (), None, 0)
+    wrong = [s for s, c in account.after.items() if s in account.scored.quality and c.class_id != done.truth[s]]
+    unseen = sorted(set(account.scored.quality) - set(account.said.sample_ids))
+    doubted = sorted(unseen, key=lambda s: account.scored.quality[s])[:10]  # type: ignore[union-attr]
+    without = account.after | {s: replace(account.after[s], excluded=True) for s in (*wrong, *doubted)}
+    fewer = audit_of(replace(account, after=without), done.ledger.queue(1), (), None, 0)
+    assert plain.labels_wrong is not None
+    assert fewer.labels_wrong is not None
+    assert fewer.labels_wrong.value < plain.labels_wrong.value
+    reviewed = {s: replace(account.after[s], excluded=True) for s in account.said.sample_ids}
+    nobody = audit_of(replace(account, after=account.after | reviewed), done.ledger.queue(1), (), None, 0)
+    assert nobody.labels_wrong is not None
+    assert nobody.labels_wrong.value <= plain.labels_wrong.value
+    bad = [{**d, "outcome": "exclude"} for d in account.review["decisions"]]
+    called_bad = [{**bad[0], "sample_id": s} for s in unseen]  # answers that name no class
+    review = {**account.review, "decisions": [*bad, *called_bad]}
+    judged = audit_of(replace(account, review=review), done.ledger.queue(1), (), None, 0)
+    assert judged.next is not None
+    assert judged.labels_wrong is not None
+    assert judged.labels_wrong.value <= fewer.labels_wrong.value
+
+
 def test_a_label_of_a_class_that_the_predictions_do_not_know_is_weighed_by_its_quality(done: House) -> None:
     account = done.recorder.accounts[-1]
     assert account.scored is not None
