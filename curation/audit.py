@@ -26,7 +26,7 @@ LEAST_YIELD = 0.05
 BELIEVED = 0.9
 
 
-def wilson_interval(successes: int, total: int, level: float = 0.95) -> Interval:
+def wilson_interval(successes: float, total: float, level: float = 0.95) -> Interval:
     """The interval of a proportion (Wilson 1927), as fractions; (0, 1) where ``total`` is 0.
 
     >>> tuple(round(bound, 4) for bound in wilson_interval(8, 10))

@@ -1,7 +1,7 @@
 """How good a model is, and whether another is better on the same rows; no figure without its 95 % interval.
 
 Intervals: Wilson's for a proportion, Bonett and Price's (2012) for the difference of two proportions on the same rows,
-a stratified bootstrap for balanced accuracy and log loss (every class keeps its size).
+and what both are for a mean of classes' proportions (``_mean_recall``, ``_mean_change``); a bootstrap for log loss.
 """
 
 from __future__ import annotations
@@ -68,13 +68,11 @@ def measure(predictions: Predictions, labels: Mapping[str, str], *, seed: int, c
     """
     rows = _outcomes(predictions, labels)
     right = rows.right
-    values = _resampled(np.stack([right, rows.loss], axis=1), rows.truth, seed)
-    sizes = np.bincount(rows.truth)[np.unique(rows.truth)]
     return Metrics(
         size=len(right),
         accuracy=_proportion(right),
-        balanced_accuracy=_estimate(values[:, :, 0].mean(axis=1)),
-        log_loss=_estimate(values[:, :, 1] @ sizes / sizes.sum()),
+        balanced_accuracy=_mean_recall(*_by_class(right, rows.truth)),
+        log_loss=_resampled(rows.loss, seed),
         per_class={
             classes.name(predictions.class_ids[column]): _proportion(right[rows.truth == column])
             for column in np.unique(rows.truth).tolist()
@@ -100,28 +98,54 @@ def _proportion(right: Mask) -> Estimate:
     return Estimate(float(right.mean()), wilson_interval(int(right.sum()), len(right)))
 
 
-def _resampled(values: npt.NDArray[np.floating], truth: Columns, seed: int) -> Numbers:
-    """Means of ``values`` (rows, kinds) by class, shape (1 + resamples, classes, kinds): as they are, then resampled.
+def _by_class(counted: Mask, truth: Columns) -> tuple[Numbers, Numbers]:
+    """How many rows of each class that occurs are ``counted``, and how many there are; both (classes,)."""
+    sizes = np.bincount(truth).astype(np.float64)
+    counts = np.bincount(truth, weights=counted.astype(np.float64))
+    return np.asarray(counts[sizes > 0], dtype=np.float64), np.asarray(sizes[sizes > 0], dtype=np.float64)
 
-    Classes are those of ``truth`` that occur, in order; each resample draws as many rows of each as there are.
+
+def _mean_recall(right: Numbers, sizes: Numbers) -> Estimate:
+    """The mean of classes' recalls, with Wilson's interval for as many rows as vary as much as it does.
+
+    ``right`` of ``sizes`` rows are right, (classes,). A class of a row or two, or with all rows right, says nothing of
+    how much its recall varies, so each is drawn towards all rows' (``_drawn``); effective sample sizes are those
+    of surveys (Korn and Graubard, Survey Methodology 1998). A bootstrap of each class by itself has no width there.
+
+    >>> [round(bound, 2) for bound in _mean_recall(np.array([40.0]), np.array([40.0])).ci]
+    [0.91, 1.0]
     """
+    recalls = _drawn(right, sizes)
+    mean, value = float(recalls.mean()), float((right / sizes).mean())
+    variance = float((recalls * (1 - recalls) / sizes).sum()) / len(sizes) ** 2
+    rows = mean * (1 - mean) / variance
+    return Estimate(value, wilson_interval(value * rows, rows))
+
+
+def _mean_change(gained: Numbers, lost: Numbers, sizes: Numbers) -> Estimate:
+    """The mean of classes' changes of recall; ``gained`` and ``lost`` of ``sizes`` rows, (classes,); as above."""
+    up, down = _drawn(gained, sizes), _drawn(lost, sizes)
+    value = float(((gained - lost) / sizes).mean())
+    half = _Z * sqrt(float(((up + down - (up - down) ** 2) / sizes).sum())) / len(sizes)
+    return Estimate(value, (max(-1.0, value - half), min(1.0, value + half)))
+
+
+def _drawn(counts: Numbers, sizes: Numbers) -> Numbers:
+    """Shares of classes, (classes,), drawn towards that of all rows as if by two rows more, and that towards a half."""
+    share = (counts.sum() + 2) / (sizes.sum() + 4)
+    return np.asarray((counts + 2 * share) / (sizes + 2))
+
+
+def _resampled(values: Numbers, seed: int) -> Estimate:
+    """The mean of values (rows,), with a bootstrap interval."""
     rng = np.random.default_rng(seed)
-    means = []
-    for column in np.unique(truth).tolist():
-        own = np.asarray(values[truth == column], dtype=np.float64)
-        found = [own.mean(axis=0)[None]]
-        at_once = max(1, _AT_ONCE // own.size)
-        for start in range(0, RESAMPLES, at_once):
-            draws = rng.integers(len(own), size=(min(at_once, RESAMPLES - start), len(own)))
-            found.append(own[draws].mean(axis=1))
-        means.append(np.concatenate(found))
-    return np.stack(means, axis=1)
-
-
-def _estimate(draws: Numbers) -> Estimate:
-    """The first value with the interval of the others."""
-    low, high = np.quantile(draws[1:], [0.025, 0.975])
-    return Estimate(float(draws[0]), (float(low), float(high)))
+    at_once = max(1, _AT_ONCE // len(values))
+    means = [
+        values[rng.integers(len(values), size=(min(at_once, RESAMPLES - start), len(values)))].mean(axis=1)
+        for start in range(0, RESAMPLES, at_once)
+    ]
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
+    return Estimate(float(values.mean()), (float(low), float(high)))
 
 
 # --- comparing two models
@@ -135,20 +159,19 @@ def compare(before: Predictions, after: Predictions, labels: Mapping[str, str], 
     if before.class_ids != after.class_ids:
         raise RecordError(f"both must predict the same classes, got {before.class_ids} and {after.class_ids}")
     old, new = _outcomes(before, labels), _outcomes(after.take(before.sample_ids), labels)
-    gained, lost = int((new.right & ~old.right).sum()), int((old.right & ~new.right).sum())
-    change = np.stack([new.right.astype(float) - old.right, new.loss - old.loss], axis=1)
-    values = _resampled(change, old.truth, seed)
-    sizes = np.bincount(old.truth)[np.unique(old.truth)]
-    accuracy = Estimate((gained - lost) / len(change), paired_interval(gained, lost, len(change)))
+    won, gone = new.right & ~old.right, old.right & ~new.right
+    gained, lost, rows = int(won.sum()), int(gone.sum()), len(won)
+    ups, sizes = _by_class(won, old.truth)
+    accuracy = Estimate((gained - lost) / rows, paired_interval(gained, lost, rows))
     shown = accuracy.ci is not None and not accuracy.ci[0] <= 0 <= accuracy.ci[1]
     return Comparison(
         accuracy=accuracy,
-        balanced_accuracy=_estimate(values[:, :, 0].mean(axis=1)),
-        log_loss=_estimate(values[:, :, 1] @ sizes / sizes.sum()),
+        balanced_accuracy=_mean_change(ups, _by_class(gone, old.truth)[0], sizes),
+        log_loss=_resampled(new.loss - old.loss, seed),
         p_value=mcnemar(gained, lost),
         shown=shown,
-        words=_words(accuracy, shown, gained, lost, len(change)),
-        disagreement=(gained + lost) / len(change),
+        words=_words(accuracy, shown, gained, lost, rows),
+        disagreement=(gained + lost) / rows,
     )
 
 

@@ -51,16 +51,50 @@ class TestMeasure:
             "cat": pytest.approx(0.9), "dog": 1.0, "fox": pytest.approx(0.7)
         }  # fmt: skip
 
-    def test_intervals_hold_their_value_and_depend_on_the_seed_alone(self) -> None:
+    def test_intervals_hold_their_value_and_are_the_same_for_one_seed(self) -> None:
         rows = predictions_of(with_errors(TRUTH, [0, 1, 61, 91]))
-        first, again, other = (measure(rows, labels_of(TRUTH), seed=s, classes=CLASSES) for s in (0, 0, 1))
+        first, again = (measure(rows, labels_of(TRUTH), seed=0, classes=CLASSES) for _ in range(2))
         for estimate in (first.accuracy, first.balanced_accuracy, first.log_loss):
             assert estimate.ci is not None
             assert estimate.ci[0] <= estimate.value <= estimate.ci[1]
         assert first == again
-        assert first.log_loss != other.log_loss
 
-    def test_bootstrap_width_is_that_of_the_formula(self) -> None:
+    @pytest.mark.parametrize("sizes", [[1] * 100, [2] * 60, [3] * 40, [100, 2], [50, 50], [200, 20, 5, 1]])
+    def test_balanced_accuracy_is_held_by_its_interval_though_classes_have_few_rows(self, sizes: list[int]) -> None:
+        rng = np.random.default_rng(0)
+        truth = np.repeat(np.arange(len(sizes)), sizes)
+        names = tuple(f"c{n}" for n in range(len(sizes) + 1))
+        held = []
+        for _ in range(200):
+            recalls = rng.beta(7, 3, len(sizes))
+            wrong = np.flatnonzero(rng.random(len(truth)) > recalls[truth])
+            predicted = truth.copy()
+            predicted[wrong] = len(sizes)
+            rows = Predictions(
+                tuple(f"s{n}" for n in range(len(truth))), names, np.eye(len(names))[predicted], np.full(len(truth), -1)
+            )
+            labels = {f"s{n}": names[column] for n, column in enumerate(truth)}
+            found = measure(rows, labels, seed=0, classes=Classes(names, names)).balanced_accuracy
+            assert found.ci is not None
+            held.append(found.ci[0] <= recalls.mean() <= found.ci[1])
+        assert np.mean(held) >= 0.9
+
+    def test_a_change_of_classes_with_a_row_or_two_is_not_sure(self) -> None:
+        truth = np.arange(30)
+        names = tuple(f"c{n}" for n in range(31))
+
+        def predicted(wrong: int) -> Predictions:
+            columns = truth.copy()
+            columns[:wrong] = 30
+            return Predictions(tuple(f"s{n}" for n in range(30)), names, np.eye(31)[columns], np.full(30, -1))
+
+        labels = {f"s{n}": names[n] for n in range(30)}
+        change = compare(predicted(2), predicted(1), labels, seed=0).balanced_accuracy
+        assert change.value == pytest.approx(1 / 30)
+        assert change.ci is not None
+        assert change.ci[0] < 0 < change.ci[1]
+
+    def test_the_width_for_one_class_is_that_of_the_formula(self) -> None:
         """Of a single class of n rows balanced accuracy is a proportion: half width 1.96 sqrt(p (1 - p) / n)."""
         truth = np.zeros(400, dtype=np.int64)
         found = measure(predictions_of(with_errors(truth, np.arange(80))), labels_of(truth), seed=0, classes=CLASSES)
