@@ -149,9 +149,10 @@ def _choices(parent: Xml.Element, classes: Classes, texts: Texts) -> None:
         box, "Choices",
         name=CONTROL, toName="image", choice="single-radio", required="true", requiredMessage=texts.missing,
     )  # fmt: skip
+    # By its alias: Label Studio takes a value apart at commas.
     only_then = Xml.SubElement(
         parent, "View", className="ct-other",
-        visibleWhen="choice-selected", whenTagName=CONTROL, whenChoiceValue=texts.other,
+        visibleWhen="choice-selected", whenTagName=CONTROL, whenChoiceValue=OTHER,
     )  # fmt: skip
     Xml.SubElement(
         only_then, "TextArea", name=OTHER_CONTROL, toName="image", placeholder=texts.other_what, rows="1",

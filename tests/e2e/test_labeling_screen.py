@@ -17,6 +17,7 @@ from curation.cli import curate
 from curation.errors import LabelStudioError
 from curation.project import Project
 from curation.records import AMBIGUOUS, BAD_IMAGE, OTHER, Classes
+from labeling.screen import read_texts
 from labeling.server import Connection
 from labeling.storages import image_address
 from tests.contracts.test_annotators import draw
@@ -202,10 +203,11 @@ def test_other_is_answered_in_words(
     connection: Connection, tokens: dict[str, str], project_id: str, browser: Browser, tmp_path: Path
 ) -> None:
     batch = batch_of(1, ("blind",))
-    asked = annotator(connection, project_id)
+    asked = annotator(connection, project_id, texts=replace(read_texts(), other="something else, namely"))
     asked.send(batch, draw(tmp_path, batch))
     page = signed_in(browser, connection, "bob")
     open_stream(page, asked.addresses()["blind"])
+    assert not page.locator(".ct-other textarea, .ct-other input").is_visible()
     page.keyboard.press("z")
     page.fill(".ct-other textarea, .ct-other input", "a tram")
     page.keyboard.press("Enter")

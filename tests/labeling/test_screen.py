@@ -148,6 +148,16 @@ def test_words_of_ones_own_take_the_place_of_those_shipped(tmp_path: Path) -> No
     assert "Nur nach dem Bild; dann Enter." in page
 
 
+def test_what_other_means_can_be_said_whatever_its_word_is(tmp_path: Path) -> None:
+    """Label Studio takes apart at commas what it compares answers with."""
+    file = tmp_path / "texts.toml"
+    file.write_text('other = "autre, à préciser"\n', encoding="utf-8")
+    root = Xml.fromstring(labeling_config(classes_of(2), mode="blind", texts=read_texts(file)))
+    (field,) = (view for view in root.iter("View") if view.find("TextArea") is not None)
+    (other,) = (choice for choice in root.iter("Choice") if choice.get("value") == "autre, à préciser")
+    assert (field.get("whenChoiceValue") or "").split(",") == [other.get("alias")]
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
