@@ -171,7 +171,7 @@ def _choices(parent: Xml.Element, classes: Classes, texts: Texts) -> None:
 
 
 def _choice(parent: Xml.Element, name: str, alias: str, key: str | None) -> None:
-    Xml.SubElement(parent, "Choice", {"value": name, "alias": alias} | ({"hotkey": key} if key else {}))
+    Xml.SubElement(parent, "Choice", {"value": _no_fields(name), "alias": alias} | ({"hotkey": key} if key else {}))
 
 
 def _guide(

@@ -219,6 +219,23 @@ def test_other_is_answered_in_words(
     assert (verdict.answer, verdict.note) == (OTHER, "a tram")
 
 
+def test_names_with_a_dollar_are_shown_as_they_are(
+    connection: Connection, tokens: dict[str, str], project_id: str, browser: Browser, tmp_path: Path
+) -> None:
+    names = ("$5", "$10 note", "US$reason")
+    texts = replace(read_texts(), ambiguous="$image or more")
+    batch = batch_of(1, ("shown",))
+    asked = annotator(connection, project_id, classes=Classes(("c1", "c2", "c3"), names), texts=texts, opinions=1)
+    asked.send(batch, draw(tmp_path, batch))
+    page = signed_in(browser, connection, "bob")
+    open_stream(page, asked.addresses()["shown"])
+    answers = [words.replace("\u2060", "") for words in page.locator(".ct .lsf-choice").all_inner_texts()]
+    assert [a for a in (*names, texts.ambiguous) if not [words for words in answers if words.startswith(a)]] == []
+    press(page, "2")
+    page.close()
+    assert [v.answer for v in asked.collect(batch)] == ["c2"]
+
+
 def test_somebody_elses_server_shows_images_from_the_web_and_blind_ones_uploaded(
     connection: Connection, tokens: dict[str, str], project_id: str, browser: Browser, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 import string
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as Xml
 
@@ -120,7 +121,7 @@ def test_what_lies_near_is_shown_by_class_and_its_name_is_no_markup() -> None:
 def test_any_name_survives_and_becomes_no_markup(names: list[str], mode: Stream) -> None:
     classes = Classes(tuple(f"c{i}" for i in range(len(names))), tuple(names))
     root = screen(classes, mode, dict(zip(classes.ids, names, strict=True)))
-    chosen = {c.get("alias"): c.get("value") for c in root.iter("Choice")}
+    chosen = {c.get("alias"): (c.get("value") or "").replace("$\u2060", "$") for c in root.iter("Choice")}
     assert {class_id: chosen[class_id] for class_id in classes.ids} == dict(classes)
     assert {e.tag for e in root.iter()} <= {
         "View", "Style", "Image", "Header", "HyperText", "Choices", "Choice", "TextArea",
@@ -136,6 +137,16 @@ def test_markup_and_fields_in_names_are_taken_as_words() -> None:
     (page,) = guide_of(root)
     assert page.count(html.escape(name).replace("$", "$\u2060")) == 2
     assert "$image" not in page
+
+
+def test_no_answer_is_taken_for_a_field() -> None:
+    texts = replace(TEXTS, ambiguous="$5 or more", bad_image="$image", other="US$reason")
+    page = labeling_config(Classes(("c1", "c2"), ("$5", "$10 note")), mode="shown", texts=texts)
+    answers = {c.get("alias"): c.get("value") or "" for c in Xml.fromstring(page).iter("Choice")}
+    assert not [words for words in answers.values() if re.search(r"\$[\w[\].{}]", words)]  # Label Studio's own pattern
+    assert {alias: words.replace("\u2060", "") for alias, words in answers.items()} == {
+        "c1": "$5", "c2": "$10 note", AMBIGUOUS: "$5 or more", BAD_IMAGE: "$image", OTHER: "US$reason",
+    }  # fmt: skip
 
 
 def test_words_of_ones_own_take_the_place_of_those_shipped(tmp_path: Path) -> None:
