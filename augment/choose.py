@@ -34,6 +34,8 @@ Mask = npt.NDArray[np.bool_]
 MOST_COPIES = 1000
 #: A weakness is measured in a slice whose images differ from others as clearly as this; so many are tried.
 CLEARLY, MOST_AIMS = 0.9, 3
+#: So many values of a bootstrap are held in memory at a time, or those of one draw where these are more.
+DRAWN_AT_ONCE = 1_000_000
 #: Weaknesses that no measured property tells from another one: what is soft may be blurred or of low resolution.
 LIKEWISE = {"blurred": "low_resolution"}
 #: What is tried, before rarity, where nothing else is measured: what has few edges may be soft, or plain by nature.
@@ -381,8 +383,13 @@ def brier_scores(probabilities: npt.NDArray[np.float64], labels: Integers) -> np
 
 def mean_with_interval(values: npt.NDArray[np.float64], *, resamples: int = 2000, seed: int = 0) -> Estimate:
     """The mean of values (rows,), with a bootstrap interval (percentiles)."""
-    drawn = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
-    low, high = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5])
+    rng = np.random.default_rng(seed)
+    at_once = max(DRAWN_AT_ONCE // max(len(values), 1), 1)
+    means = [
+        values[rng.integers(len(values), size=(min(at_once, resamples - start), len(values)))].mean(axis=1)
+        for start in range(0, resamples, at_once)
+    ]
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return Estimate(float(values.mean()), (float(low), float(high)))
 
 

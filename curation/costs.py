@@ -65,13 +65,12 @@ def measure_costs(
     truth = np.array([labels[s] == positive for s in after.sample_ids], dtype=bool)
     called = np.array([c == positive for c in after.predicted()], dtype=bool)
     rng = np.random.default_rng(seed)
-    draws = rng.integers(len(truth), size=(RESAMPLES, len(truth)))
     costs = _costs(truth, called, settings)
     saved = None
     if before is not None:
         was = np.array([c == positive for c in before.take(after.sample_ids).predicted()], dtype=bool)
-        saved = _mean(_costs(truth, was, settings) - costs, draws)
-    return CostFigures(_share(~called[truth]), _share(called[~truth]), _mean(costs, draws), saved)
+        saved = _mean(_costs(truth, was, settings) - costs, rng)
+    return CostFigures(_share(~called[truth]), _share(called[~truth]), _mean(costs, rng), saved)
 
 
 def label_weights(issues: Sequence[Issue], settings: CostSettings, positive: str) -> dict[str, float]:
@@ -132,6 +131,9 @@ def _share(wrong: npt.NDArray[np.bool_]) -> Estimate | None:
     return Estimate(float(wrong.mean()), wilson_interval(int(wrong.sum()), len(wrong)))
 
 
-def _mean(values: Floats, draws: npt.NDArray[np.int64]) -> Estimate:
-    low, high = np.quantile(values[draws].mean(axis=1), [0.025, 0.975])
+def _mean(values: Floats, rng: np.random.Generator) -> Estimate:
+    # There are few different costs: how often each is drawn tells all, and takes no memory for each image and draw.
+    different, counts = np.unique(values, return_counts=True)
+    draws = rng.multinomial(len(values), counts / len(values), size=RESAMPLES)
+    low, high = np.quantile(draws @ different / len(values), [0.025, 0.975])
     return Estimate(float(values.mean()), (float(low), float(high)))

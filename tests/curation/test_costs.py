@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -45,6 +47,23 @@ def test_without_a_defective_image_escapes_are_not_known() -> None:
     found = measure_costs(predictions("ffd"), None, labels("fff"), COSTS, "c2", seed=0)
     assert found.escapes is None
     assert found.saved is None
+
+
+def test_intervals_of_costs_are_those_of_images_drawn_again() -> None:
+    """Of 400 images one in ten costs 50: by the normal approximation the mean of 5 is told to 15 / 20 * 1.96."""
+    found = measure_costs(predictions("f" * 40 + "d" * 360), None, labels("d" * 400), COSTS, "c2", seed=0)
+    assert found.cost.ci == (pytest.approx(5 - 1.47, abs=0.15), pytest.approx(5 + 1.47, abs=0.15))
+
+
+def test_intervals_of_costs_take_no_memory_for_each_image_and_draw() -> None:
+    many, same = predictions("fdddd" * 1000), predictions("ddddd" * 1000)
+    tracemalloc.start()
+    found = measure_costs(many, same, labels("d" * 5000), COSTS, "c2", seed=0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.saved is not None
+    assert found.saved.value == pytest.approx(-10)
+    assert peak < 10e6
 
 
 def test_a_label_that_hides_a_defect_weighs_most() -> None:
