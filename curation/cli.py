@@ -133,7 +133,7 @@ def _tell_import(imported: Any) -> None:
 @curate.command()
 @DIRECTORY
 @DEVICE
-@click.option("--iterations", type=int, help="How many iterations (1 where nothing is under way).")
+@click.option("--iterations", type=int, help="How many iterations from where the run under way began; a new one has 1.")
 @click.option(
     "--annotator", help="label-studio or files (people), or replay:FILE with path,label[,annotator][,seconds]."
 )

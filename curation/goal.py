@@ -24,15 +24,18 @@ def goal_of(
 ) -> dict[str, Any]:
     """What the run is to reach, whose iteration ``current`` is under way; what is ``None`` stays as it was begun.
 
+    ``iterations`` count from where the run began, so that the same call again adds none; ``current`` is among them.
     Raises ConfigError for a value out of range.
     """
     file = paths.home / "run.json"
     kept: dict[str, Any] = read_json(file) if file.exists() else {}
     if kept.get("until", 0) < current:
-        kept = {"until": current + (iterations or 1) - 1}
+        kept = {"began": current, "until": current}
+    began = kept.get("began", current)
     review = settings.review
     goal = {
-        "until": kept["until"],
+        "began": began,
+        "until": kept["until"] if iterations is None else max(began + iterations - 1, current),
         "annotator": annotator or kept.get("annotator") or review.annotator,
         "budget": budget if budget is not None else kept.get("budget", review.budget),
         "seed": seed if seed is not None else kept.get("seed", settings.seed),

@@ -360,10 +360,11 @@ class Project:
     ) -> dict[str, Any]:
         """Run iterations; returns the status.
 
-        A run that was stopped, or that waits for people, is taken up where it is, with its own settings, and its number
-        of iterations is not begun anew. ``annotator`` is ``label-studio`` or ``replay:FILE``. With people it ends with
-        the iteration ``waiting`` unless ``wait``; ``close_batch`` goes on with the answers that are there. ``trial``
-        uses the recipe for the weakest slice even where it is not proven to help.
+        A run that was stopped, or that waits for people, is taken up where it is, with its own settings; ``iterations``
+        count from where it began, so the same call again adds none, and the one under way is finished in any case.
+        ``annotator`` is ``label-studio`` or ``replay:FILE``. With people it ends with the iteration ``waiting`` unless
+        ``wait``; ``close_batch`` goes on with the answers that are there. ``trial`` uses the recipe for the weakest
+        slice even where it is not proven to help.
         """
         if iterations is not None and iterations < 1:
             raise ConfigError(f"--iterations must be 1 or more, got {iterations}")
