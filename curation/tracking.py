@@ -113,6 +113,7 @@ def _measured(
     if not mask.any() or mask.all():
         return None
     size, errors = int(mask.sum()), int(wrong[mask].sum())
+    there = set(sample_ids)
     alone = all(c.field == "class" for c in old.conditions)
     usual = float(wrong[~mask].mean()) if alone else comparable_rate(wrong, mask, of_class)
     return replace(
@@ -124,7 +125,7 @@ def _measured(
         ci=wilson_interval(errors, size),
         rest_error_rate=float(wrong[~mask].mean()),
         removable=max(errors - size * usual, 0.0),
-        typical=tuple(s for s in old.typical if s in set(sample_ids)),
+        typical=tuple(s for s in old.typical if s in there),
         recipe=None,
         repair=old.repair if old.status == "collecting" else "",
         proof=old.proof if old.status == "collecting" else "",

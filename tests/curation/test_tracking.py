@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -38,7 +39,26 @@ def test_more_than_a_third_of_labels_flagged_are_reviewed_before_anything_is_tri
         assert found.proof.startswith("7 of its 20 labels are flagged")
 
 
+class Counted(tuple[str, ...]):
+    """Sample ids that count how often they are gone through."""
+
+    times = 0
+
+    def __iter__(self) -> Iterator[str]:
+        Counted.times += 1
+        return super().__iter__()
+
+
 class TestTracking:
+    @pytest.mark.parametrize("typical", [1, 20])
+    def test_samples_are_gone_through_once_for_all_typical_members(self, typical: int) -> None:
+        Counted.times = 0
+        (kept,) = track(
+            [], [replace(weak(), typical=(*IDS[:typical], "gone"))], TABLE, errors_in(20), Counted(IDS), LABELS, 2
+        )
+        assert kept.typical == tuple(IDS[:typical])
+        assert Counted.times == 1
+
     def test_slice_found_again_keeps_name_status_and_history(self) -> None:
         """Next time the cut lies elsewhere, but most members are the same."""
         (first,) = track([weak()], [], TABLE, errors_in(20), IDS, LABELS, 1)
