@@ -210,10 +210,15 @@ class Judging:
 def near_duplicates(
     kept: Kept, samples: Sequence[Sample], features: Callable[[], npt.NDArray[np.float32]]
 ) -> Sequence[Pair]:
-    """Pairs of rows of ``samples`` that look like one picture (``near_duplicate_pairs``); ``features`` reads theirs."""
+    """Pairs of rows of ``samples`` that look like one picture (``near_duplicate_pairs``); ``features`` reads theirs.
+
+    Of a crowd that looks alike each image has its likest in each split: none that is in train as well is missed.
+    """
     from curation.neighbours import near_duplicate_pairs
 
-    return kept.of("near-duplicates", tuple(s.id for s in samples), lambda: near_duplicate_pairs(features()))
+    splits = tuple(s.split for s in samples)
+    made_from = tuple(s.id for s in samples), splits
+    return kept.of("near-duplicates", made_from, lambda: near_duplicate_pairs(features(), of=np.array(splits)))
 
 
 def groups_of(samples: Sequence[Sample], pairs: Sequence[Pair]) -> npt.NDArray[np.int64]:

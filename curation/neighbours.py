@@ -18,6 +18,9 @@ Pair = tuple[int, int, float]
 
 #: With more samples than this, neighbours are searched approximately: the cost of an exact search grows as the square.
 EXACT = 20_000
+#: Of a crowd of images that look alike each keeps the pairs with so many likest ones; so many pairs, or twice those
+#: kept so far, are gathered before the others are let go.
+MOST_TWINS, LISTED = 50, 500_000
 #: Dimensions that the approximate search looks at, and how many near-duplicates of a row it can find.
 _REDUCED, _TWINS = 128, 16
 #: Cells that it looks into: for near-duplicates, which share a cell all but always, and for neighbours.
@@ -83,12 +86,17 @@ def _nearest(unit: Features, block: int) -> tuple[Integers, Floats]:
     return rows[:, None], cosines[:, None]
 
 
-def near_duplicate_pairs(features: Features, threshold: float | None = None) -> list[Pair]:
+def near_duplicate_pairs(
+    features: Features, threshold: float | None = None, of: npt.NDArray[np.generic] | None = None
+) -> list[Pair]:
     """Pairs of rows (smaller first) that look like one picture, with the cosine of their features; by row.
 
     ``threshold`` is the least cosine. ``None`` takes the set's own measure: two images are near-duplicates where they
     differ by less than a tenth of what images usually differ from their nearest. Thumbnails that were stored as JPEG
     again are found by it, while the solar cells of one panel, which differ by a cosine of 0.99, stay apart.
+
+    Where a crowd looks alike, the pairs grow as its square: an image's are then those with its ``MOST_TWINS`` likest in
+    each part, as ``of`` (samples,) names them (splits), and as many more as the groups need that all pairs make.
     """
     unit = unit_directions(features)
     alone = np.linalg.norm(unit, axis=1) < 0.5  # equal to the mean: it has no direction
@@ -98,13 +106,50 @@ def near_duplicate_pairs(features: Features, threshold: float | None = None) -> 
         nearest = nearest_neighbours(features, 1)[1]
         least = near_duplicate_threshold(nearest) if threshold is None else threshold
         near = np.flatnonzero((nearest >= least - 1e-5).any(axis=1))  # sums in another order differ by rounding
-        pairs = []
-        for start in range(0, len(near), 1024):
-            similar = unit[near[start : start + 1024]] @ unit[near[start:]].T
-            left, right = np.nonzero(np.triu(similar >= least, k=1))
-            rows = near[left + start].tolist(), near[right + start].tolist()
-            pairs += zip(*rows, similar[left, right].tolist(), strict=True)
+        parts = np.zeros(len(near), dtype=np.int64) if of is None else np.unique(of[near], return_inverse=True)[1]
+        left, right, cosines = _alike(unit[near], least, parts)
+        pairs = list(zip(near[left].tolist(), near[right].tolist(), cosines.tolist(), strict=True))
     return [pair for pair in pairs if not alone[pair[0]]]
+
+
+def _alike(unit: Features, least: float, parts: Integers) -> tuple[Integers, Integers, Features]:
+    """Rows (smaller first) and cosines of pairs that are alike, of a crowd the likest of each row and part."""
+    left, right = np.zeros((2, 0), dtype=np.int64)
+    cosines: Features = np.zeros(0, dtype=np.float32)
+    most = LISTED
+    for start in range(0, len(unit), 1024):
+        similar = unit[start : start + 1024] @ unit[start:].T
+        alike = np.triu(similar >= least, k=1)
+        for first in range(0, len(alike), 64):  # in a crowd all are alike: not too many at a time
+            row, other = np.nonzero(alike[first : first + 64])
+            left, right = np.append(left, start + first + row), np.append(right, start + other)
+            cosines = np.append(cosines, similar[first + row, other])
+            if len(left) > most:
+                left, right, cosines = _thinned(left, right, cosines, parts)
+                most = max(LISTED, 2 * len(left))
+    return _thinned(left, right, cosines, parts)
+
+
+def _thinned(
+    left: Integers, right: Integers, cosines: Features, parts: Integers
+) -> tuple[Integers, Integers, Features]:
+    """The pairs with the likest twins of each row in each part, and the likest that join what all pairs join."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import minimum_spanning_tree
+
+    row, other = np.concatenate([left, right]), np.concatenate([right, left])
+    whose = row * (parts.max(initial=0) + 1) + parts[other]
+    order = np.lexsort((-np.tile(cosines, 2), whose))
+    begin = np.flatnonzero(np.diff(whose[order], prepend=-1))
+    place = np.arange(len(order)) - np.repeat(begin, np.diff(begin, append=len(order)))
+    if (place < MOST_TWINS).all():
+        return left, right, cosines
+    kept = np.zeros(len(left), dtype=np.bool_)
+    kept[order[place < MOST_TWINS] % len(left)] = True
+    # A distance of nothing would be no edge.
+    tree = minimum_spanning_tree(coo_matrix((2 - cosines, (left, right)), shape=(len(parts), len(parts)))).tocoo()
+    kept |= np.isin(left * len(parts) + right, tree.row.astype(np.int64) * len(parts) + tree.col)
+    return left[kept], right[kept], cosines[kept]
 
 
 def approximate_neighbours(unit: Features, count: int, looked_into: int) -> tuple[Integers, Floats]:

@@ -22,7 +22,9 @@ from curation.issues import (
     find_rare_classes,
     label_reason,
 )
-from curation.neighbours import near_duplicate_pairs, unit_directions
+from curation.judging import near_duplicates
+from curation.kept import Kept
+from curation.neighbours import MOST_TWINS, near_duplicate_pairs, unit_directions
 from curation.properties import PROPERTIES
 from curation.records import Classes, Predictions, Sample
 from curation.scoring import score_out_of_sample
@@ -116,6 +118,19 @@ class TestLeaks:
         assert (leak.kind, leak.sample_id, leak.related) == ("leak", "s0045", ("s0007",))
         assert leak.reason == "holdout image, looks the same as s0007.jpg of train"
         assert 0 <= leak.score < 0.001
+
+    def test_every_image_of_a_crowd_that_is_in_train_too_is_told(self) -> None:
+        """Each of 100 holdout images is likest to the others of them, a little less to 100 of train."""
+        rng = np.random.default_rng(0)
+        features = rng.normal(size=(600, 32)).astype(np.float32)
+        features[:200] = features[0] + 0.01 * rng.normal(size=(200, 32))
+        features[100:200] += 0.05 * rng.normal(size=32)
+        samples = [
+            replace(s, split="holdout" if 100 <= row < 200 else "train") for row, s in enumerate(samples_of(600))
+        ]
+        leaks = find_leaks(samples, near_duplicates(Kept(), samples, lambda: features))
+        assert {leak.sample_id for leak in leaks} == set(ids_of(600)[100:200])
+        assert all(len(leak.related) >= MOST_TWINS for leak in leaks)
 
 
 class TestReasons:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -99,3 +101,68 @@ def test_a_neighbour_that_was_not_found_is_the_sample_itself_at_the_far_end() ->
     rows, cosines = neighbours._exactly(unit, np.array([[1, -1]] * 6), 2)
     assert rows[:, 1].tolist() == list(range(6))
     assert (cosines[:, 1] == -1).all()
+
+
+def crowd(count: int, alike: int) -> np.ndarray:
+    """Features of which so many in two groups, one after the other, are alike."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(count, 64)).astype(np.float32)
+    features[:alike] = features[np.arange(alike) % 2] + 0.03 * rng.normal(size=(alike, 64))
+    return features
+
+
+def every_pair(features: np.ndarray, least: float) -> dict[tuple[int, int], float]:
+    unit = neighbours.unit_directions(features)
+    similar = unit @ unit.T
+    left, right = np.nonzero(np.triu(similar >= least, k=1))
+    cosines = similar[left, right].tolist()
+    return dict(zip(zip(left.tolist(), right.tolist(), strict=True), cosines, strict=True))
+
+
+def test_of_a_crowd_that_looks_alike_the_likest_pairs_are_listed_and_groups_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(neighbours, "LISTED", 2000)
+    monkeypatch.setattr(neighbours, "MOST_TWINS", 10)
+    features = crowd(700, 300)
+    of = np.arange(700) % 3
+    every = every_pair(features, 0.99)
+    listed = near_duplicate_pairs(features, 0.99, of)
+    pairs = [pair[:2] for pair in listed]
+    assert len(every) == 2 * 150 * 149 / 2
+    assert len(pairs) < 300 * 3 * neighbours.MOST_TWINS < len(every)
+    assert pairs == sorted(pairs)
+    assert set(pairs) <= set(every)
+    assert join_groups(700, pairs).tolist() == join_groups(700, list(every)).tolist()
+    for row in range(300):
+        for part in range(3):
+            twins = {p: c for p, c in every.items() if row in p and of[sum(p) - row] == part}
+            likest = sorted(twins, key=lambda pair: -twins[pair])[:9]  # of two at the edge rounding decides
+            assert set(likest) <= set(pairs)
+
+
+def test_groups_of_a_crowd_stay_where_its_likest_twins_do_not_reach_from_one_part_to_the_other() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(400, 64)).astype(np.float32)
+    features[:200] = features[0] + 1e-3 * rng.normal(size=(200, 64))
+    features[100:200] += 0.05 * rng.normal(size=64)
+    groups = group_near_duplicates(features, 0.95)
+    assert len(set(groups[:200].tolist())) == 1
+    assert len(set(groups.tolist())) == 201
+
+
+def test_ordinary_twins_are_listed_all() -> None:
+    features = crowd(600, 40)
+    assert {pair[:2]: pair[2] for pair in near_duplicate_pairs(features, 0.99)} == pytest.approx(
+        every_pair(features, 0.99)
+    )
+
+
+def test_a_crowd_takes_bounded_memory() -> None:
+    features = crowd(2000, 1500)
+    tracemalloc.start()
+    pairs = near_duplicate_pairs(features, 0.99)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(pairs) <= 1500 * neighbours.MOST_TWINS
+    assert peak < 80e6
