@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 LABEL_KINDS = ("label", "label_conflict")
 #: How many neighbours a reason counts, and how many of each class are shown beside an image.
 NEIGHBOURS, SHOWN = 10, 3
+#: How many of the images that look the same are told beside one, of all and of the labels that are asked about.
+TWINS_SHOWN = 50
 #: In sets too large for an exact search, images of a class are shown from the nearest of all and so many of the class.
 CONSIDERED = 1000
 #: Sets with fewer images than this have no outliers: there is no telling what is usual.
@@ -197,7 +199,8 @@ def find_duplicate_issues(
     """Near-duplicates, and those of them that bear different labels (``label_conflict``); worst first.
 
     ``pairs`` are rows with their cosine, by default those of ``near_duplicate_pairs``. Score of a ``near_duplicate``:
-    how much it differs from its twin, 0 to 1; of a conflict: the quality of the label.
+    how much it differs from its twin, 0 to 1; of a conflict: the quality of the label. Of a crowd the first
+    ``TWINS_SHOWN`` are ``related``, and as many with the sample's own and with the suggested label.
     """
     ids = [s.id for s in samples]
     _check(ids, labels, predictions, features)
@@ -213,18 +216,22 @@ def find_duplicate_issues(
     quality = (judged or judge_labels(predictions.probabilities, _columns(labels, predictions))).quality
     issues = []
     for rows in members.values():
-        conflict = len({labels[row] for row in rows}) > 1
+        of_label: dict[str, list[int]] = {}
         for row in rows:
-            twins = [r for r in rows if r != row]
-            if conflict:
-                issues.append(_conflict(samples, labels, predictions, classes, row, twins, float(quality[row])))
+            of_label.setdefault(labels[row], []).append(row)
+        for row in rows:
+            if len(of_label) > 1:
+                issues.append(
+                    _conflict(samples, labels[row], of_label, rows, predictions, classes, row, float(quality[row]))
+                )
             else:
-                issues.append(_near_duplicate(samples, row, twins, likeness[row]))
+                issues.append(_near_duplicate(samples, row, rows, likeness[row]))
     return sorted(issues, key=lambda i: (i.kind != "label_conflict", i.score, i.sample_id))
 
 
-def _near_duplicate(samples: Sequence[Sample], row: int, twins: Sequence[int], likeness: float) -> Issue:
-    others = f" and {len(twins) - 1} more" if len(twins) > 1 else ""
+def _near_duplicate(samples: Sequence[Sample], row: int, group: Sequence[int], likeness: float) -> Issue:
+    twins = _first_twins(row, group)
+    others = f" and {len(group) - 2} more" if len(group) > 2 else ""
     return Issue(
         samples[row].id,
         "near_duplicate",
@@ -234,30 +241,35 @@ def _near_duplicate(samples: Sequence[Sample], row: int, twins: Sequence[int], l
     )
 
 
+def _first_twins(row: int, group: Sequence[int]) -> list[int]:
+    return [r for r in group[: TWINS_SHOWN + 1] if r != row][:TWINS_SHOWN]
+
+
 def _conflict(
     samples: Sequence[Sample],
-    labels: Sequence[str],
+    given: str,
+    of_label: Mapping[str, Sequence[int]],
+    group: Sequence[int],
     predictions: Predictions,
     classes: Classes,
     row: int,
-    twins: Sequence[int],
     quality: float,
 ) -> Issue:
     """Suggests the label of a twin where the model prefers it to the sample's own."""
-    counts = Counter(labels[t] for t in twins if labels[t] != labels[row])
+    counts = Counter({label: len(rows) for label, rows in of_label.items() if label != given})
     said = ", ".join(f"{classes.name(label)}" for label, _ in counts.most_common())
-    other = next((t for t in twins if labels[t] != labels[row]), None)
+    other = min(of_label[label][0] for label in counts)
     own = predictions.probabilities[row]
-    best = max([labels[row], *counts], key=lambda label: own[predictions.class_ids.index(label)])
-    where = f", as in {samples[other].path}" if other is not None else ""
+    best = max([given, *counts], key=lambda label: own[predictions.class_ids.index(label)])
+    twins = {t for rows in (group, of_label[given], of_label[best]) for t in _first_twins(row, rows)}
     return Issue(
         samples[row].id,
         "label_conflict",
         quality,
-        f"the same picture is labeled {classes.name(labels[row])} here and {said} elsewhere{where}",
-        given=labels[row],
-        suggested=best if best != labels[row] else None,
-        related=tuple(samples[t].id for t in twins),
+        f"the same picture is labeled {classes.name(given)} here and {said} elsewhere, as in {samples[other].path}",
+        given=given,
+        suggested=best if best != given else None,
+        related=tuple(samples[t].id for t in sorted(twins)),
     )
 
 

@@ -171,6 +171,25 @@ class TestDuplicates:
         assert wrong.score < right.score
         assert wrong.reason == "the same picture is labeled dog here and cat elsewhere, as in s0003.jpg"
 
+    @pytest.mark.parametrize("conflict", [False, True])
+    def test_of_a_crowd_some_are_named_and_all_are_counted(self, conflict: bool) -> None:
+        """Of 300 images in one group the last 10 bear another label, which is seen beside each of the others."""
+        labels = ["c1"] * 290 + (["c2"] if conflict else ["c1"]) * 10
+        predictions = predictions_of(np.tile([0.3, 0.6, 0.1], (300, 1)))
+        found = find_duplicate_issues(
+            samples_of(300), labels, predictions, CLASSES, np.zeros((300, 2), dtype=np.float32),
+            pairs=[(row, row + 1, 0.999) for row in range(299)],
+        )  # fmt: skip
+        first = next(i for i in found if i.sample_id == "s0000")
+        assert len(found) == 300
+        assert all(i.sample_id not in i.related and len(i.related) <= 60 for i in found)
+        assert first.related == (*ids_of(300)[1:51], *(ids_of(300)[290:] if conflict else ()))
+        if conflict:
+            assert first.reason == "the same picture is labeled cat here and dog elsewhere, as in s0290.jpg"
+            assert first.suggested == "c2"
+        else:
+            assert first.reason == "looks the same as s0001.jpg and 298 more"
+
     def test_different_images_are_no_duplicates(self) -> None:
         zoo = Zoo(60)
         assert find_duplicate_issues(samples_of(60), zoo.labels, zoo.predictions, CLASSES, zoo.features) == []
