@@ -26,9 +26,10 @@ def test_a_model_is_told_of_the_one_of_the_iteration_before(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: str, before: str | None
 ) -> None:
     told: list[Any] = []
-    monkeypatch.setattr(training, "fine_tune", lambda *given, **more: told.append(more["before"]))
+    monkeypatch.setattr(training, "fine_tune", lambda *given, **more: told.append((more["before"], more["groups"])))
     store = SimpleNamespace(backbone=SimpleNamespace(device="cpu"))
-    _FineTuner(store, Settings()).train(
+    groups = np.array([7, 7])
+    _FineTuner(store, Settings(), lambda samples: groups).train(
         [], np.zeros(0, dtype=np.int64), (), seed=0, augmentations=(), checkpoint=tmp_path / checkpoint, progress=None
     )
-    assert told == [tmp_path / before if before else None]
+    assert told == [(tmp_path / before if before else None, groups)]
