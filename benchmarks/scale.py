@@ -175,7 +175,7 @@ def _import(folder: Path, samples: int) -> None:
     paths = ProjectPaths(folder / "p")
     ledger = Ledger.in_file(paths.ledger)
     ledger.set_about("id", "0" * 32)
-    imported = record_import(ledger, gathered, found, classes=sorted({g.label for g in gathered if g.label}))
+    imported = record_import(ledger, gathered, found)
     assert imported.samples == samples
     ledger.close()
     write_whole(paths.secret, "s" * 64, private=True)

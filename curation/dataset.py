@@ -173,10 +173,15 @@ def gather(
     ]
 
 
+def labels_of(images: Iterable[Gathered]) -> list[str]:
+    """All labels that rows of these images have, in alphabetical order."""
+    return sorted({row.label for image in images for row in image.rows if row.label is not None})
+
+
 def check_classes(images: Sequence[Gathered]) -> None:
     """Raise DataError where training could not work: fewer than two classes, or a class with a single train image."""
     counts = Counter(i.label for i in images if i.label is not None)
-    odd = sorted(name for name in counts if printable(name) != name or len(name) > 200)
+    odd = [name for name in labels_of(images) if printable(name) != name or len(name) > 200]
     if odd:
         raise DataError(
             f"class '{printable(odd[0][:60])}' can't be shown to people: it has a line break or control character, or "

@@ -71,15 +71,15 @@ def record_import(
     gathered: Sequence[dataset.Gathered],
     found: dataset.Found,
     *,
-    classes: Sequence[str],
     iteration: int = 0,
 ) -> Imported:
     """Write what was gathered into the ledger; names of merged classes count for those that they now belong to.
 
+    Every label of a row is a class, also one that no picture got because more of its rows have another.
     Labels of the pool are not taken, but those that come later for images of it, in rows that name no other split than
     train: these are learned from then.
     """
-    known, merged = ledger.add_classes(classes, who="import"), ledger.merged_classes()
+    known, merged = ledger.add_classes(dataset.labels_of(gathered), who="import"), ledger.merged_classes()
 
     def class_of(name: str) -> str:
         class_id = known.id(name)

@@ -154,7 +154,7 @@ class Project:
             ledger = new_ledger(settings, paths, {g.id for g in gathered})
             if "id" not in ledger.about():
                 ledger.set_about("id", uuid.uuid4().hex)
-            imported = record_import(ledger, gathered, found, classes=sorted({g.label for g in gathered if g.label}))
+            imported = record_import(ledger, gathered, found)
             ledger.close()
             note_import(paths, found)
             write_whole(paths.settings, settings_to_toml(settings))
@@ -179,9 +179,8 @@ class Project:
         with project_lock(self.paths):
             note_import(self.paths, found)
             return record_import(
-                self.ledger, gathered, found, classes=sorted({g.label for g in gathered if g.label}),
-                iteration=max((i.number for i in self.ledger.iterations()), default=0),
-            )  # fmt: skip
+                self.ledger, gathered, found, iteration=max((i.number for i in self.ledger.iterations()), default=0)
+            )
 
     # --- what there is
 

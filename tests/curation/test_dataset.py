@@ -168,6 +168,14 @@ def test_labels_that_can_not_be_trained_on_are_refused(images: Path, labels: lis
         dataset.check_classes(gathered(rows))
 
 
+def test_a_class_that_can_not_be_shown_is_refused_even_where_no_picture_is_taken_for_it(images: Path) -> None:
+    paint(images / "copy.png", 0)
+    labels = {"00.png": "cat", "01.png": "cat", "02.png": "dog", "03.png": "dog", "copy.png": "do\ng"}
+    rows = [dataset.Row(path, images, label, None, None, {}, path) for path, label in labels.items()]
+    with pytest.raises(DataError, match="can't be shown to people"):
+        dataset.check_classes(gathered(rows))
+
+
 def test_measurements_in_place_of_classes_are_refused(tmp_path: Path) -> None:
     rows = []
     for n in range(60):

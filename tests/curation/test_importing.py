@@ -71,6 +71,23 @@ def test_a_name_of_a_merged_class_counts_for_the_one_it_belongs_to_now(tmp_path:
     assert home.labels() == expected
 
 
+def test_a_class_that_no_picture_is_taken_for_is_one_of_the_project(tmp_path: Path) -> None:
+    truth = draw(tmp_path / "images", 30)
+    rows = [{"path": path, "label": label} for path, label in truth.items()]
+    for copy, of in {"odd.png": rows[0]["path"], "strange.png": rows[1]["path"]}.items():
+        (tmp_path / "images" / copy).write_bytes((tmp_path / "images" / of).read_bytes())
+    home = Home(tmp_path, [*rows, {"path": "odd.png", "label": "odd"}])
+    assert home.project.classes.names == ("left", "odd", "right")
+    merge_class(home.project, "odd", "left", who="ann")
+    home.add([{"path": "odd.png", "label": "odd"}, rows[1], {"path": "strange.png", "label": "strange"}])
+    assert home.project.classes.names[-1] == "strange"
+    assert {path: label for path, label in home.labels().items() if path in truth} == truth
+    strange = home.project.find("strange.png").id
+    assert home.project.ledger.brought()[strange] == [
+        home.project.classes.id(name) for name in (truth[rows[1]["path"]], "strange")
+    ]
+
+
 def test_a_path_that_two_images_have_names_neither(tmp_path: Path) -> None:
     truth = draw(tmp_path / "images", 30)
     home = Home(tmp_path, [{"path": path, "label": label} for path, label in truth.items()])
