@@ -357,7 +357,10 @@ def _gather_one(content: str, pairs: Sequence[tuple[Row, ImageFacts]], known: Sp
     notes = []
     if len(labels) > 1:
         given = ", ".join(f"'{name}' ({count})" for name, count in labels.items())
-        notes.append(f"{rows[0].path}: the same picture has the labels {given}; '{label}' is taken, and it is flagged")
+        # Flagged is what the ledger shows, which has a path once, as its first row gives it.
+        kept = {row.file: row.label for row in reversed(rows)}
+        flagged = ", and it is flagged" if len(set(kept.values()) - {None}) > 1 else ""
+        notes.append(f"{rows[0].path}: the same picture has the labels {given}; '{label}' is taken{flagged}")
     named = {row.split for row in rows if row.split}
     if known is not None:
         split: str = known

@@ -386,8 +386,9 @@ class Ledger:
     ) -> int:
         """Add samples, their paths, and the labels given on import, all or nothing; returns the samples added.
 
-        Samples and paths that are already there stay as they are (a holdout sample stays holdout). ``labels`` maps
-        sample id to class id; a sample that already has a label event keeps its label.
+        Samples and paths that are already there stay as they are (a holdout sample stays holdout); of a path that comes
+        twice for one sample, the first counts. ``labels`` maps sample id to class id; a sample that already has a label
+        event keeps its label.
         """
         stamp = _stamp(at or _now())
         of_paths, of_events = schema.paths.c, schema.label_events.c
@@ -399,6 +400,9 @@ class Ledger:
                 row.sample_id for row in self._read(sa.select(of_events.sample_id).distinct(), writer.connection)
             }
             new = [s for s in samples if s.id not in have]
+            places: dict[tuple[str, str, str], NewPath] = {}
+            for path in paths:
+                places.setdefault((path.root, path.path, path.sample_id), path)
             person = writer.person(who)
             writer.add(schema.samples, [
                 {"id": s.id, "split": s.split, "group_key": s.group, "width": s.width, "height": s.height, "at": stamp}
@@ -407,7 +411,7 @@ class Ledger:
             writer.add(schema.paths, [
                 {"sample_id": p.sample_id, "path": p.path, "root": p.root, "given": p.given,
                  "metadata": json.dumps(dict(p.metadata), ensure_ascii=False)}
-                for p in paths if (p.root, p.path, p.sample_id) not in have_paths
+                for place, p in places.items() if place not in have_paths
             ])  # fmt: skip
             writer.add(schema.label_events, [
                 _event_row("import", sample, None, label, False, person, stamp, why, iteration, ())

@@ -140,6 +140,14 @@ def test_adding_samples_again_changes_nothing(ledger: Ledger) -> None:
     assert [s.split for s in ledger.samples()] == ["train", "holdout"]
 
 
+def test_of_a_path_that_comes_twice_the_first_row_counts(ledger: Ledger) -> None:
+    twice = [NewPath("c" * 64, path, "/images", given, {}) for path, given in (("c.png", "c1"), ("d.png", None))]
+    again = NewPath("c" * 64, "c.png", "/images", "c2", {})
+    ledger.add_samples([NewSample("c" * 64, "train", None, 4, 4)], [*twice, again], {}, who="import", why="given")
+    (sample,) = ledger.find_samples("c.png")
+    assert sample.paths == tuple(twice)
+
+
 def test_a_queue_entry_comes_back_whole_and_once(ledger: Ledger) -> None:
     entry = QueueEntry("k1", A, 1, 0, "shown", "c1", "c2", "looks like a dog", (B,), 2)
     ledger.add_queue([entry])

@@ -114,7 +114,15 @@ def test_the_same_picture_is_one_sample_and_two_labels_are_noticed(tmp_path: Pat
     rows = dataset.rows_of_table(table(tmp_path, "path,label\n00.png,cat\ncopy.png,dog\n01.png,dog\n"), images)
     first, _ = gathered(rows, draw_holdout=False)
     assert (len(first.rows), first.label) == (2, "cat")
-    assert "has the labels 'cat' (1), 'dog' (1); 'cat' is taken" in first.notes[0]
+    assert "has the labels 'cat' (1), 'dog' (1); 'cat' is taken, and it is flagged" in first.notes[0]
+
+
+def test_labels_that_differ_in_rows_of_one_path_are_noticed_and_not_said_to_be_flagged(
+    tmp_path: Path, images: Path
+) -> None:
+    rows = dataset.rows_of_table(table(tmp_path, "path,label\n00.png,cat\n00.png,dog\n01.png,dog\n"), images)
+    first, _ = gathered(rows, draw_holdout=False)
+    assert first.notes == ("00.png: the same picture has the labels 'cat' (1), 'dog' (1); 'cat' is taken",)
 
 
 def test_a_picture_in_train_and_holdout_stays_in_the_holdout(tmp_path: Path, images: Path) -> None:

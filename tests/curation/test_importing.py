@@ -88,6 +88,18 @@ def test_a_class_that_no_picture_is_taken_for_is_one_of_the_project(tmp_path: Pa
     ]
 
 
+def test_rows_that_repeat_a_path_come_in_once(tmp_path: Path) -> None:
+    truth = draw(tmp_path / "images", 30)
+    rows = [{"path": path, "label": label} for path, label in truth.items()]
+    (tmp_path / "labels.csv").write_text(
+        "path,label\n" + "".join(f"{r['path']},{r['label']}\n" for r in [*rows, *rows])
+    )
+    settings = Settings(backbone=BackboneSettings(size=32))
+    project, done = Project.create(tmp_path / "p", tmp_path / "images", tmp_path / "labels.csv", settings=settings)
+    assert (done.samples, done.rows, done.notes) == (30, 60, ())
+    assert list(project.labels()["path"]) == list(truth)
+
+
 def test_a_path_that_two_images_have_names_neither(tmp_path: Path) -> None:
     truth = draw(tmp_path / "images", 30)
     home = Home(tmp_path, [{"path": path, "label": label} for path, label in truth.items()])
