@@ -26,7 +26,8 @@ from curation.runs import ProjectPaths, write_whole
 FORMAT = 1
 _ABOUT, _LEDGER, _SETTINGS = "backup.json", "ledger.jsonl", "curation.toml"
 _ITERATIONS = ".curation/iterations/"
-_SINGLE = (".curation/secret", ".curation/run.json")
+_PRIVATE = (".curation/secret", ".curation/people.json")
+_SINGLE = (*_PRIVATE, ".curation/run.json", ".curation/adopted.json", ".curation/holdout-flags.json")
 
 
 def back_up(paths: ProjectPaths, ledger: Ledger, out: Path) -> int:
@@ -134,7 +135,7 @@ def _unpack(archive: tarfile.TarFile, file: Path, paths: ProjectPaths, ledger: s
             restored.load(io.TextIOWrapper(stream, encoding="utf-8"))
             restored.close()
         else:
-            write_whole(paths.root / member.name, stream.read(), private=member.name == ".curation/secret")
+            write_whole(paths.root / member.name, stream.read(), private=member.name in _PRIVATE)
     while archive.fileobj is not None and archive.fileobj.read(1 << 20):
         pass  # to the end of the file, where its check sum is
     if settings is None or restored is None:

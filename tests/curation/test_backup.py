@@ -15,7 +15,7 @@ from curation.config import Settings, settings_to_toml
 from curation.errors import CurationError
 from curation.ledger import Ledger, NewPath, NewSample
 from curation.records import Decision
-from curation.runs import ProjectPaths, write_json, write_whole
+from curation.runs import ProjectPaths, read_json, write_json, write_whole
 
 A = "a" * 64
 
@@ -25,6 +25,9 @@ def project(tmp_path: Path) -> ProjectPaths:
     paths = ProjectPaths(tmp_path / "p")
     write_whole(paths.settings, settings_to_toml(Settings(name="parts", seed=7)))
     write_whole(paths.secret, "s" * 64, private=True)
+    write_json(paths.home / "people.json", {"ann@example.com": "Ann"}, private=True)
+    write_json(paths.home / "adopted.json", [{"url": "http://127.0.0.1:8080", "project": 3}])
+    write_json(paths.holdout_flags, {A: "looks like a dog"})
     write_whole(paths.iteration(1) / "issues.parquet", b"issues")
     write_json(paths.iteration(1) / "score.json", {"labeled": 1})
     write_whole(paths.iteration(1) / "report" / "index.html", "<html>")
@@ -50,10 +53,13 @@ def test_what_is_restored_is_what_there_was(project: ProjectPaths, tmp_path: Pat
     other = ProjectPaths(tmp_path / "q")
     names = sorted(f.relative_to(other.root).as_posix() for f in other.root.rglob("*") if f.is_file())
     assert names == [
+        ".curation/adopted.json", ".curation/holdout-flags.json",
         ".curation/iterations/001/issues.parquet", ".curation/iterations/001/report/index.html",
-        ".curation/iterations/001/score.json", ".curation/ledger.db", ".curation/secret", "curation.toml",
+        ".curation/iterations/001/score.json", ".curation/ledger.db", ".curation/people.json", ".curation/secret",
+        "curation.toml",
     ]  # fmt: skip
-    assert other.secret.stat().st_mode & 0o777 == 0o600
+    assert read_json(other.home / "people.json") == {"ann@example.com": "Ann"}
+    assert [f.stat().st_mode & 0o777 for f in (other.secret, other.home / "people.json")] == [0o600, 0o600]
     assert other.settings.read_text() == project.settings.read_text()
     restored = Ledger.in_file(other.ledger)
     assert (restored.samples(), restored.labels()) == (ledger.samples(), ledger.labels())
