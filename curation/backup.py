@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -17,8 +18,9 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
+from typing import IO
 
-from curation.config import read_settings, settings_to_toml
+from curation.config import Settings, read_settings, settings_to_toml
 from curation.errors import DataError, ProjectError
 from curation.ledger import Ledger
 from curation.runs import ProjectPaths, write_whole
@@ -99,27 +101,51 @@ def restore(file: Path, root: Path, *, ledger: str = "") -> None:
     """Make the project anew in ``root``, a folder that is empty or missing; its ledger in SQLite, or in the empty
     database with the URL ``ledger``.
 
-    The project is there when all of it is. Raises DataError for a file that is no backup, ProjectError where folder or
-    database hold something.
+    The project is there when all of it is; what fails leaves folder and database as empty as they were. Raises
+    DataError for a file that is no backup, ConfigError for a URL that settings may not hold, ProjectError where folder
+    or database hold something, or the database can't be reached.
     """
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise ProjectError(f"{root} is not empty; name a folder that is, or is not there yet")
-    paths = ProjectPaths(root)
+    Settings(ledger=ledger)  # the URL is checked before anything is made
+    there, paths = root.exists(), ProjectPaths(root)
     try:
-        with tarfile.open(file, mode="r:gz") as archive:
-            settings = _unpack(archive, file, paths, ledger)
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        raise DataError(f"{file} can't be read as a backup ({error}); name a file made by `curate backup`") from error
-    draft = paths.home / "restored.toml"
-    write_whole(draft, settings)
-    known = replace(read_settings(draft), ledger=ledger)
-    draft.unlink()
-    write_whole(paths.settings, settings_to_toml(known))
+        restored = Ledger(ledger) if ledger else Ledger.in_file(paths.ledger)
+        try:
+            settings = _unpack(file, paths, restored, ledger)
+        finally:
+            restored.close()
+        write_whole(paths.settings, settings_to_toml(settings))
+    except BaseException:
+        shutil.rmtree(paths.home, ignore_errors=True)
+        if not there:
+            with suppress(OSError):
+                root.rmdir()
+        raise
 
 
-def _unpack(archive: tarfile.TarFile, file: Path, paths: ProjectPaths, ledger: str) -> bytes:
-    """Everything but the settings, which it returns."""
-    settings = restored = None
+def _unpack(file: Path, paths: ProjectPaths, restored: Ledger, url: str) -> Settings:
+    """Everything but the settings, which it returns; the ledger last, when all else is known to be whole."""
+    with tempfile.TemporaryFile() as lines:
+        try:
+            with tarfile.open(file, mode="r:gz") as archive:
+                settings = _unpack_files(archive, file, paths, lines)
+            lines.seek(0)
+            draft = paths.home / "restored.toml"
+            write_whole(draft, settings)
+            known = replace(read_settings(draft), ledger=url)
+            draft.unlink()
+            restored.load(io.TextIOWrapper(lines, encoding="utf-8"))
+        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+            raise DataError(
+                f"{file} can't be read as a backup ({error}); name a file made by `curate backup`"
+            ) from error
+    return known
+
+
+def _unpack_files(archive: tarfile.TarFile, file: Path, paths: ProjectPaths, lines: IO[bytes]) -> bytes:
+    """Everything but the settings, which it returns, and the ledger, which goes into ``lines``."""
+    settings = None
     for number, member in enumerate(archive):
         stream = archive.extractfile(member) if member.isfile() else None
         if stream is None or not _allowed(member.name):
@@ -131,14 +157,12 @@ def _unpack(archive: tarfile.TarFile, file: Path, paths: ProjectPaths, ledger: s
         elif member.name == _SETTINGS:
             settings = stream.read()
         elif member.name == _LEDGER:
-            restored = Ledger(ledger) if ledger else Ledger.in_file(paths.ledger)
-            restored.load(io.TextIOWrapper(stream, encoding="utf-8"))
-            restored.close()
+            shutil.copyfileobj(stream, lines)
         else:
             write_whole(paths.root / member.name, stream.read(), private=member.name in _PRIVATE)
     while archive.fileobj is not None and archive.fileobj.read(1 << 20):
         pass  # to the end of the file, where its check sum is
-    if settings is None or restored is None:
+    if settings is None or not lines.tell():
         raise DataError(f"{file} lacks the settings or the ledger: it was cut short; use another backup")
     return settings
 

@@ -136,6 +136,37 @@ def test_a_backup_that_was_cut_short_makes_no_project(project: ProjectPaths, tmp
         assert not (target / "curation.toml").exists()
 
 
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [("postgresql://u:secret@127.0.0.1/x", "must not hold a password"), ("sqlite:////nowhere/at/all.db", "ledger")],
+)
+def test_a_restore_that_failed_can_be_done_again(
+    project: ProjectPaths, tmp_path: Path, there: bool, url: str, said: str
+) -> None:
+    back_up(project, Ledger.in_file(project.ledger), tmp_path / "b.tar.gz")
+    if there:
+        (tmp_path / "q").mkdir()
+    with pytest.raises(CurationError, match=said):
+        restore(tmp_path / "b.tar.gz", tmp_path / "q", ledger=url)
+    assert ((tmp_path / "q").exists(), list(tmp_path.rglob("q/*"))) == (there, [])
+    restore(tmp_path / "b.tar.gz", tmp_path / "q")
+    assert len(Ledger.in_file(ProjectPaths(tmp_path / "q").ledger).samples()) == 1
+
+
+def test_a_backup_that_was_cut_short_leaves_folder_and_database_empty(project: ProjectPaths, tmp_path: Path) -> None:
+    file, url = tmp_path / "b.tar.gz", f"sqlite:///{tmp_path / 'team.db'}"
+    back_up(project, Ledger.in_file(project.ledger), file)
+    whole = file.read_bytes()
+    for size in (len(whole) // 2, len(whole) - 4):  # the second lacks a part of the check sum alone
+        file.write_bytes(whole[:size])
+        with pytest.raises(CurationError):
+            restore(file, tmp_path / "q", ledger=url)
+    file.write_bytes(whole)
+    restore(file, tmp_path / "q", ledger=url)
+    assert len(Ledger(url).samples()) == 1
+
+
 def test_a_folder_that_holds_something_is_left_alone(project: ProjectPaths, tmp_path: Path) -> None:
     back_up(project, Ledger.in_file(project.ledger), tmp_path / "b.tar.gz")
     with pytest.raises(CurationError, match="is not empty"):
