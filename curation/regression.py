@@ -484,25 +484,32 @@ class _Kernel:
         rng = np.random.default_rng(seed)
         self.landmarks = np.sort(rng.permutation(len(inputs))[:LANDMARKS])
         distances = squared_distances(inputs, inputs[self.landmarks], products)
-        squares = float(np.einsum("sd,sd->", inputs, inputs)) / len(inputs)
-        self.width = max(float(np.median(distances)), _NARROWEST * squares, 1e-6)
+        self.width = kernel_width(distances, inputs)
         kernel = np.exp(-distances / self.width)
-        self.lower = _cholesky(kernel[self.landmarks].astype(np.float64))
+        self.lower = cholesky(kernel[self.landmarks].astype(np.float64))
         rooted = solve_triangular(self.lower, kernel.T, lower=True, check_finite=False, overwrite_b=True).T
         self.rooted = np.ascontiguousarray(rooted, dtype=np.float32)
 
 
-def _cholesky(kernel: Floats) -> Floats:
-    """Of a kernel (n, n), its diagonal raised by a little, and by more where rounding asks for it.
+def kernel_width(distances: Features, inputs: Features) -> float:
+    """The width of a Gaussian kernel: the median of squared distances, where that is more than rounding of inputs
+    (n, dimensions).
+    """
+    squares = float(np.einsum("sd,sd->", inputs, inputs)) / len(inputs)
+    return max(float(np.median(distances)), _NARROWEST * squares, 1e-6)
+
+
+def cholesky(kernel: Floats, raised: float = 1e-4) -> Floats:
+    """Of a kernel (n, n), its diagonal raised by as much as is said, and by more where rounding asks for it.
 
     Distances in single precision of images that are shown many times make it indefinite by more than a little.
     """
-    for raised in (1e-4, 1e-3, 1e-2):
+    for by in (raised, 10 * raised, 100 * raised):
         try:
-            return np.asarray(np.linalg.cholesky(kernel + raised * np.eye(len(kernel))), dtype=np.float64)
+            return np.asarray(np.linalg.cholesky(kernel + by * np.eye(len(kernel))), dtype=np.float64)
         except np.linalg.LinAlgError:
             continue
-    return np.asarray(np.linalg.cholesky(kernel + 0.1 * np.eye(len(kernel))), dtype=np.float64)
+    return np.asarray(np.linalg.cholesky(kernel + 1000 * raised * np.eye(len(kernel))), dtype=np.float64)
 
 
 def squared_distances(left: Features, right: Features, products: Features | None = None) -> Features:

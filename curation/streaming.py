@@ -20,6 +20,8 @@ from curation.records import Progress, Rows
 from curation.regression import (
     NOISES,
     apply_temperature,
+    cholesky,
+    kernel_width,
     least,
     leave_out_ridge,
     probed,
@@ -174,9 +176,9 @@ class _StreamedKernel:
         self.size = len(landmarks)
         self._probe = np.flatnonzero(probed(groups, seed))
         near = squared_distances(scaled(self._read(self._probe), mean, deviation), landmarks)
-        width = max(float(np.median(near)), 1e-6)
+        width = kernel_width(near, landmarks)
         own = np.exp(-squared_distances(landmarks, landmarks) / width).astype(np.float64)
-        root = np.linalg.cholesky(own + 1e-4 * np.eye(self.size)).astype(np.float32)
+        root = cholesky(own).astype(np.float32)
         self._space = _Space(mean, deviation, landmarks, width, root)
         self._gram = np.zeros((self.size, self.size))
         self._right = np.zeros((self.size, n_classes))
@@ -223,7 +225,7 @@ class _StreamedKernel:
         return found
 
     def _at(self, noise: float, by: float) -> _Solved:
-        factor = np.linalg.cholesky(self._gram + noise * np.eye(self.size)).astype(np.float32)
+        factor = cholesky(self._gram, noise).astype(np.float32)
         return _Solved(self._space, factor, self._right, by)
 
     def _block(self, rows: Integers, labels: Integers) -> _Block:

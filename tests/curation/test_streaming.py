@@ -92,6 +92,16 @@ def test_a_twin_does_not_give_the_label_away() -> None:
     assert together < 0.53
 
 
+@pytest.mark.parametrize("apart", [1e-4, 3e-5])
+def test_images_nearly_all_alike_are_judged_too(apart: float) -> None:
+    """Shots of one thing but for fifty: most distances are rounding, from which no kernel can be made as it is."""
+    rng = np.random.default_rng(0)
+    features = (rng.normal(size=64) + apart * rng.normal(size=(1200, 64))).astype(np.float32)
+    features[:60] = rng.normal(size=(60, 64))
+    found = score_streaming(features, np.arange(1200) % 2, 2, seed=0).probabilities
+    assert abs(found[60:] - 0.5).max() < 0.1
+
+
 def test_a_number_that_is_not_finite_is_refused_with_its_row() -> None:
     features, labels, _ = crowd(90)
     features[17, 3] = np.nan
