@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from curation.dataset import SetAside
+from curation.images import CHANGED
 from curation.records import Sample
 from curation.tables import read_frame, write_frame
 
@@ -81,6 +82,6 @@ def _wrong_with(sample: Sample, notes: Noted, thorough: bool) -> str:
         return f"can't be read ({error.strerror or error}); see to its disk"
     if not same:
         notes[sample.id] = (-1, -1)  # to be read again next time, however old it looks
-        return "has changed since it was imported; put the old one back, or bring the new one in with `curate add`"
+        return CHANGED
     notes[sample.id] = now
     return ""

@@ -32,6 +32,8 @@ Pixels = npt.NDArray[np.uint8]
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 #: Pillow's own limit for a decompression bomb (twice ``Image.MAX_IMAGE_PIXELS``).
 MAX_PIXELS = 178_956_970
+#: What is wrong with a file whose content is not the sample's any more.
+CHANGED = "has changed since it was imported; put the old one back, or bring the new one in with `curate add`"
 #: How many images are held at a time while they are decoded, and after how many the result is written.
 _CHUNK = 256
 _SAVE_EVERY = 5_000
@@ -171,7 +173,7 @@ def bytes_of(sample: Sample) -> bytes:
     """The bytes of a sample, which still must be those that it was imported with."""
     raw = _read_bytes(sample.file)
     if len(sample.id) == 64 and hashlib.sha256(raw).hexdigest() != sample.id:
-        raise DataError(f"{sample.file} has changed since it was imported; run `curate init` again to take it in anew")
+        raise DataError(f"{sample.file} {CHANGED}")
     return raw
 
 

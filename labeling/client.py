@@ -673,7 +673,10 @@ def _check_file(entry: QueueEntry, files: Mapping[str, Path]) -> None:
     file = files.get(entry.sample_id)
     if file is None or not file.is_file():
         where = f"image {file}" if file else f"the image of sample '{entry.sample_id}'"
-        raise DataError(f"{where} is missing, so nobody can be asked about it; put it back or run `curate init` again")
+        raise DataError(
+            f"{where} is missing, so nobody can be asked about it; put it back, or bring it in from its new place with "
+            "`curate add`"
+        )
 
 
 def _patiently(work: Callable[[], _T]) -> _T:

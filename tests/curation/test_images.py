@@ -234,7 +234,7 @@ class TestPixelCache:
         monkeypatch.setattr("curation.images._CHUNK", 2)
         samples = samples_in(tmp_path, 4)
         samples[3].file.write_bytes(b"broken since")
-        with pytest.raises(DataError, match=r"3\.png has changed since it was imported"):
+        with pytest.raises(DataError, match=r"3\.png has changed since it was imported; put the old one back"):
             PixelCache(tmp_path / "cache", 16).pixels(samples)
         for sample in samples:
             sample.file.unlink()
