@@ -24,6 +24,9 @@ from curation.runs import write_whole
 STRENGTH = 0.01
 LENGTH = 10.0
 
+#: What a head's file holds.
+_TENSORS = {"mean", "scale", "coefficients", "intercept"}
+
 Features = npt.NDArray[np.float32]
 
 
@@ -65,8 +68,19 @@ class HeadModel:
         """Write the head as safetensors, whole or absent."""
         from safetensors.numpy import save
 
-        tensors = {n: getattr(self, n) for n in ("mean", "scale", "coefficients", "intercept")}
+        tensors = {name: getattr(self, name) for name in sorted(_TENSORS)}
         write_whole(file, save(tensors, metadata={"class_ids": json.dumps(self.class_ids)}))
+
+
+def is_head(file: Path) -> bool:
+    """Whether a model's file is one that ``HeadModel.save`` wrote."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(file), framework="numpy") as opened:
+            return set(opened.keys()) == _TENSORS and "class_ids" in (opened.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
 
 
 class HeadTrainer:

@@ -511,9 +511,7 @@ class Project:
     def _loop(self, goal: Mapping[str, Any] | None = None) -> Loop:
         """The loop with the settings of a run's goal, by default with the project's own."""
         settings = settings_for(self.settings, goal) if goal else self.settings
-        usable = self.usable_samples()
-        if self.aside and not usable:
-            raise ProjectError(f"not one of {len(self.aside):,} images is as it was at import: {self.aside[0].reason}")
+        usable = self._some_usable()
         encoders = self._encoders(settings)
         described = encoders.store.backbone.describe()
         self.say(described)
@@ -523,6 +521,13 @@ class Project:
             make_parts(encoders, self.paths, settings, self.samples(), self.classes, reporting, self.progress),
             secret=self.paths.secret.read_text(encoding="utf-8").strip(),
         )  # fmt: skip
+
+    def _some_usable(self) -> list[Sample]:
+        """Those of ``usable_samples``; raises ProjectError where not one is."""
+        usable = self.usable_samples()
+        if self.aside and not usable:
+            raise ProjectError(f"not one of {len(self.aside):,} images is as it was at import: {self.aside[0].reason}")
+        return usable
 
     def _encoders(self, settings: Settings) -> Encoders:
         """The network and what it tells of images; loaded once while the project is open and its settings stay."""
@@ -612,9 +617,10 @@ class Project:
 
         Class names and preprocessing are in the file, and it was checked to predict the same on images of the project.
         Returns ``file``, ``iteration`` and ``difference``, the largest one between probabilities. Raises ProjectError
-        where there is no such iteration, ConfigError for another format or a project that trains a head alone.
+        where there is no such iteration, ConfigError for another format or a model that is a head alone.
         """
         from curation.exports import export_model
+        from curation.heads import is_head
         from curation.ways import load_model
 
         trained = [n for n in range(self._current() + 1) if finished(self.paths.iteration(n), "train") is not None]
@@ -623,13 +629,19 @@ class Project:
         chosen = trained[-1] if iteration is None else iteration
         if chosen not in trained:
             raise ProjectError(f"iteration {chosen} has no model; there are {trained}")
-        if self.settings.training.method == "head":
-            raise ConfigError("a head alone can't be exported; set training.method = 'auto' and run again")
+        file_of_model = self.paths.iteration(chosen) / "model.safetensors"
+        if is_head(file_of_model):
+            raise ConfigError(
+                f"the model of iteration {chosen} is a head alone, which can't be exported; set training.method = "
+                "'auto' and run again"
+            )
         encoders = self._encoders(self.settings)
         self.say(encoders.store.backbone.describe())
-        model = load_model(self.paths.iteration(chosen) / "model.safetensors", encoders.store, encoders.views)
+        model = load_model(file_of_model, encoders.store, encoders.views)
         names = [self.classes.name(class_id) for class_id in model.class_ids]
-        difference = export_model(model, names, Path(file), file_format, self.samples()[:CHECKED])
+        difference = self._without_bad_files(
+            lambda: export_model(model, names, Path(file), file_format, self._some_usable()[:CHECKED])
+        )
         return {"file": str(file), "iteration": chosen, "difference": difference}
 
     def report(self, number: int | None = None) -> Path:

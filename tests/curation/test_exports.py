@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +18,15 @@ from tests_stand_ins import content_id, draw
 
 from curation import exports, features
 from curation.backbone import load_backbone
-from curation.config import TrainingSettings
+from curation.config import BackboneSettings, Settings, TrainingSettings
 from curation.errors import ConfigError, CurationError
 from curation.exports import export_model, load_exported
 from curation.features import FeatureStore, ViewFeatures
+from curation.heads import HeadModel
 from curation.images import PixelCache
+from curation.project import Project
 from curation.records import Sample
+from curation.runs import write_json
 from curation.training import FineTuned, fine_tune
 from curation.view_heads import ViewModel, ViewTrainer
 
@@ -140,3 +146,41 @@ def test_what_can_not_be_exported_is_said(trained: Trained, tmp_path: Path, monk
     monkeypatch.setattr(exports.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"onnxruntime; install with `pip install 'curation-toolkit\[onnx\]'`"):
         export_model(model, ["left", "right"], tmp_path / "model.onnx", "onnx", samples[:1])
+
+
+def project_on(trained: Trained, root: Path, method: str) -> Project:
+    """A project on copies of the images, its one iteration having trained this model."""
+    (root / "images").mkdir()
+    for sample in trained[1]:
+        shutil.copy(sample.file, root / "images")
+    rows = [f"{s.path},{'left' if number % 2 else 'right'}\n" for number, s in enumerate(trained[1])]
+    (root / "labels.csv").write_text("path,label\n" + "".join(rows))
+    settings = Settings(backbone=BackboneSettings(size=64), training=TrainingSettings(method=method))
+    project, _ = Project.create(root / "p", root / "images", root / "labels.csv", settings=settings)
+    trained[0].save(project.paths.iteration(1) / "model.safetensors")
+    write_json(project.paths.iteration(1) / "train.json", {})
+    return project
+
+
+def test_images_that_are_gone_or_changed_hinder_no_export(trained: Trained, tmp_path: Path) -> None:
+    project = project_on(trained, tmp_path, "auto")
+    (tmp_path / "images" / "000.png").unlink()
+    changed = tmp_path / "images" / "001.png"
+    before = changed.stat()
+    raw = bytearray(changed.read_bytes())
+    raw[-1] ^= 1
+    changed.write_bytes(raw)
+    os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))  # looks as it did, so that only reading tells
+    assert project.export_model(tmp_path / "model.safetensors", "safetensors")["difference"] < 1e-3
+    assert {one.path for one in project.aside} == {"000.png", "001.png"}
+
+
+def test_whether_a_model_is_a_head_alone_is_said_by_its_file(trained: Trained, tmp_path: Path) -> None:
+    project = project_on(trained, tmp_path, "head")
+    assert project.export_model(tmp_path / "model.safetensors", "safetensors")["iteration"] == 1
+    flat = np.zeros(8, dtype=np.float32)
+    head = HeadModel(trained[0].network.store, ("c1", "c2"), flat, flat, np.zeros((2, 8), np.float32), flat[:2])
+    head.save(project.paths.iteration(1) / "model.safetensors")
+    project.settings = replace(project.settings, training=TrainingSettings(method="auto"))
+    with pytest.raises(ConfigError, match="model of iteration 1 is a head alone, which can't be exported"):
+        project.export_model(tmp_path / "head.safetensors", "safetensors")
