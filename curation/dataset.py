@@ -22,7 +22,11 @@ from curation.images import ImageFacts, inspect_image
 from curation.records import MetadataValue, Progress, Split
 from curation.tables import plain_cell
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"})
+#: The usual names of what is decoded (``images.FORMATS``).
+IMAGE_SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".jp2", ".j2k",
+    ".ppm", ".pgm", ".pbm", ".pnm",
+})  # fmt: skip
 SPLITS: tuple[Split, ...] = ("train", "holdout", "pool")
 _SPLIT_ALIASES = {"test": "holdout", "val": "holdout", "valid": "holdout", "validation": "holdout", "unlabeled": "pool"}
 _NO_VALUE = frozenset({"", "nan", "none", "null", "na", "n/a"})
@@ -296,14 +300,19 @@ def _number_type(values: Iterable[Any]) -> type:
         if text is None or text.lower() in _NO_VALUE:
             continue
         seen = True
-        try:
-            float(text)
-        except ValueError:
+        if not _is_number(text):
             return str
     return float if seen else str
 
 
 def _is_number(text: str) -> bool:
+    """Whether a text is a number, as tables have them and not only Python.
+
+    >>> [_is_number(text) for text in ("-1.5e3", "1_10", "one")]
+    [True, False, False]
+    """
+    if "_" in text:
+        return False
     try:
         float(text)
     except ValueError:

@@ -51,6 +51,21 @@ def test_class_folders_give_labels_and_loose_images_go_to_the_pool(tmp_path: Pat
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("suffix", [".avif", ".jfif", ".jpe", ".JP2", ".j2k", ".pbm", ".pnm"])
+def test_a_folder_is_read_by_every_name_that_its_formats_have(tmp_path: Path, suffix: str) -> None:
+    Image.new("1" if suffix == ".pbm" else "RGB", (40, 30)).save(tmp_path / f"a{suffix}")
+    found = dataset.inspect_rows(dataset.rows_of_folder(tmp_path))
+    assert [row.path for row, _ in found.rows] == [f"a{suffix}"]
+
+
+def test_numbers_with_underscores_stay_text(tmp_path: Path, images: Path) -> None:
+    text = "path,label,camera,lot\n00.png,cat,1_10,1\n01.png,cat,11_0,\n02.png,cat,2,2.5\n"
+    rows = dataset.rows_of_table(table(tmp_path, text), images)
+    assert [dict(row.metadata) for row in rows] == [
+        {"camera": "1_10", "lot": 1.0}, {"camera": "11_0", "lot": None}, {"camera": "2", "lot": 2.5},
+    ]  # fmt: skip
+
+
 def test_a_table_brings_splits_groups_and_typed_metadata(tmp_path: Path, images: Path) -> None:
     text = "path,label,split,group,wafer,grade\n00.png,1,train,m1,poly,0.5\n01.png,2,test,m2,,\n02.png,,pool,,mono,1\n"
     first, second, third = dataset.rows_of_table(table(tmp_path, text), images)
