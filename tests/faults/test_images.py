@@ -222,10 +222,12 @@ def test_a_path_that_leads_elsewhere_is_set_aside(tmp_path: Path, tally: Tally, 
 
 @pytest.mark.parametrize("name", ["two\nlines", "\x1b[31mred", "x" * 201, "\u202egnp"])
 def test_a_class_that_people_could_not_be_shown_is_refused(tmp_path: Path, name: str) -> None:
-    from curation.dataset import Gathered, check_classes
+    from curation.dataset import Found, Row, check_classes, gather
     from curation.images import ImageFacts
 
-    images = [Gathered(str(n), ImageFacts(str(n), 4, 4), (), "train", None, ("cat", name)[n % 2]) for n in range(4)]
+    rows = [Row(f"{n}.png", tmp_path, ("cat", name)[n % 2], "train", None, {}, str(n)) for n in range(4)]
+    found = Found(tuple((row, ImageFacts(row.path, 4, 4)) for row in rows))
+    images = gather(found, known_splits={}, seed=0, holdout_share=0.2)
     with pytest.raises(DataError, match="can't be shown to people"):
         check_classes(images)
 
