@@ -23,8 +23,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from curation.config import BackboneSettings, DetectionSettings, ReviewSettings, Settings, SliceSettings
-from curation.errors import ConfigError
+from curation.config import BackboneSettings, DetectionSettings, ReviewSettings, Settings, SliceSettings, read_settings
+from curation.errors import ConfigError, ProjectError
 from curation.project import Project
 from curation.records import Progress
 from curation.runs import ProjectPaths, ended_by_signal, write_whole
@@ -33,6 +33,9 @@ FLIPPED = 0.10
 WRONG_ANSWERS = 0.05
 SHARES = {"train": 0.6, "pool": 0.2, "holdout": 0.2}
 PEOPLE = ("ada", "ben")
+#: What a demo's project is called, and the files that it is made from.
+NAME, LABELS, ANSWER_KEY = "ELPV demo", "labels.csv", "answer_key.csv"
+COLUMNS = ("path", "label", "split", "wafer", "grade")
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,13 @@ def run_demo(
     show: Callable[[str], Any],
     table_of: Callable[[dict[str, Any]], str],
 ) -> None:
-    """Make the demo's project where it is missing, run what is left of its iterations, and show what came of it."""
+    """Make the demo's project where it is missing, run what is left of its iterations, and show what came of it.
+
+    Raises ConfigError for a limit below one, and what ``check_folder`` and ``read_elpv`` raise.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"--limit must be 1 or more, got {limit}")
+    check_folder(directory)
     began = time.monotonic()
     images, cells = read_elpv()
     if not ProjectPaths(directory).settings.exists():
@@ -94,6 +103,24 @@ def run_demo(
         show(f"\nReport:       {last / 'report' / 'index.html'}")
         show(f"FiftyOne App: curate review {directory}")
         show(f"Label Studio: curate label {directory}")
+
+
+def check_folder(directory: Path) -> None:
+    """Raise ProjectError for a folder that holds something and was not begun by a demo: the user's own tables would be
+    written over, or the user's own project run.
+    """
+    file = ProjectPaths(directory).settings
+    if file.exists():
+        settings = read_settings(file)
+        ours = (settings.name, settings.answer_key) == (NAME, ANSWER_KEY)
+    elif directory.is_dir():
+        names = {entry.name for entry in directory.iterdir()}
+        begun = names <= {LABELS, ANSWER_KEY, ProjectPaths(directory).home.name} and LABELS in names
+        ours = not names or (begun and (directory / LABELS).read_bytes().startswith(_csv(COLUMNS, ()).encode()))
+    else:
+        ours = not directory.exists()
+    if not ours:
+        raise ProjectError(f"{directory} is not empty and no demo's; name a folder that is empty, or not there yet")
 
 
 def read_elpv() -> tuple[Path, list[Cell]]:
@@ -153,21 +180,21 @@ def _make(
         f"ELPV: {len(planned):,} photographs of solar cells. On purpose, {flipped} of the {trained:,} train labels are "
         "flipped; the loop has to find them. The data set's own labels are the answer key."
     )
-    write_whole(directory / "labels.csv", _csv(
-        ("path", "label", "split", "wafer", "grade"),
+    write_whole(directory / LABELS, _csv(
+        COLUMNS,
         [(p.cell.path, p.label or "", p.split, p.cell.wafer, p.cell.grade) for p in planned],
     ))  # fmt: skip
-    write_whole(directory / "answer_key.csv", _csv(("path", "label"), [(p.cell.path, p.cell.truth) for p in planned]))
+    write_whole(directory / ANSWER_KEY, _csv(("path", "label"), [(p.cell.path, p.cell.truth) for p in planned]))
     settings = Settings(
-        name="ELPV demo",
+        name=NAME,
         seed=seed,
-        answer_key="answer_key.csv",
+        answer_key=ANSWER_KEY,
         backbone=BackboneSettings(size=size or 0),
         review=ReviewSettings(budget=budget, opinions=len(PEOPLE)),
         detection=DetectionSettings(views="one"),  # for the demo's time
         slices=SliceSettings(ignore=("grade",)),  # the label was made from it
     )
-    Project.create(directory, images, directory / "labels.csv", settings=settings, progress=progress, say=say)
+    Project.create(directory, images, directory / LABELS, settings=settings, progress=progress, say=say)
 
 
 def _csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
