@@ -196,11 +196,14 @@ class Project:
     def labels(self, as_of: int | None = None, *, release: str | None = None) -> pd.DataFrame:
         """Labels now, as of the end of an iteration, or as a release froze them, one row a path.
 
-        Columns ``path, label, split, excluded, group, sample_id``. Raises DataError for a release that is not there,
-        ProjectError for one that reads otherwise than when it was made.
+        Columns ``path, label, split, excluded, group, sample_id``. Raises DataError for an iteration or a release that
+        is not there, ProjectError for a release that reads otherwise than when it was made.
         """
         import pandas as pd
 
+        there = sorted({0, *(i.number for i in self.ledger.iterations())})
+        if as_of is not None and as_of not in there:
+            raise DataError(f"there is no iteration {as_of}; there are {there} (0: labels as given)")
         if release is not None:
             rows = releases.released_rows(self.ledger, release)
         else:

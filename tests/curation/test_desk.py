@@ -46,6 +46,14 @@ def test_a_renamed_class_keeps_its_labels(project: Project) -> None:
             desk.rename_class(project, "port", taken, who="ann")
 
 
+@pytest.mark.parametrize("number", [-1, 2, 99])
+def test_labels_as_of_an_iteration_that_is_not_there_are_refused(project: Project, number: int) -> None:
+    project.ledger.set_state(1, "waiting")
+    assert project.labels(as_of=0)["label"].tolist() == project.labels(as_of=1)["label"].tolist()
+    with pytest.raises(DataError, match=rf"no iteration {number}; there are \[0, 1\] \(0: labels as given\)"):
+        project.labels(as_of=number)
+
+
 def test_a_merged_class_moves_its_labels_and_is_asked_for_no_more(project: Project) -> None:
     desk.add_class(project, "leftish", who="ann")
     moved = desk.merge_class(project, "left", "leftish", who="ann")
