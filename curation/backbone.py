@@ -198,7 +198,8 @@ def load_backbone(
 
     Weights come from the file ``weights`` (.safetensors, or .pth read with ``weights_only``), else for
     ``tf_efficientnet_lite0`` from the installed package, else from the hub. Raises ConfigError for an unknown name or
-    device and WeightsError where no weights can be had; never goes on with random ones.
+    device, or a size that the network does not take, and WeightsError where no weights can be had; never goes on with
+    random ones.
     """
     import torch
 
@@ -210,14 +211,25 @@ def load_backbone(
     config = {"mean": _HALF, "std": _HALF} if packaged else _data_config(model)
     model.reset_classifier(0)
     digest = _digest(model, config)
+    feature_size = _feature_size(model, name, size)
     division = divide(model)
     if division is not None and not _agrees(model, division, size):
         division = None
     model.requires_grad_(False)
     model = model.to(chosen, memory_format=torch.channels_last)
-    with torch.inference_mode():
-        feature_size = int(model(torch.zeros(1, 3, size, size, device=chosen)).shape[1])
     return Backbone(name, digest, size, config["mean"], config["std"], feature_size, chosen, origin, model, division)
+
+
+def _feature_size(model: Any, name: str, size: int) -> int:
+    """How many features the model gives of an image of this size; raises ConfigError where it takes none such."""
+    import torch
+
+    try:
+        with torch.inference_mode():
+            return int(model(torch.zeros(1, 3, size, size)).shape[1])
+    except (AssertionError, RuntimeError, ValueError) as error:
+        usual = model.pretrained_cfg["input_size"][-1]
+        raise ConfigError(f"'{name}' takes no images of {size} px; set backbone.size to {usual} ({error})") from error
 
 
 def create_model(architecture: str, n_classes: int) -> Any:

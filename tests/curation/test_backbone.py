@@ -94,6 +94,14 @@ def test_weights_come_from_a_local_file(tmp_path: Path, suffix: str) -> None:
     assert again.identity == backbone.identity, "a classifier that was left out must not change the cache's key"
 
 
+def test_a_size_that_a_network_does_not_take_is_answered_with_the_one_it_does(tmp_path: Path) -> None:
+    file = tmp_path / "vit.safetensors"
+    save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), file)
+    with pytest.raises(ConfigError, match=r"takes no images of 112 px; set backbone\.size to 224"):
+        backbones.load_backbone("vit_tiny_patch16_224", weights=file, size=112, device="cpu")
+    assert backbones.load_backbone("vit_tiny_patch16_224", weights=file, size=224, device="cpu").feature_size == 192
+
+
 def test_only_a_classifier_may_be_missing_from_a_file(tmp_path: Path) -> None:
     """ConvNeXt has a normalisation in its head, which must not be left as it was made."""
     tensors = timm.create_model("convnext_atto").state_dict()
