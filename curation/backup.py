@@ -13,6 +13,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -136,7 +137,7 @@ def _unpack(file: Path, paths: ProjectPaths, restored: Ledger, url: str) -> Sett
             known = replace(read_settings(draft), ledger=url)
             draft.unlink()
             restored.load(io.TextIOWrapper(lines, encoding="utf-8"))
-        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
             raise DataError(
                 f"{file} can't be read as a backup ({error}); name a file made by `curate backup`"
             ) from error

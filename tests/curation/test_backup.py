@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
@@ -165,6 +166,19 @@ def test_a_backup_that_was_cut_short_leaves_folder_and_database_empty(project: P
     file.write_bytes(whole)
     restore(file, tmp_path / "q", ledger=url)
     assert len(Ledger(url).samples()) == 1
+
+
+def test_a_backup_with_damaged_bytes_makes_nothing(project: ProjectPaths, tmp_path: Path) -> None:
+    file = tmp_path / "b.tar.gz"
+    names = (hashlib.sha256(str(number).encode()).hexdigest() for number in range(2000))
+    write_whole(project.iteration(1) / "report" / "names.txt", " ".join(names))
+    back_up(project, Ledger.in_file(project.ledger), file)
+    whole = file.read_bytes()
+    for place in range(0, len(whole) - 20, max(1, len(whole) // 30)):
+        file.write_bytes(whole[:place] + b"\xff" * 20 + whole[place + 20 :])
+        with pytest.raises(CurationError, match=r"b\.tar\.gz"):
+            restore(file, tmp_path / "q")
+        assert not (tmp_path / "q").exists()
 
 
 def test_a_folder_that_holds_something_is_left_alone(project: ProjectPaths, tmp_path: Path) -> None:
