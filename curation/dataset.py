@@ -182,15 +182,23 @@ def labels_of(images: Iterable[Gathered]) -> list[str]:
     return sorted({row.label for image in images for row in image.rows if row.label is not None})
 
 
-def check_classes(images: Sequence[Gathered]) -> None:
-    """Raise DataError where training could not work: fewer than two classes, or a class with a single train image."""
-    counts = Counter(i.label for i in images if i.label is not None)
+def check_names(images: Sequence[Gathered]) -> None:
+    """Raise DataError for a class whose name can't be shown to people."""
     odd = [name for name in labels_of(images) if printable(name) != name or len(name) > 200]
     if odd:
         raise DataError(
             f"class '{printable(odd[0][:60])}' can't be shown to people: it has a line break or control character, or "
             "more than 200 characters; rename it"
         )
+
+
+def check_classes(images: Sequence[Gathered]) -> None:
+    """Raise DataError where training could not work: fewer than two classes, or a class with a single train image.
+
+    And for what ``check_names`` does not take.
+    """
+    check_names(images)
+    counts = Counter(i.label for i in images if i.label is not None)
     if len(counts) > 50 and len(counts) > sum(counts.values()) / 2 and all(_is_number(name) for name in counts):
         raise DataError(
             f"the {len(counts)} different labels look like measurements ({min(counts)} ...), not classes; "

@@ -176,6 +176,7 @@ class Project:
         )  # fmt: skip
         held, trained = ({s.group for s in stored if s.group and s.split == split} for split in ("holdout", "train"))
         gathered = [g if g.id in known else dataset.beside_group(g, held, trained) for g in gathered]
+        dataset.check_names(gathered)
         with project_lock(self.paths):
             note_import(self.paths, found)
             return record_import(

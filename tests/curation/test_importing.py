@@ -100,6 +100,16 @@ def test_rows_that_repeat_a_path_come_in_once(tmp_path: Path) -> None:
     assert list(project.labels()["path"]) == list(truth)
 
 
+def test_a_class_that_can_not_be_shown_to_people_is_refused_later_too(tmp_path: Path) -> None:
+    truth = draw(tmp_path / "images", 30)
+    rows = [{"path": path, "label": label} for path, label in truth.items()]
+    home = Home(tmp_path, rows[:20])
+    with pytest.raises(DataError, match=r"^class 'le.*ft' can't be shown to people"):
+        home.add([{**rows[20], "label": "le\x07ft"}])
+    assert len(home.project.samples()) == 20
+    assert home.project.classes.names == ("left", "right")
+
+
 def test_a_path_that_two_images_have_names_neither(tmp_path: Path) -> None:
     truth = draw(tmp_path / "images", 30)
     home = Home(tmp_path, [{"path": path, "label": label} for path, label in truth.items()])
