@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from curation.errors import DataError
 from curation.records import SKIPPED, SPECIAL_ANSWERS, WITHDRAWN, Classes, Progress, QueueEntry, Verdict
@@ -329,7 +329,7 @@ def sample_at(address: str, samples: Mapping[str, set[str]]) -> str | None:
 def _known_by(address: str, samples: Mapping[str, set[str]]) -> str:
     """What of an address is among the names of samples, the most telling first; empty where nothing is."""
     path = path_in(address)
-    folders, name = _parts(f"{urlsplit(address).netloc}/{path}")[:-1], PurePosixPath(path).name
+    folders, name = _parts(f"{_split(address).netloc}/{path}")[:-1], PurePosixPath(path).name
     endings = [
         "/".join([*folders[start:], called])
         for called in dict.fromkeys((name, _UPLOADED.sub("", name)))
@@ -344,8 +344,16 @@ def path_in(address: str) -> str:
     >>> path_in("/data/local-files/?d=cats/1%20a.png"), path_in("https://host/../x/2.png?v=3")
     ('cats/1 a.png', 'x/2.png')
     """
-    parts = urlsplit(address)
+    parts = _split(address)
     return "/".join(_parts(parse_qs(parts.query).get("d", [unquote(parts.path)])[0]))
+
+
+def _split(address: str) -> SplitResult:
+    """The parts of an address; words that are none, as other fields of a task may hold, are all path."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return SplitResult("", "", address, "", "")
 
 
 def own_path(address: str) -> str:

@@ -125,6 +125,13 @@ def test_ids_are_only_read_in_answers_to_our_own_tasks(tmp_path: Path) -> None:
     assert ["task 3" in reason for reason in found.set_aside] == [True]
 
 
+def test_words_that_only_begin_like_an_address_hinder_no_answer(tmp_path: Path) -> None:
+    fields = {"note": "https://[see the other sheet", "image": "s3://bucket/photos/cats/1.png"}
+    file = export(tmp_path, {"id": 1, "data": fields, "annotations": [annotation(named("cat"))]})
+    found, aside = read(file)
+    assert (len(found), aside) == (1, [])
+
+
 @pytest.mark.parametrize("address", ["/data/local-files/?d=dogs/run-1.png", "/x/2024-1.png", "/x/0a1b2c3-1.png"])
 def test_a_name_that_ends_like_an_images_is_not_that_image(tmp_path: Path, address: str) -> None:
     """Label Studio puts eight hex digits and a dash before the name of an upload, nothing else."""
