@@ -236,9 +236,14 @@ def _rate(wrong: npt.NDArray[np.bool_]) -> Estimate | None:
 
 
 def _examples(account: Account, scored: Scored, found: Slice) -> tuple[Card, ...]:
-    members = [s for s in found.sample_ids if s in scored.quality]
-    worst = sorted(members, key=lambda s: (scored.quality[s], s))[:EXAMPLES_SHOWN]
+    """The members whose labels look worst; those that were put right in this iteration only where there are no others.
+
+    What these were is among the labels that changed; as an example of what is weak a repaired one would mislead.
+    """
     by_id = {s.id: s for s in account.samples}
+    members = [s for s in found.sample_ids if s in scored.quality]
+    as_they_were = [s for s in members if not _differs(account, by_id[s])]
+    worst = sorted(as_they_were or members, key=lambda s: (scored.quality[s], s))[:EXAMPLES_SHOWN]
     return tuple(_card(account, scored, by_id[s], {}) for s in worst)
 
 

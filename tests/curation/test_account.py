@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from curation.account import _worst, advise, slice_cards
-from curation.records import Classes, Condition, Predictions, Sample, Slice
+from curation.account import _examples, _worst, advise, slice_cards
+from curation.records import Classes, Condition, CurrentLabel, Predictions, Sample, Slice
 from curation.tracking import Shot
 
 
@@ -59,6 +60,22 @@ def test_slice_on_a_column_that_the_holdout_lacks_has_no_holdout_image() -> None
         (0, None, True),
         (2, 1.0, False),
     ]
+
+
+def test_examples_of_a_slice_are_not_what_was_put_right_in_the_iteration() -> None:
+    samples = [Sample(f"s{n}", f"{n}.png", Path(f"{n}.png"), "train") for n in range(8)]
+    ids = tuple(s.id for s in samples)
+    said = Predictions(ids, ("c1", "c2"), np.tile([0.9, 0.1], (8, 1)), np.full(8, -1))
+    scored = SimpleNamespace(quality={s: n / 10 for n, s in enumerate(ids)}, predictions=said)
+    before = {s: CurrentLabel(s, "c2", False, 1) for s in ids}
+    account: Any = SimpleNamespace(
+        scored=scored, samples=samples, classes=Classes(("c1", "c2"), ("cat", "dog")), before=before,
+        after=before | {s: CurrentLabel(s, "c1", False, 2) for s in ids[:3]},
+    )  # fmt: skip
+    weak = Slice("class = dog", (Condition("class", "=", "c2"),), ids, 8, 4, 0.5, (0.3, 0.7), 0.1, 0.001)
+    shown: Any = scored
+    assert [card.sample_id for card in _examples(account, shown, weak)] == list(ids[3:])
+    assert [card.sample_id for card in _examples(account, shown, replace(weak, sample_ids=ids[:2]))] == list(ids[:2])
 
 
 def test_labels_to_review_are_those_that_nobody_has_settled() -> None:
