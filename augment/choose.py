@@ -17,6 +17,7 @@ from augment.transforms import build_transform
 from curation.config import SliceSettings
 from curation.copies import copy_weight
 from curation.errors import RecordError
+from curation.gain import mean_with_interval
 from curation.properties import PROPERTIES
 from curation.records import Augmentation, Estimate, Slice
 from curation.regression import Inputs, choose_regressions
@@ -34,8 +35,6 @@ Mask = npt.NDArray[np.bool_]
 MOST_COPIES = 1000
 #: A weakness is measured in a slice whose images differ from others as clearly as this; so many are tried.
 CLEARLY, MOST_AIMS = 0.9, 3
-#: So many values of a bootstrap are held in memory at a time, or those of one draw where these are more.
-DRAWN_AT_ONCE = 1_000_000
 #: Weaknesses that no measured property tells from another one: what is soft may be blurred or of low resolution.
 LIKEWISE = {"blurred": "low_resolution"}
 #: What is tried, before rarity, where nothing else is measured: what has few edges may be soft, or plain by nature.
@@ -379,18 +378,6 @@ def brier_scores(probabilities: npt.NDArray[np.float64], labels: Integers) -> np
     [0.5, 2.0]
     """
     return np.asarray(((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1))
-
-
-def mean_with_interval(values: npt.NDArray[np.float64], *, resamples: int = 2000, seed: int = 0) -> Estimate:
-    """The mean of values (rows,), with a bootstrap interval (percentiles)."""
-    rng = np.random.default_rng(seed)
-    at_once = max(DRAWN_AT_ONCE // max(len(values), 1), 1)
-    means = [
-        values[rng.integers(len(values), size=(min(at_once, resamples - start), len(values)))].mean(axis=1)
-        for start in range(0, resamples, at_once)
-    ]
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    return Estimate(float(values.mean()), (float(low), float(high)))
 
 
 def loses(rest: Estimate, margin: float) -> bool:

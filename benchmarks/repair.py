@@ -45,7 +45,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a checkout that is not installed
 
-from augment.choose import Trial, brier_scores, harmed_by, judge, loses, mean_with_interval, paired_gain
+from augment.choose import Trial, brier_scores, harmed_by, judge, loses, paired_gain
 from augment.recipes import known_weaknesses, recipe_for
 from augment.transforms import build_transform
 from benchmarks.altered import ALTERED, Pixels
@@ -56,6 +56,7 @@ from curation.config import SliceSettings
 from curation.copied import CopiedFeatures
 from curation.copies import copy_weight
 from curation.flagging import judge_labels
+from curation.gain import mean_with_interval
 from curation.kept import Kept
 from curation.records import Augmentation, Classes, Estimate, Sample, Slice
 from curation.regression import Inputs

@@ -225,7 +225,7 @@ def _opinions(project: Project) -> list[Verdict]:
     """Opinions that name a class, classes that were merged as what they are now; without reviewers'."""
     merged = project.ledger.merged_classes()
     verdicts = [v for v in project.ledger.verdicts() if v.mode != "review" and v.answer not in (SKIPPED, WITHDRAWN)]
-    return [replace(v, answer=merged.get(v.answer, v.answer)) for v in verdicts]
+    return reviews.in_classes_of_now(verdicts, merged)
 
 
 def disputed_images(said: Sequence[Verdict]) -> dict[tuple[str, str], list[str]]:

@@ -20,8 +20,8 @@ from curation.records import Classes, Estimate, Interval, Metrics, Predictions
 
 RESAMPLES = 2_000
 _Z = 1.959964
-#: How many numbers of a bootstrap are held in memory at once.
-_AT_ONCE = 4_000_000
+#: How many numbers of a bootstrap are held in memory at once, or those of one draw where these are more.
+_AT_ONCE = 1_000_000
 
 Numbers = npt.NDArray[np.float64]
 Columns = npt.NDArray[np.int64]
@@ -72,7 +72,7 @@ def measure(predictions: Predictions, labels: Mapping[str, str], *, seed: int, c
         size=len(right),
         accuracy=_proportion(right),
         balanced_accuracy=_mean_recall(*_by_class(right, rows.truth)),
-        log_loss=_resampled(rows.loss, seed),
+        log_loss=mean_with_interval(rows.loss, seed=seed),
         per_class={
             classes.name(predictions.class_ids[column]): _proportion(right[rows.truth == column])
             for column in np.unique(rows.truth).tolist()
@@ -136,15 +136,15 @@ def _drawn(counts: Numbers, sizes: Numbers) -> Numbers:
     return np.asarray((counts + 2 * share) / (sizes + 2))
 
 
-def _resampled(values: Numbers, seed: int) -> Estimate:
-    """The mean of values (rows,), with a bootstrap interval."""
+def mean_with_interval(values: Numbers, *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+    """The mean of values (rows,), with a bootstrap interval (percentiles)."""
     rng = np.random.default_rng(seed)
-    at_once = max(1, _AT_ONCE // len(values))
+    at_once = max(_AT_ONCE // max(len(values), 1), 1)
     means = [
-        values[rng.integers(len(values), size=(min(at_once, RESAMPLES - start), len(values)))].mean(axis=1)
-        for start in range(0, RESAMPLES, at_once)
+        values[rng.integers(len(values), size=(min(at_once, resamples - start), len(values)))].mean(axis=1)
+        for start in range(0, resamples, at_once)
     ]
-    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return Estimate(float(values.mean()), (float(low), float(high)))
 
 
@@ -167,7 +167,7 @@ def compare(before: Predictions, after: Predictions, labels: Mapping[str, str], 
     return Comparison(
         accuracy=accuracy,
         balanced_accuracy=_mean_change(ups, _by_class(gone, old.truth)[0], sizes),
-        log_loss=_resampled(new.loss - old.loss, seed),
+        log_loss=mean_with_interval(new.loss - old.loss, seed=seed),
         p_value=mcnemar(gained, lost),
         shown=shown,
         words=_words(accuracy, shown, gained, lost, rows),

@@ -43,7 +43,7 @@ from curation.records import (
     State,
     Verdict,
 )
-from curation.reviews import by_labelers, decision_of, open_entries, standing
+from curation.reviews import by_labelers, decision_of, in_classes_of_now, open_entries, standing
 from curation.runs import ProjectPaths, decision_lock, finished, read_json, stage
 from curation.tables import (
     issues_from_frame,
@@ -215,7 +215,7 @@ class Loop:
             return contested
         merged = self.ledger.merged_classes()
         said = self._not_held_out(by_labelers(self.ledger.verdicts()))
-        said = [replace(v, answer=merged.get(v.answer, v.answer)) for v in said]
+        said = in_classes_of_now(said, merged)
         probabilities = dict(zip(predictions.sample_ids, predictions.probabilities, strict=True))
         unsure = worth_asking(said, probabilities, self.ledger.classes(), most=settings.most_opinions)
         known = {*contested, *standing(self.ledger.verdicts())}
@@ -394,7 +394,7 @@ class Loop:
         """The labels of the holdout that people who were shown none have found wrong."""
         merged = self.ledger.merged_classes()
         verdicts = self.ledger.holdout_verdicts()
-        verdicts = [replace(v, answer=merged.get(v.answer, v.answer)) for v in verdicts]
+        verdicts = in_classes_of_now(verdicts, merged)
         return checks.decisions(verdicts, {s: now.class_id for s, now in labels.items()})
 
     def _consensus_events(self, number: int) -> list[LabelEvent]:
@@ -433,7 +433,7 @@ class Loop:
         from labeling.consensus import decide
 
         merged = self.ledger.merged_classes()
-        verdicts = [replace(v, answer=merged.get(v.answer, v.answer)) for v in verdicts]
+        verdicts = in_classes_of_now(verdicts, merged)
         given = {v.sample_id: labels[v.sample_id].class_id if v.sample_id in labels else None for v in verdicts}
         probabilities = None
         if predictions is not None:
@@ -457,7 +457,7 @@ class Loop:
         entries = [e for number in numbers for e in self.ledger.queue(number)]
         entries = [replace(e, given=merged.get(e.given or "", e.given)) for e in entries]
         verdicts = [v for v in by_labelers(self.ledger.verdicts()) if until is None or v.iteration <= until]
-        verdicts = [replace(v, answer=merged.get(v.answer, v.answer)) for v in verdicts]
+        verdicts = in_classes_of_now(verdicts, merged)
         return gather(entries, opinions(verdicts, classes), predictions, classes)
 
     # --- training

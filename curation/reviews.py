@@ -7,8 +7,8 @@ of labelers, closes what is still asked of them, and stays out of every estimate
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from curation.errors import DataError
@@ -75,6 +75,11 @@ def last_given(verdicts: Sequence[Verdict], person: str) -> list[str]:
     mine = [v for v in standing(verdicts).values() if v.person == person]
     last = max((v.at for v in mine), default=None)
     return [v.sample_id for v in mine if v.at == last]
+
+
+def in_classes_of_now(verdicts: Iterable[Verdict], merged: Mapping[str, str]) -> list[Verdict]:
+    """The verdicts, those that name a ``merged`` class as ones for the class that it now belongs to, by id."""
+    return [replace(v, answer=merged.get(v.answer, v.answer)) for v in verdicts]
 
 
 def by_labelers(verdicts: Sequence[Verdict]) -> list[Verdict]:

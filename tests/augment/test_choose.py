@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +16,6 @@ from augment.choose import (
     aims,
     harmed_by,
     judge,
-    mean_with_interval,
     paired_gain,
     plan,
 )
@@ -434,19 +432,3 @@ class TestPairedGain:
         gain = paired_gain(before, after, resamples=20_000)
         assert gain.value == pytest.approx(0.2)
         assert gain.ci == pytest.approx((0.2 - 1.96 * 0.019, 0.2 + 1.96 * 0.019), abs=0.002)
-
-
-class TestMeanWithInterval:
-    def test_many_rows_are_drawn_in_parts_and_the_interval_is_the_same(self) -> None:
-        values = np.random.default_rng(1).normal(size=30_001)
-        drawn = np.random.default_rng(5).integers(len(values), size=(200, len(values)))
-        ci = tuple(np.percentile(values[drawn].mean(axis=1), [2.5, 97.5]))
-        assert mean_with_interval(values, resamples=200, seed=5).ci == ci
-
-    def test_memory_is_bounded(self) -> None:
-        values = np.random.default_rng(1).normal(size=30_000)
-        tracemalloc.start()
-        mean_with_interval(values, resamples=300)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert peak < 40e6

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from curation.errors import RecordError
-from curation.gain import class_changes, compare, confusion, mcnemar, measure, needed_rows, paired_interval, reliability
+from curation.gain import (
+    class_changes,
+    compare,
+    confusion,
+    mcnemar,
+    mean_with_interval,
+    measure,
+    needed_rows,
+    paired_interval,
+    reliability,
+)
 from curation.records import Classes, Predictions
 
 CLASSES = Classes(("c1", "c2", "c3"), ("cat", "dog", "fox"))
@@ -277,3 +289,19 @@ class TestClasses:
         ten_before, labels = self.drawn([[True] * 40] * 10)
         ten_after, _ = self.drawn([[True] * 34 + [False] * 6, *[[True] * 40] * 9])
         assert not class_changes(ten_before, ten_after, labels)[0].shown
+
+
+class TestMeanWithInterval:
+    def test_many_rows_are_drawn_in_parts_and_the_interval_is_the_same(self) -> None:
+        values = np.random.default_rng(1).normal(size=30_001)
+        drawn = np.random.default_rng(5).integers(len(values), size=(200, len(values)))
+        ci = tuple(np.percentile(values[drawn].mean(axis=1), [2.5, 97.5]))
+        assert mean_with_interval(values, resamples=200, seed=5).ci == ci
+
+    def test_memory_is_bounded(self) -> None:
+        values = np.random.default_rng(1).normal(size=30_000)
+        tracemalloc.start()
+        mean_with_interval(values, resamples=300)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 40e6
