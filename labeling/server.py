@@ -174,6 +174,7 @@ class LabelStudioServer:
         self.state_file = self.home / "state.json"
         self.log_file = self.home / "server.log"
         self._child: subprocess.Popen[bytes] | None = None
+        self._found: _Process | None = None
 
     def start(self, *, wait: bool = True, timeout: float = 240) -> Connection:
         """Use ours if it runs, else start it: 10 s, or 45 s where it makes its own database (``prepare_database``).
@@ -185,13 +186,16 @@ class LabelStudioServer:
 
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         with FileLock(self.home / "start.lock"):
-            found = self._find() or self._launch()
-        return self.wait_ready(timeout) if wait else self._connection(found)
+            self._found = self._find()
+            begun = self._found or self._launch()
+        return self.wait_ready(timeout) if wait else self._connection(begun)
 
     def wait_ready(self, timeout: float = 240) -> Connection:
-        """Wait until the server that ``start`` began answers.
+        """Wait until the server that ``start`` found or began answers.
 
-        Raises LabelStudioError with the gist of its log where it has died, or says nothing within ``timeout`` seconds.
+        One that ``start`` found and that ends before it answers was about to end (a killed process is there for a
+        moment longer): it is started anew. Raises LabelStudioError with the gist of its log where the one that we
+        began has died, or where none answers within ``timeout`` seconds.
         """
         give_up = time.monotonic() + timeout
         while found := self._find():
@@ -202,6 +206,8 @@ class LabelStudioServer:
                     f"Label Studio (process {found.pid}) did not answer within {timeout:.0f} s; see {self.log_file}"
                 )
             time.sleep(0.2)
+        if self._found:
+            return self.start(timeout=timeout)
         raise LabelStudioError(f"Label Studio is not running: {log_gist(self._log())}; see {self.log_file}")
 
     def running(self) -> Connection | None:

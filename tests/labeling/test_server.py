@@ -160,6 +160,34 @@ def test_a_server_that_dies_is_reported_with_its_last_words(monkeypatch: pytest.
     server.stop()
 
 
+def test_a_server_found_while_it_ends_is_started_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A killed process is there for a moment longer, and no longer answers."""
+    started = tmp_path / "started"
+    code = f"""
+import http.server, json, pathlib, sys, time
+if not pathlib.Path({str(started)!r}).exists():
+    pathlib.Path({str(started)!r}).touch()
+    time.sleep(1)
+    raise SystemExit("RuntimeError: the first one")
+class Healthy(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Healthy).serve_forever()
+"""
+    monkeypatch.setenv("LABEL_STUDIO_COMMAND", stand_in(tmp_path, code))
+    first = LabelStudioServer(tmp_path / "home")
+    begun = first.start(wait=False)
+    second = LabelStudioServer(tmp_path / "home")
+    try:
+        assert second.start(timeout=20) == begun, "with the token and the address that it had"
+        assert second.running() == begun
+    finally:
+        second.stop()
+    with pytest.raises(LabelStudioError, match="Label Studio is not running"):
+        first.wait_ready(1)
+
+
 def test_a_server_that_says_nothing_is_given_up_and_can_be_stopped(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
