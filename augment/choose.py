@@ -37,8 +37,9 @@ MOST_COPIES = 1000
 CLEARLY, MOST_AIMS = 0.9, 3
 #: Weaknesses that no measured property tells from another one: what is soft may be blurred or of low resolution.
 LIKEWISE = {"blurred": "low_resolution"}
-#: What is tried, before rarity, where nothing else is measured: what has few edges may be soft, or plain by nature.
-HINTS = {("busyness", "<"): "blurred"}
+#: What is tried, before rarity, where nothing else is measured: what has few edges may be soft, or plain by nature. A
+#: hint need not be as clear.
+HINTS, HINTED = {("busyness", "<"): "blurred"}, 0.8
 #: So many other images are brought into a slice's condition for each that it has, though its mix of classes suffers.
 LEAST_COPIED = 2
 #: Below this p-value a slice has another mix of classes than the images that are like it but for how they look.
@@ -95,22 +96,23 @@ def aims(weak: Slice, properties: pd.DataFrame, sample_ids: Sequence[str]) -> li
 
     Behind each comes the one that can't be told from it (``LIKEWISE``): a trial tells. Measured is how surely an image
     of the slice is further in a weakness's direction than one of the rest (area under the ROC curve): the surest first,
-    from ``CLEARLY`` on; where there is none, what is hinted at (``HINTS``) and rarity. Words may name what goes with a
-    weakness, as turning an image changes its noise. ``properties`` has a row for each of ``sample_ids``.
+    from ``CLEARLY`` on; where there is none, what is hinted at (``HINTS``, from ``HINTED`` on) and rarity. Words may
+    name what goes with a weakness, as turning an image changes its noise. ``properties`` has a row for each of
+    ``sample_ids``.
     """
     own = set(weak.sample_ids)
     inside = np.array([sample_id in own for sample_id in sample_ids], dtype=np.bool_)
 
-    def measured(signs: Mapping[tuple[str, str], str]) -> list[str]:
+    def measured(signs: Mapping[tuple[str, str], str], least: float) -> list[str]:
         surely = {
             (field, op): _further(properties[field].to_numpy(dtype=np.float64, na_value=np.nan), inside, op)
             for field, op in signs
             if field in properties
         }
-        return [signs[s] for s in sorted(surely, key=lambda s: surely[s], reverse=True) if surely[s] >= CLEARLY]
+        return [signs[s] for s in sorted(surely, key=lambda s: surely[s], reverse=True) if surely[s] >= least]
 
     named = [weak.weakness] if weak.weakness not in ("", "rare") else []
-    found = [*named, *measured(WEAKNESSES)] or [*measured(HINTS), "rare"]
+    found = [*named, *measured(WEAKNESSES, CLEARLY)] or [*measured(HINTS, HINTED), "rare"]
     with_likewise = [w for weakness in found for w in (weakness, LIKEWISE.get(weakness, weakness))]
     return list(dict.fromkeys(with_likewise))[:MOST_AIMS]
 
