@@ -172,10 +172,14 @@ class Divided:
     copied: Encoded
     folder: Path
     widths: tuple[int, ...]
+    share: float = HELD_OUT
 
     @classmethod
-    def of(cls, loaded: tuple[Images, Eyes], rows: int | None, cache: Path) -> Self:
-        """A data set ready to be planted in, at the size of the first view; what is encoded is kept in the cache."""
+    def of(cls, loaded: tuple[Images, Eyes], rows: int | None, cache: Path, share: float = HELD_OUT) -> Self:
+        """A data set ready to be planted in, at the size of the first view; what is encoded is kept in the cache.
+
+        ``share`` of the images is held out.
+        """
         images, eyes = loaded
         samples, views = images.samples[:rows], eyes.views
 
@@ -203,7 +207,7 @@ class Divided:
             Encoded(partial(encode, mirror=mirror), folder / f"{kind}-{images.name}-{width}.f32", width)
             for kind, mirror in (("views", True), ("copies", False))
         )
-        return cls(images, encoded, copied, folder, views.widths)
+        return cls(images, encoded, copied, folder, views.widths, share)
 
     @cached_property
     def order(self) -> Columns:
@@ -212,7 +216,7 @@ class Divided:
     @cached_property
     def held(self) -> Columns:
         """Held-out rows; of these the first half is altered."""
-        return np.asarray(self.order[: round(HELD_OUT * len(self.order))])
+        return np.asarray(self.order[: round(self.share * len(self.order))])
 
     @cached_property
     def train(self) -> Columns:

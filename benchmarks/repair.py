@@ -21,7 +21,8 @@ the rule that the project applies in cross-validation, but by accuracy alone: th
 hundreds of rows probabilities surely rise by what nobody gains. How often the choice agrees with the whole rule on
 these rows is told beside it. Where the project says to review flagged labels first, it agrees with "collect": both
 leave the train images as they are. Intervals are of a bootstrap over planted cases and held-out rows at once.
-``--quick`` takes 1,500 images, one strength, one size and one seed. What was encoded is kept in ``--cache``.
+``--quick`` takes 1,500 images, one strength, one size and one seed. The more rows ``--held-out``, the less is left to
+chance in what the exhaustive trial says. What was encoded is kept in ``--cache``.
 ``--merge FILE...`` puts the JSON of several runs together, as of one data set each. Exit code 1 where a claim does not
 hold.
 """
@@ -51,7 +52,7 @@ from augment.transforms import build_transform
 from benchmarks.altered import ALTERED, Pixels
 from benchmarks.claims import conclude
 from benchmarks.images import Columns, Features, Floats, Mask, cifar, elpv
-from benchmarks.planting import Divided, PlantedDivided, plant_divided
+from benchmarks.planting import HELD_OUT, Divided, PlantedDivided, plant_divided
 from curation.config import SliceSettings
 from curation.copied import CopiedFeatures
 from curation.copies import copy_weight
@@ -578,6 +579,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cifar10n", type=Path, default=os.environ.get("CURATION_CIFAR10N"), help="zip of CIFAR-10N")
     parser.add_argument("--elpv", action="store_true", help="ELPV (package elpv-dataset); also where no zip is named")
     parser.add_argument("--rows", type=int, help=f"images of each data set at most ({ROWS:,}, quick {QUICK:,})")
+    parser.add_argument("--held-out", type=float, default=HELD_OUT, help=f"share of these held out ({HELD_OUT})")
     parser.add_argument("--seeds", type=int, default=2, help="draws of each planted slice (2)")
     parser.add_argument("--first-seed", type=int, default=0, help="number of the first draw (0)")
     parser.add_argument("--kinds", nargs="+", choices=(*REACHED, *BEYOND), default=(), help="plant only these (all)")
@@ -595,8 +597,9 @@ def run(options: argparse.Namespace) -> list[Measured]:
         cache = options.cache or Path(folder)
         cache.mkdir(parents=True, exist_ok=True)
         rows = options.rows or (QUICK if options.quick else ROWS)
-        shops = [Workshop.of(cifar(options.cifar10n, rows, cache), rows, cache)] if options.cifar10n else []
-        shops += [Workshop.of(elpv(cache), rows, cache)] if options.elpv or not shops else []
+        loaded = [cifar(options.cifar10n, rows, cache)] if options.cifar10n else []
+        loaded += [elpv(cache)] if options.elpv or not loaded else []
+        shops = [Workshop.of(one, rows, cache, options.held_out) for one in loaded]
         for shop in shops:
             seeds = range(options.first_seed, options.first_seed + (1 if options.quick else options.seeds))
             for m in runs(shop, seeds, options.quick, options.kinds):
