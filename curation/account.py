@@ -111,7 +111,7 @@ def summarize(
         advice=advise(account, gain, cards, audit),
         links=links,
         credits=credits_of(account),
-        costs=costs_of(account, after, before, truth, costs, seed) if after and costs else None,
+        costs=costs_of(account, after, before, truth, costs) if after and costs else None,
         cost_class=costs.positive if costs else "",
     )
 
@@ -122,11 +122,10 @@ def costs_of(
     before: Predictions | None,
     truth: Mapping[str, str],
     costs: CostSettings,
-    seed: int,
 ) -> CostFigures | None:
     """Escapes, false rejects and what they cost, where costs are set."""
     positive = positive_class(costs, account.classes)
-    return None if positive is None else measure_costs(after, before, truth, costs, positive, seed=seed)
+    return None if positive is None else measure_costs(after, before, truth, costs, positive)
 
 
 def credits_of(account: Account) -> tuple[Credit, ...]:
