@@ -112,7 +112,7 @@ def summarize(
         links=links,
         credits=credits_of(account),
         costs=costs_of(account, after, before, truth, costs) if after and costs else None,
-        cost_class=costs.positive if costs else "",
+        cost_class=account.classes.name(positive_class(costs, account.classes, account.merged)) if costs else "",
     )
 
 
@@ -124,7 +124,7 @@ def costs_of(
     costs: CostSettings,
 ) -> CostFigures | None:
     """Escapes, false rejects and what they cost, where costs are set."""
-    positive = positive_class(costs, account.classes)
+    positive = positive_class(costs, account.classes, account.merged)
     return None if positive is None else measure_costs(after, before, truth, costs, positive)
 
 
@@ -358,7 +358,7 @@ def audit_of(
 
 def _stakes(account: Account, left: Sequence[str], costs: CostSettings | None) -> npt.NDArray[np.float64] | None:
     """What each of these labels may cost, 1 at most; those that are not flagged as little as any."""
-    positive = positive_class(costs, account.classes) if costs else None
+    positive = positive_class(costs, account.classes, account.merged) if costs else None
     if positive is None or costs is None or account.scored is None:
         return None
     known = label_weights([i for i in account.scored.issues if i.kind in LABEL_KINDS], costs, positive)

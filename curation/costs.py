@@ -35,8 +35,11 @@ class CostFigures:
     saved: Estimate | None = None
 
 
-def positive_class(settings: CostSettings, classes: Classes) -> str | None:
-    """The id of the class that must not be missed, ``None`` where no costs are set; ConfigError for an unknown one."""
+def positive_class(settings: CostSettings, classes: Classes, merged: Mapping[str, str]) -> str | None:
+    """The id of the class that must not be missed, ``None`` where no costs are set; ConfigError for an unknown one.
+
+    ``merged`` says which classes are others now, by id: one of these stands for what it belongs to.
+    """
     if not settings.positive:
         return None
     if settings.positive not in classes.names:
@@ -44,7 +47,8 @@ def positive_class(settings: CostSettings, classes: Classes) -> str | None:
             f"setting 'costs.positive' must be a class of this project, got '{settings.positive}'; "
             f"there are {list(classes.names)}"
         )
-    return classes.id(settings.positive)
+    named = classes.id(settings.positive)
+    return merged.get(named, named)
 
 
 def measure_costs(

@@ -186,7 +186,7 @@ class Loop:
         predictions, classes = scored.predictions.take([s.id for s in rows]), scored.predictions.class_ids
         columns = np.array([classes.index(class_of(labels, s)) for s in rows], dtype=np.int64)
         rare = dict(zip(predictions.sample_ids, confusion_weights(predictions.probabilities, columns), strict=True))
-        positive = positive_class(self.settings.costs, self.ledger.classes())
+        positive = positive_class(self.settings.costs, self.ledger.classes(), self.ledger.merged_classes())
         costs = {} if positive is None else label_weights(scored.issues, self.settings.costs, positive)
         return {sample: float(weight) * costs.get(sample, 1.0) for sample, weight in rare.items()}
 
@@ -610,6 +610,7 @@ class Loop:
             shots=tuple(self.shots(number, self.ledger.labels(as_of=number))) if number > 0 else (),
             features=lambda: self.parts.encoder.features(self.samples, self.parts.progress),
             checked=self._holdout_check(number),
+            merged=self.ledger.merged_classes(),
         )
 
     def _holdout_check(self, number: int) -> checks.Check | None:

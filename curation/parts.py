@@ -135,6 +135,7 @@ class Account:
     looks: pd.DataFrame | None = None
     shots: tuple[Shot, ...] = ()
     checked: Check | None = None  #: what people found in the holdout's labels so far
+    merged: Mapping[str, str] = field(default_factory=dict)  #: classes that are others now, by id
     features: Callable[[], npt.NDArray[np.float32]] | None = None  #: of the samples, in their order; from the cache
 
 

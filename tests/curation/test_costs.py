@@ -92,9 +92,13 @@ def test_a_label_that_hides_a_defect_weighs_most() -> None:
 
 
 def test_no_costs_are_set_by_default_and_an_unknown_class_is_refused() -> None:
-    assert positive_class(settings_from_dict({}).costs, CLASSES) is None
-    assert positive_class(COSTS, CLASSES) == "c2"
+    assert positive_class(settings_from_dict({}).costs, CLASSES, {}) is None
+    assert positive_class(COSTS, CLASSES, {}) == "c2"
     with pytest.raises(ConfigError, match=r"costs\.positive"):
-        positive_class(CostSettings("broken"), CLASSES)
+        positive_class(CostSettings("broken"), CLASSES, {})
     with pytest.raises(ConfigError, match=r"costs\.miss"):
         settings_from_dict({"costs": {"positive": "defective", "miss": 0}})
+
+
+def test_a_class_that_was_merged_stands_for_the_one_that_it_belongs_to() -> None:
+    assert positive_class(CostSettings("functional"), CLASSES, {"c1": "c2"}) == "c2"

@@ -16,8 +16,8 @@ from tests_stand_ins import PixelFeatures, TruthfulPeople, content_id, draw
 
 from augment.choose import plan, unchanged
 from curation import streaming
-from curation.account import _confidence, audit_of, credits_of
-from curation.config import ReviewSettings, Settings
+from curation.account import _confidence, audit_of, costs_of, credits_of
+from curation.config import CostSettings, ReviewSettings, Settings
 from curation.copied import CopiedFeatures
 from curation.credit import action_sets
 from curation.gain import compare
@@ -575,6 +575,9 @@ def test_merging_classes_is_no_gain_of_a_model_and_no_change_of_a_label(tmp_path
         change = compare(before, after, truth, seed=0).accuracy
         assert change.ci is not None
         assert change.ci[0] < 0 < change.ci[1], "halves of one class are told apart by chance"
+        figures = costs_of(account, after, before, truth, CostSettings("third", miss=50.0))
+        assert figures is not None
+        assert figures.escapes is not None, "what was 'third' is 'right' now"
         moved = [s for s, now in account.after.items() if s in account.before and now != account.before[s]]
         known = {e.sample_id for e in house.loop._consensus_events(number)}
         assert {s for s in moved if account.after[s].class_id != account.before[s].class_id} <= known
