@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from curation import holdout
+from curation.audit import wilson_interval
 from curation.errors import ConfigError, ProjectError
-from curation.gain import needed_rows
+from curation.gain import needed_rows, paired_interval
 from curation.project import Project
 from curation.queue import opaque_key
 from curation.records import Estimate, QueueEntry
@@ -21,7 +22,7 @@ from curation.tables import predictions_from_frame, read_frame
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from curation.records import CurrentLabel, Predictions
+    from curation.records import CurrentLabel, Interval, Predictions
 
 
 def check_holdout(project: Project, count: int) -> dict[str, Any]:
@@ -124,21 +125,36 @@ def _figures(
     right = {name: _right(model, common, labels) for name, labels in (("given", given), ("now", now))}
     found: dict[str, Any] = {"rows": len(common), "gain": None, "gain_ci": None, "gain_checked": None,
                              "gain_checked_ci": None, "rows_needed": None}  # fmt: skip
-    everything = np.ones(len(common), dtype=bool)
-    plain = holdout.corrected_mean(right["given"], right["given"], masks[0], everything, (0,), seed=seed)
-    checked = holdout.corrected_mean(right["given"], right["now"], *masks, (-1, 0, 1), seed=seed)
-    found |= {"accuracy": plain.value if plain else None, "accuracy_ci": _ci(plain),
+    if not common:
+        return found | {"accuracy": None, "accuracy_ci": None, "accuracy_checked": None, "accuracy_checked_ci": None}
+    accuracy, interval = _accuracy(right["given"])
+    checked = holdout.corrected_mean(
+        right["given"], right["now"], *masks, (-1, 0, 1), _accuracy(right["now"])[1], seed=seed
+    )
+    found |= {"accuracy": accuracy, "accuracy_ci": list(interval),
               "accuracy_checked": checked.value if checked else None, "accuracy_checked_ci": _ci(checked)}  # fmt: skip
-    if before is not None and common:
+    if before is not None:
         steps = {
             name: right[name] - _right(before, common, labels) for name, labels in (("given", given), ("now", now))
         }
-        plain = holdout.corrected_mean(steps["given"], steps["given"], masks[0], everything, (0,), seed=seed)
-        checked = holdout.corrected_mean(steps["given"], steps["now"], *masks, (-2, -1, 0, 1, 2), seed=seed)
-        found |= {"gain": plain.value if plain else None, "gain_ci": _ci(plain),
+        gain, interval = _gain(steps["given"])
+        checked = holdout.corrected_mean(
+            steps["given"], steps["now"], *masks, (-2, -1, 0, 1, 2), _gain(steps["now"])[1], seed=seed
+        )
+        found |= {"gain": gain, "gain_ci": list(interval),
                   "gain_checked": checked.value if checked else None, "gain_checked_ci": _ci(checked),
                   "rows_needed": needed_rows(float((steps["given"] != 0).mean()))}  # fmt: skip
     return found
+
+
+def _accuracy(right: holdout.Values) -> tuple[float, Interval]:
+    """The share of rows that are right (rows,), and its interval, as an iteration's figures have it."""
+    return float(right.mean()), wilson_interval(int(right.sum()), len(right))
+
+
+def _gain(steps: holdout.Values) -> tuple[float, Interval]:
+    """The mean of rows newly right (1) or newly wrong (-1), (rows,), and its interval, as above."""
+    return float(steps.mean()), paired_interval(int((steps > 0).sum()), int((steps < 0).sum()), len(steps))
 
 
 def _right(model: Predictions, rows: list[str], labels: Mapping[str, CurrentLabel]) -> holdout.Values:

@@ -12,12 +12,23 @@ import random
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import hypot
 
 import numpy as np
 import numpy.typing as npt
 
 from curation.errors import RecordError
-from curation.records import SKIPPED, SPECIAL_ANSWERS, WITHDRAWN, CurrentLabel, Decision, Estimate, LabelEvent, Verdict
+from curation.records import (
+    SKIPPED,
+    SPECIAL_ANSWERS,
+    WITHDRAWN,
+    CurrentLabel,
+    Decision,
+    Estimate,
+    Interval,
+    LabelEvent,
+    Verdict,
+)
 
 #: Opinions that a label of the holdout takes: two that agree change it, or keep it.
 OPINIONS = 2
@@ -205,20 +216,30 @@ def corrected_total(
 
 
 def corrected_mean(
-    given: Values, now: Values, flagged: Mask, looked: Mask, changes: Sequence[int], *, seed: int = 0
+    given: Values,
+    now: Values,
+    flagged: Mask,
+    looked: Mask,
+    changes: Sequence[int],
+    sampled: Interval,
+    *,
+    seed: int = 0,
 ) -> Estimate | None:
     """The mean of a value over the rows by checked labels, with its 95 % interval; see ``corrected_total``.
 
-    The interval holds both: that not all labels were checked, and that the rows are a sample (a bootstrap of them).
+    The interval holds both: that the rows are a sample (``sampled``, the interval of the mean of ``now``), and that not
+    all labels were checked. It goes as far as the root of the summed squares of how far both go (Zou and Donner,
+    Statistics in Medicine 27, 2008), so where all were checked it is ``sampled``.
     """
     total = corrected_total(given, now, flagged, looked, changes, seed)
     if total is None or not len(given):
         return None
-    rng = np.random.default_rng(seed + 1)
-    values, counts = np.unique(now, return_counts=True)
-    sampled = rng.multinomial(len(now), counts / len(now), size=DRAWS) @ values.astype(np.float64)
-    draws = (total + sampled - now.sum()) / len(given)
-    return Estimate(float(np.median(total)) / len(given), _middle(draws))
+    mean, value = float(now.mean()), float(np.median(total)) / len(given)
+    fewest, most = (bound / len(given) for bound in _middle(total))
+    below, above = mean - sampled[0], sampled[1] - mean
+    more_below, more_above = hypot(below, value - fewest) - below, hypot(above, most - value) - above
+    moved = value - mean  # 0 where all were checked, and both bounds are those of `sampled` to the last bit
+    return Estimate(value, (sampled[0] + (moved - more_below), sampled[1] + (moved + more_above)))
 
 
 def _middle(draws: npt.NDArray[np.float64]) -> tuple[float, float]:

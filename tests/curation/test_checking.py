@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from tests_stand_ins import draw
 
-from curation.checking import check_holdout, holdout_report
+from curation.audit import wilson_interval
+from curation.checking import _figures, check_holdout, holdout_report
 from curation.flags import flag_table
+from curation.gain import paired_interval
 from curation.project import Project
-from curation.records import Issue
+from curation.records import CurrentLabel, Issue, Predictions
 from curation.runs import write_json
 
 
@@ -41,3 +44,20 @@ def test_flagged_labels_of_the_holdout_are_among_those_that_are_checked(project:
 def test_flags_are_looked_for_again_where_an_earlier_version_found_none(project: Project) -> None:
     write_json(project.paths.holdout_flags, {})
     assert check_holdout(project, 6)["flagged"] == 3
+
+
+def test_intervals_of_the_holdout_are_those_of_an_iteration_where_no_label_is_in_doubt() -> None:
+    """30 of 30 right, 4 of them wrong before: a bootstrap of these rows would be sure of both."""
+    rows = [f"s{n}" for n in range(30)]
+    before, after = (
+        Predictions(tuple(rows), ("c1", "c2"), np.eye(2)[[1] * wrong + [0] * (30 - wrong)], np.full(30, -1))
+        for wrong in (4, 0)
+    )
+    labels = {s: CurrentLabel(s, "c1", False, 1) for s in rows}
+    found = _figures(after, before, rows, labels, labels, set(), set(rows), 0)
+    for name, value, interval in (
+        ("accuracy", 1.0, wilson_interval(30, 30)),
+        ("gain", 4 / 30, paired_interval(4, 0, 30)),
+    ):
+        assert found[name] == found[f"{name}_checked"] == pytest.approx(value)
+        assert found[f"{name}_ci"] == found[f"{name}_checked_ci"] == list(interval)

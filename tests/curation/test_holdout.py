@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from curation import holdout
+from curation.audit import wilson_interval
 from curation.errors import RecordError
 from curation.records import AMBIGUOUS, SKIPPED, WITHDRAWN, CurrentLabel, LabelEvent, Mode, Verdict
 
@@ -96,9 +97,9 @@ def test_nothing_is_said_of_a_kind_that_nobody_looked_at() -> None:
 def test_arrays_that_do_not_fit_are_refused() -> None:
     values, mask = np.zeros(3, dtype=np.int64), np.zeros(3, dtype=bool)
     with pytest.raises(RecordError, match=r"must all have shape \(rows,\)"):
-        holdout.corrected_mean(values, values[:2], mask, mask, (0, 1))
+        holdout.corrected_mean(values, values[:2], mask, mask, (0, 1), (0, 1))
     with pytest.raises(RecordError, match="must be among those that were looked at"):
-        holdout.corrected_mean(values, values + 1, mask, mask, (0, 1))
+        holdout.corrected_mean(values, values + 1, mask, mask, (0, 1), (0, 1))
 
 
 def world(rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -120,7 +121,8 @@ def test_intervals_by_checked_labels_hold_the_truth_and_repairing_the_disputed_a
         w = world(rng)
         given = w["given"].astype(np.int64)
         now = np.where(w["looked"], w["truly"], w["given"]).astype(np.int64)
-        found = holdout.corrected_mean(given, now, w["flagged"], w["looked"], (-1, 0, 1), seed=number)
+        sampled = wilson_interval(now.sum(), 600)
+        found = holdout.corrected_mean(given, now, w["flagged"], w["looked"], (-1, 0, 1), sampled, seed=number)
         assert found is not None
         assert found.ci is not None
         held += found.ci[0] <= 0.85 <= found.ci[1]
