@@ -440,7 +440,7 @@ def too_small(gain: Gain) -> list[str]:
     low, high = gain.accuracy.ci or (0.0, 0.0)
     if gain.rows == 0 or (high - low) / 2 <= 0.01:
         return []
-    needed = gains.needed_rows(gain.disagreement)
+    needed = gains.needed_rows(gain.disagreement, gain.rows)
     return [gains.too_few_words(gain.rows, needed)] if needed > gain.rows else []
 
 

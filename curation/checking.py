@@ -143,7 +143,7 @@ def _figures(
         )
         found |= {"gain": gain, "gain_ci": list(interval),
                   "gain_checked": checked.value if checked else None, "gain_checked_ci": _ci(checked),
-                  "rows_needed": needed_rows(float((steps["given"] != 0).mean()))}  # fmt: skip
+                  "rows_needed": needed_rows(float((steps["given"] != 0).mean()), len(common))}  # fmt: skip
     return found
 
 

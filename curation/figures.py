@@ -36,7 +36,7 @@ def metrics_json(summary: IterationSummary) -> dict[str, Any]:
                 for name, change, shown in summary.gain.per_class
             ],
             "rows": summary.gain.rows,
-            "rows_needed": gains.needed_rows(summary.gain.disagreement),
+            "rows_needed": gains.needed_rows(summary.gain.disagreement, summary.gain.rows),
         }
         if summary.gain
         else None,

@@ -253,15 +253,16 @@ def _words(accuracy: Estimate, shown: bool, gained: int, lost: int, rows: int) -
     return f"{'Better' if accuracy.value > 0 else 'Worse'}: {said}."
 
 
-def needed_rows(disagreement: float, gain: float = 0.01) -> int:
-    """How many holdout rows show a gain in accuracy, where two models disagree on this share of the rows.
+def needed_rows(disagreement: float, rows: int, gain: float = 0.01) -> int:
+    """How many holdout rows show a gain in accuracy, where two models disagree on this share of so many ``rows``.
 
-    Half the width of the paired interval, 1.96 sqrt(disagreement / rows), must not exceed the gain.
+    Half the width of the paired interval, 1.96 sqrt(disagreement / rows), must not exceed the gain; they are taken to
+    disagree on two rows more, as ``paired_interval`` has it: that few rows show none says little of others.
 
-    >>> needed_rows(0.05)
-    1921
+    >>> needed_rows(0.05, 10_000), needed_rows(0.0, 24)
+    (1929, 2955)
     """
-    return ceil(_Z**2 * disagreement / gain**2)
+    return ceil(_Z**2 * (disagreement * rows + 2) / (rows + 2) / gain**2)
 
 
 def too_few_words(rows: int, needed: int) -> str:

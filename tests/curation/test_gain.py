@@ -253,11 +253,15 @@ class TestLookingCloser:
 
     def test_needed_rows_show_one_point(self) -> None:
         """With that many rows and one point gained, the interval just leaves zero out."""
-        rows = needed_rows(0.05)
+        rows = needed_rows(0.05, 10**6)
         gained = round(0.03 * rows)
         low, high = paired_interval(gained, gained - round(0.01 * rows), rows)
         assert abs(low) < 0.002
         assert high > 0
+
+    def test_few_rows_on_which_models_agree_need_more(self) -> None:
+        """24 rows say no more than that fewer than one in ten differ: by paired_interval two of 26 do."""
+        assert needed_rows(0.0, 24) == needed_rows(2 / 26, 10**9) > 24
 
 
 class TestClasses:
