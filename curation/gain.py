@@ -111,11 +111,14 @@ def _mean_recall(right: Numbers, sizes: Numbers) -> Estimate:
     ``right`` of ``sizes`` rows are right, (classes,). A class of a row or two, or with all rows right, says nothing of
     how much its recall varies, so each is drawn towards all rows' (``_drawn``); effective sample sizes are those
     of surveys (Korn and Graubard, Survey Methodology 1998). A bootstrap of each class by itself has no width there.
+    All rows say little of a rare class that makes most of the variance: by its share of that, were all recalls the
+    same, it is drawn towards a half instead, where that is wider.
 
     >>> [round(bound, 2) for bound in _mean_recall(np.array([40.0]), np.array([40.0])).ci]
     [0.91, 1.0]
     """
-    recalls = _drawn(right, sizes)
+    shared, alone = _drawn(right, sizes), _drawn(right, sizes, 1 / sizes / (1 / sizes).sum())
+    recalls = np.where(abs(alone - 0.5) < abs(shared - 0.5), alone, shared)
     mean, value = float(recalls.mean()), float((right / sizes).mean())
     variance = float((recalls * (1 - recalls) / sizes).sum()) / len(sizes) ** 2
     rows = mean * (1 - mean) / variance
@@ -130,10 +133,13 @@ def _mean_change(gained: Numbers, lost: Numbers, sizes: Numbers) -> Estimate:
     return Estimate(value, (max(-1.0, value - half), min(1.0, value + half)))
 
 
-def _drawn(counts: Numbers, sizes: Numbers) -> Numbers:
-    """Shares of classes, (classes,), drawn towards that of all rows as if by two rows more, and that towards a half."""
+def _drawn(counts: Numbers, sizes: Numbers, alone: Numbers | float = 0.0) -> Numbers:
+    """Shares of classes, (classes,), drawn towards that of all rows as if by two rows more, and that towards a half.
+
+    By ``alone``, a fraction (classes,), they are drawn towards a half at once.
+    """
     share = (counts.sum() + 2) / (sizes.sum() + 4)
-    return np.asarray((counts + 2 * share) / (sizes + 2))
+    return np.asarray((counts + 2 * (share + alone * (0.5 - share))) / (sizes + 2))
 
 
 def mean_with_interval(values: Numbers, *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:

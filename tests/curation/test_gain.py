@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from math import comb
 
 import numpy as np
 import pytest
@@ -90,6 +91,15 @@ class TestMeasure:
             assert found.ci is not None
             held.append(found.ci[0] <= recalls.mean() <= found.ci[1])
         assert np.mean(held) >= 0.9
+
+    def test_balanced_accuracy_is_held_where_the_rare_class_is_the_weak_one(self) -> None:
+        """380 of 400 cats are right, and each of 5 dogs with a chance of 0.6: weighed by how often so many are."""
+        truth, held = np.array([0] * 400 + [1] * 5), 0.0
+        for wrong in range(6):
+            rows = predictions_of(with_errors(truth, [*range(20), *range(400, 400 + wrong)]))
+            low, high = measure(rows, labels_of(truth), seed=0, classes=CLASSES).balanced_accuracy.ci or (0, 0)
+            held += comb(5, wrong) * 0.4**wrong * 0.6 ** (5 - wrong) * (low <= (0.95 + 0.6) / 2 <= high)
+        assert held >= 0.9
 
     def test_a_change_of_classes_with_a_row_or_two_is_not_sure(self) -> None:
         truth = np.arange(30)
