@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 import tomllib
 import types
@@ -72,7 +73,10 @@ class TrainingSettings:
         methods = ("auto", "fine-tune", "views", "head")
         _require(self.method in methods, "training.method", self.method, "'auto', 'fine-tune', 'views' or 'head'")
         _require(0 <= self.epochs <= 1000, "training.epochs", self.epochs, "0 to 1000")
-        _require(1 <= self.batch_size <= 65536, "training.batch_size", self.batch_size, "1 or more")
+        _require(1 <= self.batch_size <= 65536, "training.batch_size", self.batch_size, "1 to 65536")
+        for name in ("head_rate", "tail_rate", "weight_decay"):
+            value = getattr(self, name)
+            _require(0 <= value < math.inf, f"training.{name}", value, "0 or more, and finite")
         _require(0 <= self.label_smoothing < 1, "training.label_smoothing", self.label_smoothing, "in [0, 1)")
         _require(0 <= self.mixup <= 10, "training.mixup", self.mixup, "0 to 10")
         _require(0 <= self.cutmix <= 10, "training.cutmix", self.cutmix, "0 to 10")
@@ -108,14 +112,15 @@ class DetectionSettings:
 class ReviewSettings:
     """What people are asked: ``budget`` reviews an iteration, of which a share blind and a share controls.
 
-    ``opinions`` is how many people answer each task; ``second_opinions`` the share of the budget that goes to images of
-    which somebody has said something, but person and model together are least sure, up to ``most_opinions``. With
-    ``timing = false`` it is not recorded how long people take. ``annotator`` is ``label-studio`` or ``replay:FILE``.
-    ``images_url`` is where a Label Studio that others run finds the images, with ``{path}`` (within the folder of
-    images) or ``{id}`` (SHA-256 of the file) in it, for instance ``https://host/photos/{path}`` or ``s3://bucket/{path}``;
-    empty: they are uploaded to it. ``texts`` is a TOML file of words for the labeling screen, relative to the project,
-    in place of those in ``labeling/texts.toml``, for instance in another language. ``people`` names those who have a
-    queue of their own in Label Studio, among whom each batch is divided evenly; where it names nobody, all share.
+    ``opinions`` is how many people answer each task; ``second_opinions`` the share of the budget that goes to images
+    of which somebody has said something, but person and model together are least sure, up to ``most_opinions``. With
+    ``timing = false`` it is not recorded how long people take. ``annotator`` is ``label-studio``, ``files`` or
+    ``replay:FILE``. ``images_url`` is where a Label Studio that others run finds the images, with ``{path}`` (within
+    the folder of images) or ``{id}`` (SHA-256 of the file) in it, for instance ``https://host/photos/{path}`` or
+    ``s3://bucket/{path}``; empty: they are uploaded to it. ``texts`` is a TOML file of words for the labeling screen,
+    relative to the project, in place of those in ``labeling/texts.toml``, for instance in another language. ``people``
+    names those who have a queue of their own in Label Studio, among whom each batch is divided evenly; where it names
+    nobody, all share.
     """
 
     budget: int = 100
@@ -154,6 +159,8 @@ class ReviewSettings:
             f"{len(self.people)} for review.opinions = {self.opinions}",
             "empty, or at least as many names as people are asked about each image",
         )
+        people_or_file = self.annotator in ("label-studio", "files") or self.annotator.startswith("replay:")
+        _require(people_or_file, "review.annotator", self.annotator, "'label-studio', 'files' or 'replay:FILE'")
         template = re.fullmatch(r"(https?|s3|gs|azure-blob)://[^/{}@]+/[^{}]*(\{(path|id)\}[^{}]*)+", self.images_url)
         _require(
             not self.images_url or template is not None,
@@ -211,8 +218,8 @@ class CostSettings:
     false_alarm: float = 1.0
 
     def __post_init__(self) -> None:
-        _require(self.miss > 0, "costs.miss", self.miss, "above 0")
-        _require(self.false_alarm > 0, "costs.false_alarm", self.false_alarm, "above 0")
+        _require(0 < self.miss < math.inf, "costs.miss", self.miss, "above 0, and finite")
+        _require(0 < self.false_alarm < math.inf, "costs.false_alarm", self.false_alarm, "above 0, and finite")
 
 
 @dataclass(frozen=True)
@@ -304,7 +311,10 @@ def _value(hint: Any, value: Any, source: str, where: str) -> Any:
         return tuple(value)
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if float in allowed and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ConfigError(f"{source}: setting '{where}' is a number of too many digits") from None
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
         wanted = " or ".join(t.__name__ for t in allowed)
         raise ConfigError(f"{source}: setting '{where}' must be of type {wanted}, got {value!r}")
