@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import parse_qsl
 
 from curation.errors import ConfigError
 
@@ -260,7 +261,9 @@ class Settings:
         _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
         _require(0 < self.holdout_share < 1, "holdout_share", self.holdout_share, "in (0, 1)")
         _require(self.engine in ("local", "ray"), "engine", self.engine, "'local' or 'ray'")
-        if re.search(r"://[^/@]*:[^/]*@", self.ledger):
+        query = self.ledger.partition("?")[2]
+        named = any(re.search(r"(?i)pass(word|wd)", key) for key, _ in parse_qsl(query, keep_blank_values=True))
+        if named or re.search(r"://[^:/]*:[^@]*@", self.ledger):  # as SQLAlchemy reads it
             raise ConfigError(
                 "setting 'ledger' must not hold a password; put it into PGPASSWORD or ~/.pgpass (mode 600), "
                 "from where the database's driver takes it"

@@ -68,3 +68,25 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
 def test_a_missing_file_says_how_to_make_a_project(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="make a project with `curate init`"):
         read_settings(tmp_path / "curation.toml")
+
+
+@pytest.mark.parametrize(
+    "ledger",
+    [
+        "postgresql://ann:secret@host/db",
+        "postgresql://ann:sec/ret@host/db",
+        "postgresql://ann:sec?ret@host/db",
+        "postgresql://ann@host/db?password=secret",
+        "postgresql://ann@host/db?sslmode=require&sslpassword=secret",
+        "postgresql://ann@host/db?pass%77ord=secret",
+    ],
+)
+def test_a_password_in_the_ledgers_address_is_refused_and_not_shown(ledger: str) -> None:
+    with pytest.raises(ConfigError, match="'ledger' must not hold a password") as refused:
+        settings_from_dict({"ledger": ledger})
+    assert "ret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("ledger", ["postgresql://ann@host:5432/db?sslmode=require", "sqlite:////here/a@b:c.db", ""])
+def test_a_ledgers_address_without_a_password_is_taken(ledger: str) -> None:
+    assert settings_from_dict({"ledger": ledger}).ledger == ledger
