@@ -28,7 +28,8 @@ class Finding:
 def examine(project: Path | None = None, *, ledger: bool = False, device: str | None = None) -> list[Finding]:
     """Look at Python, packages, device, backbone weights, MongoDB, Label Studio, disk, and a project if given.
 
-    The device is ``device`` where it is given, else the one of the project's settings, else what ``auto`` finds.
+    The device is ``device`` where it is given, else the one of the project's settings, else what ``auto`` finds. The
+    backbone is the project's, at its size, else the default one; the disk the one that the project is on.
 
     With ``ledger`` only at the project's ledger: every row of it, against its chain of hashes and against the heads of
     the chain that the iterations noted.
@@ -41,11 +42,11 @@ def examine(project: Path | None = None, *, ledger: bool = False, device: str | 
         ("python", _python),
         ("packages", _packages),
         ("device", lambda: _device(project, device)),
-        ("backbone weights", _weights),
+        ("backbone weights", lambda: _weights(project)),
         ("database for FiftyOne", _mongod),
         ("Label Studio", _label_studio),
         ("reports", _reports),
-        ("disk", _disk),
+        ("disk", lambda: _disk(project)),
     ]
     if project is not None:
         checks.append(("project", lambda: _project(project)))
@@ -83,10 +84,14 @@ def _device(project: Path | None, device: str | None) -> str:
     return describe_device(device or "auto")
 
 
-def _weights() -> str:
+def _weights(project: Path | None) -> str:
     from curation.backbone import load_backbone
+    from curation.config import Settings, read_settings
 
-    return load_backbone().describe()
+    settings = Settings() if project is None else read_settings(ProjectPaths(project).settings)
+    chosen = settings.backbone
+    weights = Path(chosen.weights) if chosen.weights else None
+    return load_backbone(chosen.name, weights=weights, size=chosen.size or 224, device="cpu").describe()
 
 
 def _mongod() -> str:
@@ -114,10 +119,11 @@ def _reports() -> str:
     return "templates and the FiftyOne plugin are there"
 
 
-def _disk() -> str:
-    free = shutil.disk_usage(Path.cwd()).free
+def _disk(project: Path | None) -> str:
+    folder = project if project is not None and project.exists() else Path.cwd()
+    free = shutil.disk_usage(folder).free
     if free < ROOM_NEEDED:
-        raise CurationError(f"only {free / 1024**3:.1f} GiB are free here; make room for at least 2 GiB")
+        raise CurationError(f"only {free / 1024**3:.1f} GiB are free in {folder}; make room for at least 2 GiB")
     return f"{free / 1024**3:.0f} GiB free"
 
 
