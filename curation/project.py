@@ -35,7 +35,7 @@ from curation.importing import (
     samples_of,
     size_for,
 )
-from curation.judging import labeled_holdout, trainable
+from curation.judging import class_of, labeled_holdout, trainable
 from curation.ledger import Ledger
 from curation.loop import Loop
 from curation.parts import Annotator
@@ -582,8 +582,9 @@ class Project:
         Columns ``path, label, label_quality, suggested_label, issue, reason``; one row a path as it was given, train
         and holdout. ``label_quality`` in [0, 1]; ties by path. Each label is judged by predictions that have not seen
         it; those of train rows come from train rows alone. With ``predictions``, a CSV or Parquet file with ``path``
-        and a column of probabilities a class, labels are judged by those, which the user declares out of sample; files
-        without a row there are left out. Raises DataError for such a file that can't be used.
+        (as given, absolute, or the image's id) and a column of probabilities a class, labels are judged by those, which
+        the user declares out of sample; files without a row there are left out. Raises DataError for such a file that
+        can't be used.
         """
         return self._without_bad_files(lambda: self._flag(predictions))
 
@@ -601,9 +602,10 @@ class Project:
     ) -> pd.DataFrame:
         from curation.predictions import read_predictions
 
-        wanted = {s.id for s in rows}
-        paths = {s.id: [p.path for p in s.paths] for s in self.ledger.samples() if s.id in wanted}
-        theirs = read_predictions(file, self.classes, paths)
+        there = {s.id for s in loop.samples}
+        names = {s.id: [s.paths[0].path, *sorted(names_of(s)), s.id] for s in self.ledger.samples() if s.id in there}
+        given = {s.id: class_of(labels, s) for s in rows}
+        theirs = read_predictions(file, self.classes, names, given, self.ledger.merged_classes())
         known = set(theirs.sample_ids)
         judged = [s for s in rows if s.id in known]
         if len(judged) < len(rows):

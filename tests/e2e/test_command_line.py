@@ -101,7 +101,7 @@ def test_flag_judges_by_the_predictions_of_another_model(project: Path, tmp_path
     assert set(flags["path"][:3]) == set(given["path"][:3]), "those that the other model contradicts come first"
     assert flags["issue"].tolist()[:3] == [True] * 3
     assert "labeled images have no row in" in said.stderr
-    (tmp_path / "mine.csv").write_text("path,left\na.png,1\n")
+    pd.DataFrame(rows, columns=["path", *names]).drop(columns="right").to_csv(tmp_path / "mine.csv", index=False)
     refused = curate("flag", project, "--out", tmp_path / "x", "--predictions", tmp_path / "mine.csv", code=2)
     assert "no column 'right'" in refused.stderr
 

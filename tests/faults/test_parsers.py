@@ -96,7 +96,9 @@ def test_tables_of_labels(tmp_path: Path, tally: Tally, content: bytes) -> None:
 def test_tables_of_predictions(tmp_path: Path, tally: Tally, content: bytes) -> None:
     file = tmp_path / "mine.csv"
     file.write_bytes(content)
-    tried(tally, "tables of predictions", file, lambda: read_predictions(file, CLASSES, {"s1": ["a.png"]}))
+    tried(
+        tally, "tables of predictions", file, lambda: read_predictions(file, CLASSES, {"s1": ["a.png"]}, {"s1": "c1"})
+    )
 
 
 @quick
