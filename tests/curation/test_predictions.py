@@ -96,6 +96,17 @@ def test_only_classes_that_labels_name_need_a_column_and_merged_ones_count_for_w
         read_predictions(write(tmp_path, "path,cat\nb.png,1\n"), classes, PATHS, LABELS, {"c3": "c2"})
 
 
+def test_rounded_probabilities_of_many_classes_are_taken(tmp_path: Path) -> None:
+    """Of 400 classes 160 share 0.064, which three decimals round to nothing."""
+    names = tuple(f"k{n}" for n in range(400))
+    table = pd.DataFrame([[0.936] + [0.0] * 399], columns=list(names))
+    table.insert(0, "path", ["a.png"])
+    table.to_csv(tmp_path / "many.csv", index=False)
+    classes = Classes(tuple(f"c{n}" for n in range(400)), names)
+    found = read_predictions(tmp_path / "many.csv", classes, PATHS, {"s1": "c0"})
+    assert found.probabilities[0, 0] == pytest.approx(1)
+
+
 def test_rows_of_other_images_are_not_looked_at(tmp_path: Path) -> None:
     text = "path,cat,dog\na.png,0.7,0.3\nelsewhere.png,0.9,0.9\n,x,\n,,\n"
     assert read_predictions(write(tmp_path, text), CLASSES, PATHS, LABELS).sample_ids == ("s1",)
