@@ -66,10 +66,10 @@ def still_wrong(
     well, because people err.
     """
     rng = np.random.default_rng(seed)
-    unseen = beliefs.wrong_counts(doubt, flagged, rng)
-    chances = beliefs.weigh_draws(answers)
-    wrong = 1 - np.where(changed, chances[:, :, 1], chances[:, :, 0])
-    counts = unseen + (rng.random(wrong.shape) < wrong).sum(axis=1)
+    counts = beliefs.wrong_counts(doubt, flagged, rng)
+    for place, chances in beliefs.weigh_draws(answers):
+        wrong = 1 - np.where(changed[place], chances[:, :, 1], chances[:, :, 0])
+        counts += (rng.random(wrong.shape) < wrong).sum(axis=1)
     return Estimate(float(np.median(counts)), _middle(counts))
 
 
@@ -79,10 +79,13 @@ def recall(beliefs: Beliefs, answers: Answers, doubt: Draws, flagged: Mask, *, s
     ``doubt`` and ``flagged`` are those of the labels that nobody has reviewed.
     """
     rng = np.random.default_rng(seed)
-    chances = beliefs.weigh_draws(answers)
-    wrong = rng.random(chances.shape[:2]) < 1 - chances[:, :, 0]
-    caught = (wrong & answers.flagged).sum(axis=1) + beliefs.wrong_counts(doubt[flagged], flagged[flagged], rng)
-    missed = (wrong & ~answers.flagged).sum(axis=1) + beliefs.wrong_counts(doubt[~flagged], flagged[~flagged], rng)
+    caught, missed = np.zeros(len(beliefs.draws)), np.zeros(len(beliefs.draws))
+    for place, chances in beliefs.weigh_draws(answers):
+        wrong = rng.random(chances.shape[:2]) < 1 - chances[:, :, 0]
+        caught += (wrong & answers.flagged[place]).sum(axis=1)
+        missed += (wrong & ~answers.flagged[place]).sum(axis=1)
+    caught += beliefs.wrong_counts(doubt[flagged], flagged[flagged], rng)
+    missed += beliefs.wrong_counts(doubt[~flagged], flagged[~flagged], rng)
     some = caught + missed > 0
     if not some.any():
         return None

@@ -13,7 +13,7 @@ above all. That controls are drawn by that same doubt leaves no bias, since the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,6 +27,8 @@ Mask = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
 
 DRAWS = 1_000
+#: How many numbers, draws times labels, an array holds at once.
+_AT_ONCE = 500_000
 #: Priors, normal: intercept and slope of the doubt, level of what is not flagged; people's errors on right labels
 #: (about one in ten, more where the flagger doubts); naming the true class where it is not the given one; naming the
 #: given class although it is wrong. All are logits. Decisions rest on priors near to what is usual, intervals on weaker
@@ -67,8 +69,8 @@ class Answers:
     def __len__(self) -> int:
         return len(self.doubt)
 
-    def of(self, chosen: Mask) -> Answers:
-        """Those of the ``chosen`` labels, (labels,)."""
+    def of(self, chosen: Mask | slice) -> Answers:
+        """Those of the ``chosen`` labels, (labels,), or from one place to another."""
         return Answers(
             self.doubt[chosen], self.flagged[chosen], self.same[chosen], self.other[chosen], self.rest[chosen],
             self.share[chosen], self.n_classes,
@@ -111,9 +113,10 @@ class Beliefs:
         """How probable it is that the given, the other, or neither class is right, shape (labels, 3)."""
         return np.asarray(_shares(self.best[None], answers)[0])
 
-    def weigh_draws(self, answers: Answers) -> Floats:
-        """The same by every draw, shape (draws, labels, 3)."""
-        return _shares(self.draws, answers)
+    def weigh_draws(self, answers: Answers) -> Iterator[tuple[slice, Floats]]:
+        """The same by every draw, a block of labels at a time: where it lies, and shape (draws, labels of it, 3)."""
+        for place in _blocks(len(answers), len(self.draws)):
+            yield place, _shares(self.draws, answers.of(place))
 
 
 #: A label is changed where the other class is at least this probable, and kept where the given one is; between the
@@ -251,8 +254,16 @@ def _drawn(answers: Answers, draws: int, rng: np.random.Generator) -> Floats:
 
 def _log_posterior(theta: Floats, answers: Answers, prior: Floats) -> Floats:
     """Up to a constant, shape (draws,); ``theta`` has shape (draws, 7), ``prior`` (2, 7): means and spreads."""
-    before = -0.5 * (((theta - prior[0]) / prior[1]) ** 2).sum(axis=1)
-    return np.asarray(before + _log_sum(_joint(theta, answers)).sum(axis=1))
+    total = -0.5 * (((theta - prior[0]) / prior[1]) ** 2).sum(axis=1)
+    for place in _blocks(len(answers), len(theta)):
+        total += _log_sum(_joint(theta, answers.of(place))).sum(axis=1)
+    return np.asarray(total)
+
+
+def _blocks(labels: int, draws: int) -> Iterator[slice]:
+    """Places of so many labels that with all draws they fit into memory, however many labels people have judged."""
+    size = max(1, _AT_ONCE // max(draws, 1))
+    return (slice(start, start + size) for start in range(0, labels, size))
 
 
 def _joint(theta: Floats, answers: Answers) -> tuple[Floats, Floats, Floats]:

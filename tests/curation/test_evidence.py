@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from datetime import UTC, datetime
 from typing import Any
 
@@ -145,6 +146,21 @@ class TestWhatIsLeft:
         assert found is not None
         assert found.ci is not None
         assert found.ci[0] <= truth <= found.ci[1]
+
+    def test_memory_does_not_grow_with_the_labels_that_people_have_judged(self) -> None:
+        """2,000 labels with 1,000 draws: one array of all would take 16 MB, and some nine are held at once."""
+        said = answers([(0.5, True, 0, 1, 0), (-2.0, False, 1, 0, 0)] * 1000)
+        doubt, flagged = np.linspace(-4, 2, 100), np.arange(100) >= 80
+        beliefs = learn(said.of(slice(10)))
+        tracemalloc.start()
+        found = recall(beliefs, said, doubt, flagged)
+        left = still_wrong(beliefs, said, np.zeros(len(said), dtype=bool), doubt, flagged)
+        evidence._log_posterior(beliefs.draws, said, evidence._WEAK)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert found is not None
+        assert left.value > found.value
+        assert peak < 80e6
 
 
 class TestWhatComesNext:
