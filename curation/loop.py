@@ -9,7 +9,7 @@ Nothing here that steers (queue, recipes, weights) reads the label of a holdout 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -519,17 +519,19 @@ class Loop:
             together[len(rows) : len(features)],
             np.array([classes.index(class_of(labels, s)) for s in held], dtype=np.int64),
         )
-        return credit_actions(base, actions, measured, len(classes), minutes=self._minutes(number, actions))
+        return credit_actions(base, actions, measured, len(classes), minutes=self._minutes(number, was - now))
 
-    def _minutes(self, number: int, actions: Mapping[str, object]) -> dict[str, float]:
-        """Minutes that labelers spent on images with a label (relabeling, exclusions) and without (new labels)."""
+    def _minutes(self, number: int, gone: Collection[str]) -> dict[str, float]:
+        """Minutes that labelers spent on images without a label (new labels), on those that are ``gone`` (exclusions),
+        and on the others, changed or kept (relabeling): none counts for two actions.
+        """
         given = {e.sample_id: e.given for e in self.ledger.queue(number)}
-        spent = {"relabeling": 0.0, "new labels": 0.0}
+        spent = {"relabeling": 0.0, "exclusions": 0.0, "new labels": 0.0}
         for verdict in by_labelers(self.ledger.verdicts()):
             if verdict.iteration == number and verdict.sample_id in given:
-                action = "new labels" if given[verdict.sample_id] is None else "relabeling"
-                spent[action] += (verdict.seconds or 0.0) / 60
-        return {**spent, "exclusions": spent["relabeling"], "all": sum(spent.values())}
+                action = "exclusions" if verdict.sample_id in gone else "relabeling"
+                spent["new labels" if given[verdict.sample_id] is None else action] += (verdict.seconds or 0.0) / 60
+        return {**spent, "all": sum(spent.values())}
 
     def _augmentations(self, folder: Path, number: int, labels: Mapping[str, CurrentLabel]) -> list[Augmentation]:
         """Copies for the first of the weakest open slices that can be repaired; none before the first iteration.

@@ -207,6 +207,15 @@ def test_the_account_gives_credit_to_what_was_done(done: House) -> None:
     assert ("augmentation" in credits) == bool(account.trained["recipes"])
 
 
+def test_no_minute_counts_for_two_actions(done: House) -> None:
+    asked = next(e.sample_id for e in done.ledger.queue(1) if e.given is not None)
+    every, apart = done.loop._minutes(1, set()), done.loop._minutes(1, {asked})
+    assert every["exclusions"] == 0
+    assert apart["exclusions"] > 0
+    assert apart["relabeling"] + apart["exclusions"] == pytest.approx(every["relabeling"])
+    assert sum(apart.values()) == pytest.approx(2 * apart["all"])
+
+
 def test_the_queue_holds_no_holdout_row_and_no_more_than_the_budget(done: House) -> None:
     queue = done.ledger.queue(1)
     split = {s.id: s.split for s in done.samples}
