@@ -160,6 +160,11 @@ class Backbone:
         """Whether there is a tail to fine-tune."""
         return self.division is not None
 
+    @property
+    def architecture(self) -> str:
+        """timm's name for the network, without where its weights come from."""
+        return str(self.model.pretrained_cfg["architecture"])
+
     def trunk(self, images: torch.Tensor) -> torch.Tensor:
         """Activations of normalised images (n, 3, size, size); the features themselves where it is not divided."""
         found = self.division.trunk(self.model, images) if self.division else self.model(images)
@@ -256,11 +261,13 @@ def _load(name: str, weights: Path | None) -> tuple[Any, str, bool]:
     """The model, where its weights come from in words, and whether they are those that are bundled."""
     import timm
 
-    if name.split(".")[0] not in timm.list_models() and not name.startswith(("hf-hub:", "hf_hub:")):
+    on_hub = name.startswith(("hf-hub:", "hf_hub:"))  # the name of a repository then, dots and all
+    architecture = name if on_hub else name.split(".")[0]
+    if not on_hub and architecture not in timm.list_models():
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         raise ConfigError(f"timm has no model '{name}'; {'did you mean ' + ', '.join(near) if near else 'see timm'}?")
     if weights is not None:
-        model = timm.create_model(name.split(".")[0])
+        model = timm.create_model(architecture)
         return model, f"from {weights.name}", _give(model, weights)
     bundled = bundled_file() if name == BUNDLED else None
     if bundled is not None:

@@ -84,7 +84,7 @@ def describe(model: FineTuned | ViewModel, class_names: Sequence[str]) -> dict[s
     return {
         "class_names": json.dumps(list(class_names), ensure_ascii=False),
         "class_ids": json.dumps(list(model.class_ids)),
-        "architecture": backbone.name.split(".")[0],
+        "architecture": backbone.architecture,
         "preprocessing": json.dumps(
             {
                 "color": "RGB, transparency on white, EXIF orientation applied",

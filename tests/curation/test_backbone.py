@@ -157,6 +157,23 @@ def test_weights_from_a_hub_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert backbone.origin == "from the hub"
 
 
+def test_a_name_on_the_hub_keeps_its_dots_and_says_its_architecture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a stand-in for the hub, which has one repository; its weights come from a file all the same."""
+    save_file(timm.create_model("resnet18").state_dict(), tmp_path / "mine.safetensors")
+    (tmp_path / "config.json").write_text('{"architecture": "resnet18", "num_classes": 1000}', encoding="utf-8")
+
+    def from_stand_in(repository: str, filename: str, **given: object) -> str:
+        assert (repository, filename) == ("me/net.v2.in1k", "config.json")
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr("timm.models._hub.download_from_hf", from_stand_in)
+    backbone = backbones.load_backbone("hf-hub:me/net.v2.in1k", weights=tmp_path / "mine.safetensors", size=64)
+    assert (backbone.name, backbone.architecture) == ("hf-hub:me/net.v2.in1k", "resnet18")
+    assert backbones.create_model(backbone.architecture, 2).num_classes == 2
+
+
 def test_an_unknown_name_is_answered_with_near_ones() -> None:
     with pytest.raises(ConfigError, match=r"no model 'resnet81'; did you mean .*resnet"):
         backbones.load_backbone("resnet81")
