@@ -271,7 +271,7 @@ def read_table(file: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]
         raise DataError(f"{file} row {reader.line_num}: {error}") from None
     if not lines:
         raise DataError(f"{file} is empty; it needs a header with 'path' and 'label'")
-    header = [cell.strip() for cell in lines[0][1]]
+    header = [plain_cell(cell.strip()) for cell in lines[0][1]]
     if len(set(header)) != len(header):
         raise DataError(f"{file} names a column twice in its header: {', '.join(header)}")
     for number, line in lines[1:]:

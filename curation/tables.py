@@ -36,7 +36,7 @@ def csv_text(frame: pd.DataFrame) -> str:
     """A frame as CSV in which no cell is a formula to a spreadsheet program.
 
     Text that begins with ``=``, ``+``, ``-``, ``@``, a tab or a line break, and is no number, gets an apostrophe before
-    it (OWASP, "CSV Injection"); ``plain_cell`` takes it off again.
+    it (OWASP, "CSV Injection"), and so does text that begins so after apostrophes; ``plain_cell`` takes it off again.
 
     >>> import pandas as pd
     >>> csv_text(pd.DataFrame({"path": ["=1+1.png", "-5", "a.png"]}))
@@ -51,7 +51,7 @@ def csv_text(frame: pd.DataFrame) -> str:
 
 
 def _safe_cell(value: Any) -> Any:
-    if not isinstance(value, str) or not value.startswith(_FORMULA):
+    if not isinstance(value, str) or not value.lstrip("'").startswith(_FORMULA):
         return value
     try:
         float(value)
@@ -66,7 +66,7 @@ def plain_cell(text: str) -> str:
     >>> plain_cell("'=1+1.png"), plain_cell("'quoted'")
     ('=1+1.png', "'quoted'")
     """
-    return text[1:] if text[:1] == "'" and text[1:].startswith(_FORMULA) else text
+    return text[1:] if text[:1] == "'" and text.lstrip("'").startswith(_FORMULA) else text
 
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")

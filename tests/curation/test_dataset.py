@@ -12,6 +12,7 @@ from PIL import Image
 
 from curation import dataset
 from curation.errors import DataError
+from curation.tables import csv_text
 
 
 def paint(file: Path, shade: int) -> Path:
@@ -206,3 +207,12 @@ def test_measurements_in_place_of_classes_are_refused(tmp_path: Path) -> None:
         rows.append(dataset.Row(f"{n}.png", tmp_path, str(n / 7), None, None, {}, str(n)))
     with pytest.raises(DataError, match="look like measurements"):
         dataset.check_classes(gathered(rows))
+
+
+def test_a_table_that_spreadsheets_can_open_safely_reads_back_the_same(tmp_path: Path) -> None:
+    paths = ["=1.png", "'=1.png", "''=1.png", "'a.png", "-5", "'-5"]
+    text = csv_text(pd.DataFrame({"path": paths, "-x": ["0.5"] * 6}))
+    (tmp_path / "table.csv").write_text(text, encoding="utf-8")
+    header, rows = dataset.read_table(tmp_path / "table.csv")
+    assert header == ["path", "-x"]
+    assert [record["path"] for _, record in rows] == paths
