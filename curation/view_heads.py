@@ -237,8 +237,8 @@ def fit_view_head(
 
     ``groups`` (samples,) are left out together where strength and noise are chosen; ``widths`` are those of the parts
     that features are made of; ``weights`` (samples,) are what each sample counts, 1 by default; ``altered`` is that of
-    ``Inputs``. With ``class_balance`` every class is taken to be as frequent as another (Saerens, Latinne and
-    Decaestecker, Neural Computation 2002). Raises TrainingError where the labels are all of one class.
+    ``Inputs``. With ``class_balance`` every class that has labels is taken to be as frequent as another (Saerens,
+    Latinne and Decaestecker, Neural Computation 2002). Raises TrainingError where the labels are all of one class.
     """
     inputs = Inputs(features, n_classes, apart(groups), seed=seed, widths=widths, weights=weights, altered=altered)
     return fit_view_head_on(inputs, labels, class_balance=class_balance)
@@ -272,7 +272,7 @@ def fit_view_head_on(
         width=np.array([kernel.width], dtype=np.float32),
         coefficients=(kernel.coefficients / kernel.temperature).astype(np.float32),
         kernel_share=np.array([chosen.kernel_share], dtype=np.float32),
-        offset=(-np.log(frequency) if class_balance else np.zeros(n_classes)).astype(np.float32),
+        offset=np.where(class_balance & (counted > 0), -np.log(frequency), 0).astype(np.float32),
         nuisance=inputs.nuisance,
     )
     return head, dict(chosen.settings)

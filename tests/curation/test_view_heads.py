@@ -248,6 +248,16 @@ def test_balanced_classes_are_taken_to_be_equally_frequent() -> None:
     assert rare[1] == pytest.approx(0.5, abs=0.15)
 
 
+def test_balanced_classes_are_those_that_have_labels() -> None:
+    """The kernel gives a class without labels some per cent; taken for a rare one, it would be predicted."""
+    inputs, labels = blobs(300, classes=2, apart=0.3)
+    given = {"groups": np.arange(300), "widths": (), "seed": 0, "class_balance": True}
+    of_two, of_five = (fit_view_head(inputs, labels, count, **given)[0] for count in (2, 5))  # type: ignore[arg-type]
+    predicted = of_five.probabilities(inputs).argmax(axis=1)
+    assert (predicted < 2).all()
+    assert (predicted == of_two.probabilities(inputs).argmax(axis=1)).mean() > 0.9
+
+
 def test_a_class_without_samples_is_hardly_predicted_and_one_class_is_refused() -> None:
     inputs, labels = blobs(60, classes=2)
     head, _ = fit_view_head(inputs, labels, 4, groups=np.zeros(60, dtype=np.int64), widths=(), seed=0)
