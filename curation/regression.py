@@ -349,8 +349,9 @@ def leave_out_logistic(
     penalty[-1] = 1e-3  # the intercept is next to free
     everyone = np.ones(len(labels), dtype=bool)
     members = [(rows, design[rows]) for rows in _members(groups, everyone if chosen is None else chosen)]
-    two = n_classes == 2  # both columns then move by the same step, in opposite directions
-    for column in range(1 if two else n_classes):
+    present = np.unique(labels).tolist()  # a class without samples stays as fitted
+    two = len(present) == 2  # both columns then move by the same step, in opposite directions
+    for column in present[:1] if two else present:
         p = fitted[:, column]
         curvature = counted * np.maximum(p * (1 - p), 1e-6)
         hessian = (design * curvature[:, None].astype(np.float32)).T @ design + np.diag(penalty)
@@ -361,7 +362,7 @@ def leave_out_logistic(
             moved = _step(inputs_left_out, step, curvature[rows], residual[rows])
             logits[rows, column] += moved / (2 if two else 1)
             if two:
-                logits[rows, 1] -= moved / 2
+                logits[rows, present[1]] -= moved / 2
     return softmax(logits)
 
 

@@ -258,6 +258,14 @@ class TestClosedForms:
         assert abs(by_step[of] - by_repeats).max() < 0.01 < abs(plain[of] - by_repeats).max()
 
     def test_what_counts_next_to_nothing_changes_nothing(self) -> None:
+    @pytest.mark.parametrize("columns", [(0, 1), (0, 2), (1, 3)])
+    def test_a_class_without_samples_does_not_change_the_step(self, columns: tuple[int, int]) -> None:
+        features, truth = blobs(120, 2, spread=2)
+        labels, inputs = flipped(truth, 2, 0.15), scale(features)
+        of_two = leave_out_logistic(inputs, labels, 2, alone(120), strength=0.1)
+        of_four = leave_out_logistic(inputs, np.array(columns)[labels], 4, alone(120), strength=0.1)
+        assert np.allclose(of_four[:, columns], of_two, atol=1e-3)
+
         """Samples with wrong labels that count a millionth, beside the same fit without them."""
         features, truth = blobs(120, spread=2)
         wrong = (truth[:60] + 1) % 3
