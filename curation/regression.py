@@ -522,18 +522,30 @@ def squared_distances(left: Features, right: Features, products: Features | None
 
 
 def leave_out_ridge(half: Features, fitted: Features, targets: Features, groups: Integers) -> Floats:
-    """Left-out predictions (rows, classes) from B with H = B B', fitted values, targets and groups of whole rows."""
+    """Left-out predictions (rows, classes) from B with H = B B', fitted values, targets and groups of whole rows.
+
+    ``half`` is B, (rows, m). A group of more than m rows is left out in m dimensions, so that memory does not grow as
+    the square of the group: (I - B B')^-1 v = v + B (I - B'B)^-1 B'v.
+    """
     values = np.zeros(targets.shape)
     leverages = np.einsum("sm,sm->s", half, half).astype(np.float64)
+    raised = 1 + 1e-4  # the diagonal of I, as rounding asks for
     for rows in _members(groups, np.ones(len(groups), dtype=bool)):
         own = targets[rows].astype(np.float64)
         if rows.shape[1] == 1:
             leverage = leverages[rows][:, :, None]
             values[rows] = (fitted[rows] - leverage * own) / np.maximum(1 - leverage, 1e-3)
-        else:
+        elif rows.shape[1] <= half.shape[1]:
             vectors = half[rows]
             hat = (vectors @ vectors.transpose(0, 2, 1)).astype(np.float64)
-            values[rows] = np.linalg.solve((1 + 1e-4) * np.eye(rows.shape[1]) - hat, fitted[rows] - hat @ own)
+            values[rows] = np.linalg.solve(raised * np.eye(rows.shape[1]) - hat, fitted[rows] - hat @ own)
+        else:
+            for large in rows:
+                vectors, targeted = half[large], targets[large]
+                left = fitted[large] - vectors @ (vectors.T @ targeted)
+                gram = (vectors.T @ vectors).astype(np.float64)
+                moved = np.linalg.solve(raised * np.eye(len(gram)) - gram, (vectors.T @ left).astype(np.float64))
+                values[large] = (left + vectors @ moved) / raised
     return values
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -17,6 +19,7 @@ from curation.regression import (
     choose_regressions,
     fold_numbers,
     leave_out_logistic,
+    leave_out_ridge,
     log_loss,
     softmax,
     temperature,
@@ -222,6 +225,22 @@ class TestClosedForms:
         found = ridge.probabilities(labels, labels)
         np.testing.assert_allclose(found, apply_temperature(expected, temperature(expected, labels)), atol=2e-3)
 
+    def test_a_large_group_is_left_out_to_the_same_end_in_less_memory(self) -> None:
+        """Of 4,000 rows 3,000 are one group: what has as many rows and columns takes 72 MB each time it is made."""
+        rng = np.random.default_rng(0)
+        half = np.linalg.qr(rng.normal(size=(4000, 20)))[0].astype(np.float32) * np.float32(0.9)
+        targets = np.eye(3, dtype=np.float32)[rng.integers(3, size=4000)] - np.float32(1 / 3)
+        groups = np.r_[np.zeros(3000, dtype=np.int64), np.arange(1, 1001)]
+        fitted = half @ (half.T @ targets)
+        tracemalloc.start()
+        found = leave_out_ridge(half, fitted, targets, groups)
+        taken = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert taken < 20e6
+        held = half[:3000].astype(np.float64)
+        without = np.linalg.solve(1.0001 * np.eye(20) - held.T @ held, half[3000:].T @ targets[3000:])
+        assert np.allclose(found[:3000], held @ without, atol=1e-4)
+
     @pytest.mark.parametrize("classes", [2, 3])
     @pytest.mark.parametrize("size", [1, 2])
     def test_one_step_comes_near_refitting_without_each_group(self, classes: int, size: int) -> None:
@@ -238,6 +257,14 @@ class TestClosedForms:
         assert abs(stepped - exact).mean() < (0.25 if classes == 2 else 0.5) * abs(fitted - exact).mean()
         assert log_loss(exact, labels) < 1.02 * log_loss(stepped, labels)  # the step is rather too careful
         assert log_loss(stepped, labels) < 1.15 * log_loss(exact, labels)
+
+    @pytest.mark.parametrize("columns", [(0, 1), (0, 2), (1, 3)])
+    def test_a_class_without_samples_does_not_change_the_step(self, columns: tuple[int, int]) -> None:
+        features, truth = blobs(120, 2, spread=2)
+        labels, inputs = flipped(truth, 2, 0.15), scale(features)
+        of_two = leave_out_logistic(inputs, labels, 2, alone(120), strength=0.1)
+        of_four = leave_out_logistic(inputs, np.array(columns)[labels], 4, alone(120), strength=0.1)
+        assert np.allclose(of_four[:, columns], of_two, atol=1e-3)
 
     def test_a_sample_that_counts_thrice_is_a_sample_given_thrice(self) -> None:
         """Both regressions, left out with its repeats; and the settings that are chosen."""
@@ -258,14 +285,6 @@ class TestClosedForms:
         assert abs(by_step[of] - by_repeats).max() < 0.01 < abs(plain[of] - by_repeats).max()
 
     def test_what_counts_next_to_nothing_changes_nothing(self) -> None:
-    @pytest.mark.parametrize("columns", [(0, 1), (0, 2), (1, 3)])
-    def test_a_class_without_samples_does_not_change_the_step(self, columns: tuple[int, int]) -> None:
-        features, truth = blobs(120, 2, spread=2)
-        labels, inputs = flipped(truth, 2, 0.15), scale(features)
-        of_two = leave_out_logistic(inputs, labels, 2, alone(120), strength=0.1)
-        of_four = leave_out_logistic(inputs, np.array(columns)[labels], 4, alone(120), strength=0.1)
-        assert np.allclose(of_four[:, columns], of_two, atol=1e-3)
-
         """Samples with wrong labels that count a millionth, beside the same fit without them."""
         features, truth = blobs(120, spread=2)
         wrong = (truth[:60] + 1) % 3
