@@ -332,27 +332,30 @@ class Fit:
     def _resume(
         self, optimizer: Any
     ) -> tuple[list[torch.Tensor], list[torch.Tensor], float, list[dict[str, float]]] | None:
-        """Take up a checkpoint of this very run: average, best weights, their loss, history; ``None`` without one."""
+        """Take up a checkpoint of this very run: average, best weights, their loss, history; ``None`` without one.
+
+        One that is damaged is none: the training begins anew.
+        """
         if self.checkpoint is None or not self.checkpoint.exists():
             return None
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
-        with safe_open(str(self.checkpoint), framework="pt", device=str(self.network.store.backbone.device)) as opened:
-            about = opened.metadata()
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 — not a mapping
-        if about["run"] != self.run_id:
-            return None  # of other labels, recipes or settings
-        count = range(len(self.trained))
-        self._swap([tensors[f"live.{n}"] for n in count])
+        device, count = str(self.network.store.backbone.device), range(len(self.trained))
+        try:
+            with safe_open(str(self.checkpoint), framework="pt", device=device) as opened:
+                about = opened.metadata() or {}
+                tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 — not a mapping
+            if about["run"] != self.run_id:
+                return None  # of other labels, recipes or settings
+            live, average, best = ([tensors[f"{name}.{n}"] for n in count] for name in ("live", "mean", "best"))
+            best_loss, history = float(about["best_loss"]), json.loads(about["history"])
+        except (SafetensorError, OSError, KeyError, ValueError):
+            return None
+        self._swap(live)
         groups = optimizer.state_dict()["param_groups"]
         state = {n: {k.split(".")[2]: v for k, v in tensors.items() if k.startswith(f"adam.{n}.")} for n in count}
         optimizer.load_state_dict({"state": state, "param_groups": groups})
-        return (
-            [tensors[f"mean.{n}"] for n in count],
-            [tensors[f"best.{n}"] for n in count],
-            float(about["best_loss"]),
-            json.loads(about["history"]),
-        )
+        return average, best, best_loss, history
 
     def _validation_loss(self, rows: Placed, labels: Labels, held: Labels) -> float:
         if not len(held):

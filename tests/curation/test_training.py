@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 from tests_stand_ins import content_id, draw
 
 from curation import fitting, networks, training
@@ -104,6 +105,20 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
     assert np.array_equal(resumed.predict(samples).probabilities, whole.predict(samples).probabilities)
     assert resumed.history == whole.history
     assert not list(tmp_path.glob("checkpoint*")), "a finished run leaves no checkpoint"
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff" * 100, "cut", "bare"], ids=["empty", "noise", "cut", "bare"])
+def test_a_damaged_checkpoint_is_no_checkpoint(store: FeatureStore, tmp_path: Path, damage: bytes | str) -> None:
+    network = networks.fresh_network(store, 2, whole=False)
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
+    fit = fitting.Fit(network, SETTINGS, 0, tmp_path / "checkpoint", "this run", None)
+    before = fit.weights()
+    about = {"run": "this run", "best_loss": "1.0", "history": "[]"}
+    bare = save({"live.0": torch.ones(2)}, metadata=about)
+    written = {"cut": bare[:-4], "bare": bare}[damage] if isinstance(damage, str) else damage
+    (tmp_path / "checkpoint.safetensors").write_bytes(written)
+    assert fit._resume(optimizer) is None
+    assert all(torch.equal(now, then) for now, then in zip(fit.weights(), before, strict=True))
 
 
 def test_augmented_copies_change_what_is_learnt(store, pictures) -> None:  # type: ignore[no-untyped-def]
