@@ -39,7 +39,7 @@ class Judged:
     flagged: Mask
 
 
-def judge_labels(probabilities: Floats, labels: Integers) -> Judged:
+def judge_labels(probabilities: Floats, labels: Integers, groups: Integers | None = None) -> Judged:
     """How right each label looks, and which to flag: as many of the worst as make the expected F1 largest.
 
     ``probabilities`` (samples, classes) are out of sample, ``labels`` (samples,) their columns. How probably each
@@ -47,19 +47,22 @@ def judge_labels(probabilities: Floats, labels: Integers) -> Judged:
     are those with the least probability of their own. A label that the model finds the most probable is never flagged.
     Neither rule does alone: cleanlab's own count misses four in ten of the errors where the model is accurate, and
     "predicted is not given" flags three times too many where it is not. Nothing is flagged where the predictions know
-    no more of the labels than how many there are of each class.
+    no more of the labels than how many there are of each class. Nor is a label whose class has images of no other
+    group: the model that judged it did not know the class, so its doubt is no evidence. ``groups`` (samples,) are what
+    was left out together, by default each sample alone.
     """
     confidence = label_quality(probabilities, labels)
     nothing = Judged(confidence, np.zeros(len(labels), dtype=bool))
-    doubted: Mask = probabilities.argmax(axis=1) != labels
+    known = _in_several_groups(labels, np.arange(len(labels)) if groups is None else groups)
+    doubted: Mask = (probabilities.argmax(axis=1) != labels) & known
     if not doubted.any() or _know_nothing(probabilities, labels):
         return nothing
     noise = fit_noise(probabilities, labels)
     wrong = noise.wrong(probabilities, labels)
-    count = best_count(wrong[np.argsort(confidence, kind="stable")], float(wrong.sum()))
     quality = adjusted_quality(probabilities, labels, noise, float(wrong.sum()))
+    by_confidence, by_quality = (order[known[order]] for order in map(_worst_first, (confidence, quality)))
     flagged = np.zeros(len(labels), dtype=bool)
-    flagged[np.argsort(quality, kind="stable")[:count]] = True
+    flagged[by_quality[: best_count(wrong[by_confidence], float(wrong[known].sum()))]] = True
     return Judged(quality, flagged & doubted)
 
 
@@ -168,6 +171,17 @@ def _label_noise(logits: Floats, labels: Integers) -> tuple[Floats, float]:
         scale = float(np.clip(scale + slope / max(bend, 1e-12), scale / 2, scale * 2))
         classes = apply_temperature(logits, 1 / scale)
     return noise, scale
+
+
+def _worst_first(quality: Floats) -> Integers:
+    return np.argsort(quality, kind="stable")
+
+
+def _in_several_groups(labels: Integers, groups: Integers) -> Mask:
+    """Whether the class of each label, (samples,), has samples of other groups as well."""
+    one_of = np.zeros(int(labels.max(initial=0)) + 1, dtype=np.int64)
+    one_of[labels] = groups  # whichever comes last
+    return np.asarray(np.bincount(labels, groups != one_of[labels])[labels] > 0)
 
 
 def _know_nothing(probabilities: Floats, labels: Integers) -> bool:

@@ -70,12 +70,13 @@ class Judging:
         ids = tuple(s.id for s in rows)
         pairs = near_duplicates(self.parts.kept, rows, lambda: features)
         settled = self.settled(ids, given)
+        groups = None  # what somebody else's model did not see together with a sample is not known
         if predictions is None:
             groups = groups_of(rows, pairs)
             out = self._out_of_sample(rows, columns, classes.ids, groups, features, settled)
             predictions = Predictions(ids, classes.ids, out.probabilities, out.folds)
         predictions = predictions.take(ids)
-        judged = flagging.judge_labels(predictions.probabilities, columns)
+        judged = flagging.judge_labels(predictions.probabilities, columns, groups)
         quality = dict(zip(ids, judged.quality.tolist(), strict=True))
         found = issue_finding.all_issues(
             rows,

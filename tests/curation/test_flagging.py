@@ -104,6 +104,28 @@ class TestFlagging:
         labels[0] = 2
         assert np.flatnonzero(judge_labels(probabilities, labels).flagged).tolist() == [0]
 
+    def test_a_label_whose_class_has_no_other_image_is_not_flagged(self) -> None:
+        """Left out, its class is unknown: that no prediction speaks for it says nothing of the label."""
+        features, truth = crowd(200, 5)
+        features[:8] += 3 * np.random.default_rng(1).normal(size=(8, 32)).astype(np.float32)
+        labels = truth.copy()
+        labels[:8] = 5 + np.arange(8)
+        labels[20:24] = (truth[20:24] + 1) % 5
+        out = score_out_of_sample(features, labels, 13, groups=np.arange(200), seed=0)
+        judged = judge_labels(out.probabilities, labels)
+        assert judged.flagged[20:24].all()
+        assert not judged.flagged[:8].any()
+        assert judged.quality[:8].max() < np.median(judged.quality), "its place in the order stays"
+
+    def test_a_label_whose_class_has_no_other_group_is_not_flagged(self) -> None:
+        probabilities = np.array([[0.9, 0.05, 0.05], [0.1, 0.8, 0.1]] * 20)
+        labels = np.array([0, 1] * 20)
+        labels[[0, 2]], labels[4] = 2, 1
+        assert np.flatnonzero(judge_labels(probabilities, labels).flagged).tolist() == [0, 2, 4]
+        twins = np.arange(40)
+        twins[2] = 0
+        assert np.flatnonzero(judge_labels(probabilities, labels, twins).flagged).tolist() == [4]
+
     def test_the_count_is_where_expected_f1_is_largest(self) -> None:
         # F1 after k: 2 * sum / (k + 2): 1.8/3, 3.4/4, 4.0/5, 4.0/6
         assert best_count(np.array([0.9, 0.8, 0.3, 0.0]), 2.0) == 2
