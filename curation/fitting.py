@@ -264,8 +264,7 @@ class Fit:
                 for start in range(0, len(batch), self.part):
                     part = slice(start, start + self.part)
                     loss = torch.nn.functional.cross_entropy(
-                        self.network.logits(inputs[part]), wanted[part], reduction="sum",
-                        label_smoothing=self.settings.label_smoothing,
+                        self.network.logits(inputs[part]), wanted[part], reduction="sum"
                     ) / len(batch)  # fmt: skip
                     loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
                     total += loss.detach()
@@ -297,9 +296,7 @@ class Fit:
             inputs = _vary(inputs, generator, places, len(batch)) if self.network.whole else inputs
             wanted = torch.from_numpy(targets[batch[places]]).to(inputs.device)
             inputs, wanted = _mixed(inputs, wanted, self.settings, generator)
-            loss = torch.nn.functional.cross_entropy(
-                self.joined(inputs), wanted, reduction="sum", label_smoothing=self.settings.label_smoothing
-            )
+            loss = torch.nn.functional.cross_entropy(self.joined(inputs), wanted, reduction="sum")
             loss = loss * weight * self.crew.size / len(batch)
             loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
         except torch.OutOfMemoryError as error:  # the others wait in the same step, so none can take it in parts

@@ -266,7 +266,9 @@ def _targets(
 ) -> Targets:  # fmt: skip
     """What is to be learnt, (samples, classes): the label, mixed with what a head says that has not seen it.
 
-    The share of the latter is how often it errs. With ``class_balance`` the rows of each class weigh the same together.
+    The share of the latter is how often it errs. Then it is smoothed, and only then weighed: the smoothing of a loss
+    would not be weighed with it, so that rows that count less would be smoothed more. With ``class_balance`` the rows
+    of each class weigh the same together.
     """
     certain = np.eye(n_classes, dtype=np.float32)[labels]
     told = certain.copy()
@@ -278,7 +280,8 @@ def _targets(
             weights = head_weights(features[seen], labels[seen], n_classes, strength)
             told[unseen] = softmax(features[unseen] @ weights[0].T + weights[1])
     errs = float((told[rows].argmax(axis=1) != labels[rows]).mean())
-    targets = (1 - errs) * certain + errs * told
+    smoothing = settings.label_smoothing
+    targets = (1 - smoothing) * ((1 - errs) * certain + errs * told) + smoothing / n_classes
     if settings.class_balance:
         counts = np.bincount(labels[rows], minlength=n_classes)
         targets *= (len(rows) / (np.count_nonzero(counts) * np.maximum(counts, 1)))[labels][:, None]

@@ -304,6 +304,17 @@ def test_labels_are_mixed_with_what_has_not_seen_them_as_often_as_it_errs() -> N
     assert balanced[:50].sum() == pytest.approx(balanced[50:].sum(), rel=1e-4)
 
 
+def test_rows_that_weigh_less_are_smoothed_as_others_are() -> None:
+    """Nine of ten images are of one class: balanced, each weighs little, and is to be as sure of its class."""
+    labels = (np.arange(200) % 10 == 0).astype(np.int64)
+    features = (np.random.default_rng(0).normal(size=(200, 4)) + 6 * labels[:, None]).astype(np.float32)
+    settings = TrainingSettings(class_balance=True, label_smoothing=0.1)
+    targets = training._targets(features, labels, np.zeros(200, dtype=bool), 2, 0.3, settings, 0)
+    shares = targets / targets.sum(axis=1, keepdims=True)
+    assert targets[1].sum() == pytest.approx(10 / 18)
+    assert np.allclose(shares[np.arange(200), labels], 0.95, atol=0.02)
+
+
 class Believed:
     """In place of a fit: logits on the held rows by how far the weights went."""
 
