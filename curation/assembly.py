@@ -113,7 +113,7 @@ def _trainer(encoders: Encoders, settings: Settings) -> Trainer:
 
     viewer = ViewTrainer(encoders.views, settings.training, group, kept)
     if method == "head":
-        return HeadTrainer(copied_by_store(store, kept))
+        return HeadTrainer(copied_by_store(store, kept), class_balance=settings.training.class_balance)
     if method == "views":
         return viewer
     tuner = _FineTuner(store, settings, group)

@@ -49,10 +49,10 @@ class TrainingSettings:
     ``views`` is a head on the features that labels are judged by, ``head`` a linear one on the features of one forward
     pass; ``auto`` takes the better of ``fine-tune`` and ``views``, where ``detection.views`` is ``many``. Zeros choose
     from the size of the set. ``warm_start`` begins with the last iteration's weights, not the pretrained ones;
-    ``class_balance`` lets each class weigh the same; ``mixup`` and ``cutmix`` are the strengths of their Beta
-    distributions, 0 for none. ``deterministic`` gives the same weights each time on CUDA too, at a cost in speed;
-    ``compile`` is ``auto``, ``on`` or ``off``: whether CUDA runs the network through ``torch.compile``. ``processes``
-    train together, one a GPU; 0 for as many as there are GPUs, which is one on a CPU.
+    ``class_balance`` lets each class that has labels weigh the same, by every method; ``mixup`` and ``cutmix`` are the
+    strengths of their Beta distributions, 0 for none. ``deterministic`` gives the same weights each time on CUDA too,
+    at a cost in speed; ``compile`` is ``auto``, ``on`` or ``off``: whether CUDA runs the network through
+    ``torch.compile``. ``processes`` train together, one a GPU; 0 for as many as there are GPUs, which is one on a CPU.
     """
 
     method: str = "auto"

@@ -84,10 +84,14 @@ def is_head(file: Path) -> bool:
 
 
 class HeadTrainer:
-    """Trains a linear head on features of samples and of their augmented copies."""
+    """Trains a linear head on features of samples and of their augmented copies.
 
-    def __init__(self, store: CopiedFeatures) -> None:
+    With ``class_balance`` the images and copies of each class weigh the same together.
+    """
+
+    def __init__(self, store: CopiedFeatures, *, class_balance: bool = False) -> None:
         self._store = store
+        self._class_balance = class_balance
 
     def train(
         self,
@@ -109,9 +113,11 @@ class HeadTrainer:
         extra, copied = self._store.copies(samples, augmentations, seed, progress)
         mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-6
         inputs = _scaled(np.concatenate([features, extra]) if len(extra) else features, mean, scale)
-        fitted = LogisticRegression(C=STRENGTH, max_iter=300).fit(
-            inputs, np.concatenate([labels, labels[copied]]), sample_weight=weights_with_copies(samples, augmentations)
-        )
+        wanted, weights = np.concatenate([labels, labels[copied]]), weights_with_copies(samples, augmentations)
+        if self._class_balance:
+            counted = np.bincount(wanted, weights)
+            weights = weights * (counted.sum() / np.count_nonzero(counted) / counted[wanted])
+        fitted = LogisticRegression(C=STRENGTH, max_iter=300).fit(inputs, wanted, sample_weight=weights)
         present = fitted.classes_.astype(int)
         coefficients = np.zeros((len(class_ids), features.shape[1]), dtype=np.float32)
         intercept = np.full(len(class_ids), -30.0, dtype=np.float32)  # a class without samples is as good as impossible

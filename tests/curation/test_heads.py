@@ -40,9 +40,11 @@ def invert(image: npt.NDArray[np.uint8], seed: int) -> npt.NDArray[np.uint8]:
     return np.asarray(255 - image, dtype=np.uint8)
 
 
-def trained(augmentations: tuple[Augmentation, ...] = (), labels: npt.NDArray[np.int64] = LABELS) -> HeadModel:
+def trained(
+    augmentations: tuple[Augmentation, ...] = (), labels: npt.NDArray[np.int64] = LABELS, class_balance: bool = False
+) -> HeadModel:
     source = Drawn()
-    trainer = HeadTrainer(CopiedFeatures(source, source.seen, Kept()))  # type: ignore[arg-type]
+    trainer = HeadTrainer(CopiedFeatures(source, source.seen, Kept()), class_balance=class_balance)  # type: ignore[arg-type]
     return trainer.train(
         SAMPLES, labels, ("c1", "c2"), seed=0, augmentations=augmentations, checkpoint=Path(), progress=None
     )
@@ -52,6 +54,17 @@ def test_a_head_tells_what_it_has_seen_and_one_class_is_refused() -> None:
     assert (trained().predict(SAMPLES).probabilities.argmax(axis=1) == LABELS).all()
     with pytest.raises(TrainingError, match="at least two classes"):
         trained(labels=np.zeros(40, dtype=np.int64))
+
+
+def test_balanced_classes_weigh_the_same() -> None:
+    """One class is a tenth of the images, and the pixels tell nothing."""
+    rare = (np.arange(40) // 2 % 10 == 0).astype(np.int64)
+    shares = [
+        trained(labels=rare, class_balance=balance).predict(SAMPLES).probabilities[:, 1].mean()
+        for balance in (False, True)
+    ]
+    assert shares[0] == pytest.approx(0.1, abs=0.03)
+    assert shares[1] == pytest.approx(0.5, abs=0.1)
 
 
 def test_copies_count_a_quarter_of_the_images_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
