@@ -96,6 +96,7 @@ def make_parts(
         reporters=[reporter],
         progress=progress,
         copies=copied_by_store(store, encoders.kept).copies,
+        identity=store.backbone.identity,
     )
 
 

@@ -180,8 +180,8 @@ class Judging:
         engine = self.parts.engine
         if self.settings.detection.scorer == "training":
             detection = self.settings.detection
-            how = self.settings.training, self.settings.backbone, detection.views, detection.rotation_invariant
-            made_of = hashlib.sha256(repr(how).encode()).hexdigest()[:12]
+            looks = self.parts.identity, self.settings.backbone, detection.views, detection.rotation_invariant
+            made_of = hashlib.sha256(repr((self.settings.training, *looks)).encode()).hexdigest()[:12]
             return crossval.cross_validate(
                 self.parts.trainer, rows, columns, class_ids, groups=groups, folds=folds, seed=seed,
                 folder=self.cache / "folds" / made_of, progress=progress, engine=engine,

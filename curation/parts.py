@@ -198,3 +198,4 @@ class Parts:
     engine: Engine = field(default_factory=LocalEngine)  #: where labels are scored
     kept: Kept = field(default_factory=Kept)  #: what was worked out for scoring before
     copies: Copies | None = None  #: features of augmented copies; without it augmentation gets no credit
+    identity: str = ""  #: of the network and its weights, as ``Backbone`` has it: what is kept elsewhere goes by it

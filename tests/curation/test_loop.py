@@ -473,6 +473,19 @@ def test_labels_may_be_judged_by_models_trained_without_each_fold(tmp_path: Path
     assert set(scored.predictions.folds.tolist()) == set(range(5))
 
 
+def test_folds_trained_on_other_weights_are_not_taken(tmp_path: Path) -> None:
+    """The file of weights is another one under the same name, so that only what the network is tells them apart."""
+    house = House(tmp_path)
+    detection = replace(house.loop.settings.detection, scorer="training")
+    house.loop.settings = replace(house.loop.settings, detection=detection)
+    rows = [s for s in house.samples if s.split == "train"]
+    measured = house.loop.parts.measure(rows, None)
+    for identity, folders in (("one", 1), ("one", 1), ("other", 2)):
+        house.loop.parts = replace(house.loop.parts, identity=identity)
+        house.loop.judging.score(rows, house.ledger.labels(), measured, find_slices=False)
+        assert len(list((house.paths.cache / "folds").iterdir())) == folders
+
+
 def test_an_adopted_answer_that_gave_the_label_is_no_review_of_it(tmp_path: Path) -> None:
     house = House(tmp_path)
     first, second = (s.id for s in house.samples[:2])
