@@ -7,9 +7,11 @@ within a share).
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,7 +76,8 @@ def fine_tune_together(
 ) -> FineTuned:  # fmt: skip
     """``fine_tune`` by so many processes; ``weights`` is the file that the store's backbone was loaded from, if any.
 
-    Process n computes on GPU n. Where one of them dies or raises, all are ended and TrainingError says why.
+    Process n computes on GPU n. Transforms of ``augmentations`` must be of modules that can be imported, not of the
+    caller's script, which is not run again. Where one of them dies or raises, all are ended and TrainingError says why.
     """
     began = time.perf_counter()
     store.features(samples, progress)  # once, before several ask for it
@@ -99,9 +102,10 @@ def _run(job: Job, processes: int, folder: Path, progress: Progress | None) -> N
     from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
     told = get_context("spawn").SimpleQueue()
-    running = start_processes(  # type: ignore[no-untyped-call]  # torch has no types here
-        _work, args=(job, processes, folder, told), nprocs=processes, join=False, start_method="spawn"
-    )
+    with without_script():
+        running = start_processes(  # type: ignore[no-untyped-call]  # torch has no types here
+            _work, args=(job, processes, folder, told), nprocs=processes, join=False, start_method="spawn"
+        )
     failed = ""
     try:
         ended = False
@@ -110,15 +114,40 @@ def _run(job: Job, processes: int, folder: Path, progress: Progress | None) -> N
             failed = _pass_on(told, progress) or failed
     except (ProcessRaisedException, ProcessExitedException) as error:
         failed = _pass_on(told, progress) or failed
-        last = str(error).strip().splitlines()[-1]
-        raise TrainingError(
-            failed
-            or f"one of {processes} processes that trained was ended ({last}), mostly for want of memory; run "
-            "again, with a lower training.batch_size or training.processes = 1 in curation.toml"
-        ) from error
+        last, code = str(error).strip().splitlines()[-1], getattr(error, "exit_code", 1)
+        raise TrainingError(failed or ended_words(processes, last, code)) from error
     finally:  # also where this process is told to end
         for process in running.processes:
             process.kill()
+
+
+@contextmanager
+def without_script() -> Iterator[None]:
+    """Processes that multiprocessing starts meanwhile do not run the caller's script again.
+
+    Without ``if __name__ == "__main__"`` in it, each of them would begin all that the script does anew.
+    """
+    main = vars(sys.modules["__main__"])
+    hidden: dict[str, Any] = {name: main[name] for name in ("__spec__", "__file__") if name in main}
+    main.update(dict.fromkeys(hidden))
+    try:
+        yield
+    finally:
+        main.update(hidden)
+
+
+def ended_words(processes: int, last: str, code: int) -> str:
+    """What to say of one of so many processes that ended with this exit code, below 0 for a signal.
+
+    ``last`` is what is known of its end.
+    """
+    ended = f"one of {processes} processes that trained was ended ({last})"
+    if code < 0:  # mostly by the system, which ends what takes too much memory
+        return (
+            f"{ended}, mostly for want of memory; run again, with a lower training.batch_size or "
+            "training.processes = 1 in curation.toml"
+        )
+    return f"{ended}; what it said stands above, and training.processes = 1 in curation.toml trains in this process"
 
 
 def _pass_on(told: Any, progress: Progress | None) -> str:

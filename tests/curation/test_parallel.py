@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
+import subprocess
+import sys
 from dataclasses import dataclass
+from multiprocessing.spawn import get_preparation_data
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +23,29 @@ from curation.errors import TrainingError
 from curation.features import FeatureStore
 from curation.fitting import Crew, _vary
 from curation.images import PixelCache
-from curation.parallel import fine_tune_together, processes_for
+from curation.parallel import ended_words, fine_tune_together, processes_for, without_script
 from curation.records import Augmentation, Sample
 from curation.training import fine_tune
 
 CLASSES = ("c1", "c2")
+#: What somebody writes who has not heard of ``if __name__ == "__main__"``.
+SCRIPT = """
+from pathlib import Path
+import numpy as np
+from curation.backbone import load_backbone
+from curation.config import TrainingSettings
+from curation.features import FeatureStore
+from curation.images import PixelCache
+from curation.parallel import fine_tune_together
+from curation.records import Sample
+
+print("the script", flush=True)
+samples = [Sample(f.stem, f.name, f, "train") for f in sorted(Path("pictures").iterdir())]
+store = FeatureStore(load_backbone(size=64), PixelCache(Path("pixels"), 64), Path("features"))
+settings, labels = TrainingSettings(epochs=1), np.arange(len(samples)) % 2
+fine_tune_together(store, samples, labels, ("c1", "c2"), settings=settings, seed=0, processes=2)
+print("the script's end", flush=True)
+"""
 Pixels = npt.NDArray[np.uint8]
 Pictures = tuple[list[Sample], npt.NDArray[np.int64]]
 
@@ -83,6 +105,38 @@ def test_there_are_no_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) 
         processes_for("cuda", 5)
 
 
+def test_what_is_started_without_the_script_is_not_told_of_it() -> None:
+    def told() -> set[str]:
+        return {"init_main_from_name", "init_main_from_path"} & set(get_preparation_data("process"))
+
+    before, main = told(), dict(vars(sys.modules["__main__"]))
+    assert before, "else multiprocessing has changed, and nothing is shown here"
+    with without_script():
+        assert not told()
+    assert told() == before
+    assert vars(sys.modules["__main__"]) == main
+
+
+def test_want_of_memory_is_named_where_a_process_was_killed() -> None:
+    assert "want of memory" in ended_words(2, "process 1 terminated with signal SIGKILL", -signal.SIGKILL)
+    words = ended_words(2, "process 0 terminated with exit code 1", 1)
+    assert "memory" not in words
+    assert "exit code 1" in words
+    assert "training.processes = 1" in words
+
+
+@pytest.mark.e2e
+def test_a_script_without_a_guard_is_run_once(tmp_path: Path) -> None:
+    draw(tmp_path / "pictures", 30)
+    (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
+    found = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert [line for line in found.stdout.splitlines() if "script" in line] == ["the script", "the script's end"]
+
+
 @pytest.mark.e2e
 @pytest.mark.parametrize("whole", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_two_processes_come_to_the_weights_of_one(store: FeatureStore, pictures: Pictures, whole: bool) -> None:
@@ -107,7 +161,7 @@ def test_two_processes_come_to_the_weights_of_one(store: FeatureStore, pictures:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("", r"training\.processes = 1"),
+        ("", r"exit code 1\).*training\.processes = 1"),
         pytest.param("what went wrong", "what went wrong", marks=pytest.mark.slow),
     ],
 )
