@@ -135,6 +135,19 @@ class TestOutOfSample:
         assert (out.probabilities.argmax(axis=1) == labels).mean() > 0.9
         assert out.seconds < 60
 
+    def test_sixty_classes_of_few_samples_are_judged_without_their_own_labels(self) -> None:
+        """Logistic regression that one step takes a label out of still knows the label."""
+        rng = np.random.default_rng(0)
+        truth = np.arange(900) % 60
+        labels = flipped(truth, 60, 0.1)
+        turned = np.linalg.qr(rng.normal(size=(256, 256)))[
+            0
+        ]  # noise is larger in some directions, none of them an axis
+        noise = 2 * np.arange(1, 257) ** -0.25 * rng.normal(size=(900, 256)) @ turned
+        features = (0.2 * rng.normal(size=(60, 256))[truth] + noise).astype(np.float32)
+        out = score_out_of_sample(features, labels, 60, groups=alone(900), seed=0)
+        assert average_precision_score(labels != truth, -label_quality(out.probabilities, labels)) > 0.9
+
     def test_three_samples_are_enough_to_answer(self) -> None:
         features = np.array([[0, 1], [0, 1.1], [5, 0]], dtype=np.float32)
         out = score_out_of_sample(features, np.array([0, 0, 1]), 2, groups=alone(3), seed=0)
