@@ -1,13 +1,14 @@
 """Out-of-sample class probabilities for more samples than fit into memory: four passes over features on disk.
 
 Kernel ridge regression on fixed landmarks, every group left out exactly, in two rounds as in ``scoring.py``. Features
-are read a block at a time, so that time grows linearly with samples; of memory only the probabilities grow.
+are read a block at a time, so that time grows linearly with samples; of memory the probabilities grow, and what a group
+takes that is larger than a block: its features as they are stored, and a row of landmarks for each.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -138,14 +139,24 @@ def scaled(inputs: Features, mean: Features, deviation: Features) -> Features:
 
 def _sums(space: _Space, block: _Block, _: Progress | None = None) -> tuple[Floats, Floats]:
     """What a block adds to the Gram matrix, and to what is learned of its targets."""
-    rooted = space.rooted(np.asarray(block[0], dtype=np.float32))
+    rooted = _rooted(space, block[0])
     return (rooted.T @ rooted).astype(np.float64), (rooted.T @ block[1]).astype(np.float64)
 
 
 def _judged(solved: _Solved, block: _Block, _: Progress | None = None) -> Floats:
     """Probabilities (rows, classes) of a block, left out."""
-    values = solved.values(solved.space.rooted(np.asarray(block[0], dtype=np.float32)), block[1], block[2])
+    values = solved.values(_rooted(solved.space, block[0]), block[1], block[2])
     return apply_temperature(values, solved.temperature)
+
+
+def _rooted(space: _Space, stored: npt.NDArray[Any]) -> Features:
+    """R of features as they are stored; in single precision there are never more of them than a block has."""
+    return np.concatenate([space.rooted(np.asarray(stored[part], dtype=np.float32)) for part in _parts(len(stored))])
+
+
+def _parts(count: int) -> list[slice]:
+    """So many rows, as many at a time as are read at once."""
+    return [slice(start, start + BLOCK) for start in range(0, count, BLOCK)]
 
 
 class _StreamedKernel:
@@ -175,7 +186,7 @@ class _StreamedKernel:
         landmarks = scaled(self._read(chosen), mean, deviation)
         self.size = len(landmarks)
         self._probe = np.flatnonzero(probed(groups, seed))
-        near = squared_distances(scaled(self._read(self._probe), mean, deviation), landmarks)
+        near = self._of_probe(lambda inputs: squared_distances(scaled(inputs, mean, deviation), landmarks))
         width = kernel_width(near, landmarks)
         own = np.exp(-squared_distances(landmarks, landmarks) / width).astype(np.float64)
         root = cholesky(own).astype(np.float32)
@@ -193,7 +204,7 @@ class _StreamedKernel:
 
     def choose(self) -> float:
         """Choose the noise of least squared error on probed samples left out, then the temperature; the noise."""
-        rooted, targets = self._space.rooted(self._read(self._probe)), self._targets(self._labels[self._probe])
+        rooted, targets = self._of_probe(self._space.rooted), self._targets(self._labels[self._probe])
         groups = self._groups[self._probe]
 
         def loss(noise: float) -> float:
@@ -208,8 +219,7 @@ class _StreamedKernel:
     def relearn(self, labels: Integers) -> None:
         """Learn from other labels: only rows whose label changed are read."""
         changed = np.flatnonzero(labels != self._labels)
-        for start in range(0, len(changed), BLOCK):
-            rows = changed[start : start + BLOCK]
+        for rows in (changed[part] for part in _parts(len(changed))):
             difference = self._targets(labels[rows]) - self._targets(self._labels[rows])
             self._right += self._space.rooted(self._read(rows)).T @ difference
         self._solved = replace(self._solved, right=self._right)
@@ -223,6 +233,10 @@ class _StreamedKernel:
             found[rows] = judged
             self._tell(f"judging labels, round {number} of 2", rows)
         return found
+
+    def _of_probe(self, work: Callable[[Features], Features]) -> Features:
+        """What is worked out of the features of probed rows: where groups are few, these are all the rows there are."""
+        return np.concatenate([work(self._read(self._probe[part])) for part in _parts(len(self._probe))])
 
     def _at(self, noise: float, by: float) -> _Solved:
         factor = cholesky(self._gram, noise).astype(np.float32)

@@ -65,6 +65,33 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {(done, total) for _, done, total in told} >= {(900, 900)}
 
 
+class Read:
+    """Features that remember how many rows were read at once."""
+
+    ndim = 2
+
+    def __init__(self, features: np.ndarray) -> None:
+        self._features, self.shape, self.most = features, features.shape, 0
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        found = self._features[rows]
+        self.most = max(self.most, len(found))
+        return found
+
+
+def test_no_more_is_read_at_once_where_groups_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of fewer than a thousand groups all are what settings are chosen by."""
+    features, labels, _ = crowd()
+    groups = np.arange(900) % 30
+    whole = score_streaming(features, labels, 3, groups=groups, seed=0)
+    monkeypatch.setattr(streaming, "BLOCK", 64)
+    monkeypatch.setattr(streaming, "LANDMARKS", 60)
+    read = Read(features)
+    found = score_streaming(read, labels, 3, groups=groups, seed=0)
+    assert read.most <= 64 + 30, "a block, to the end of its last group"
+    assert (found.probabilities.argmax(axis=1) == whole.probabilities.argmax(axis=1)).mean() > 0.9
+
+
 def test_half_precision_on_disk_ranks_like_the_ensemble_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
