@@ -6,12 +6,15 @@ tag shows.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_to_bytes
 from xml.etree import ElementTree as Xml
 
 import httpx
@@ -29,6 +32,7 @@ from labeling.exchange import (
     path_in,
     sample_at,
     stand_in_entry,
+    told,
 )
 from labeling.listing import listed
 from labeling.server import Connection
@@ -141,22 +145,52 @@ def fetch_images(
     """
     missing = []
     with token_client(connection.url, connection.token) as ours, httpx.Client(follow_redirects=True) as others:
+
+        def fetched(address: str) -> bytes:
+            if address[:5].lower() == "data:":
+                return bytes_in(address)
+            here = address.startswith((f"{connection.url}/", "/"))
+            answer = (ours if here else others).get(address, follow_redirects=not here)
+            if here and answer.has_redirect_location:  # to a storage, which gets no token
+                answer = others.get(answer.headers["location"])
+            return answer.raise_for_status().content
+
         for number, task in enumerate(tasks):
             file = folder / task.path
             if not file.is_file():
-                here = task.address.startswith((f"{connection.url}/", "/"))
                 try:
-                    answer = (ours if here else others).get(task.address, follow_redirects=not here)
-                    if here and answer.has_redirect_location:  # to a storage, which gets no token
-                        answer = others.get(answer.headers["location"])
-                    answer.raise_for_status()
-                except (httpx.HTTPError, httpx.InvalidURL) as error:
-                    missing.append(f"the image {task.address} can't be had ({type(error).__name__})")
+                    content = fetched(task.address)
+                except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+                    missing.append(f"the image {told(task.address)} can't be had ({_why(error)})")
                     continue
-                write_whole(file, answer.content)
+                write_whole(file, content)
             if progress:
                 progress("fetching images", number + 1, len(tasks))
     return missing
+
+
+def bytes_in(address: str) -> bytes:
+    """What a ``data:`` address holds (RFC 2397); ValueError where that can't be told.
+
+    >>> bytes_in("data:text/plain;base64,SGk="), bytes_in("data:,a%20b")
+    (b'Hi', b'a b')
+    """
+    about, comma, held = address.partition(",")
+    if not comma:
+        raise ValueError("it holds nothing")
+    raw = unquote_to_bytes(held)
+    if not about.lower().endswith(";base64"):
+        return raw
+    try:
+        return base64.b64decode(raw)
+    except binascii.Error:
+        raise ValueError("what it holds is cut off") from None
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"status {error.response.status_code}"
+    return type(error).__name__ if isinstance(error, httpx.HTTPError) else str(error)
 
 
 def read_people(connection: Connection, names: Mapping[str, str]) -> dict[int, str]:

@@ -41,6 +41,12 @@ ADOPTED = "adopted:"
 _COLUMNS = ("key", "image", "stream", "given_label", "suggestion", "reason", "label", "annotator", "seconds")
 #: What Label Studio puts before the names of uploads.
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-")
+#: The kind of an image that its address holds, as ``png``.
+_PICTURE = re.compile(r"data:image/(\w+)", re.IGNORECASE)
+#: A name longer than this, in bytes, is cut; disks take 255, and ``own_path`` adds some.
+_LONGEST_NAME = 240
+#: So many characters of an address stand in a sentence.
+_LONGEST_TOLD = 100
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -313,7 +319,16 @@ def alike_addresses(addresses: Iterable[str], samples: Mapping[str, set[str]]) -
 
 def not_told_apart(task: Mapping[str, Any], address: str) -> str:
     """Why a task with such an address does not count."""
-    return f"task {task.get('id')} can't be told from another by the path of its image ({address})"
+    return f"task {task.get('id')} can't be told from another by the path of its image ({told(address)})"
+
+
+def told(address: str) -> str:
+    """An address as sentences name it: one that is long, as that of an image that it holds itself, by its beginning.
+
+    >>> told("https://host/1.png"), told("data:image/png;base64," + 500 * "A")[-27:]
+    ('https://host/1.png', 'AAAAAAA... (522 characters)')
+    """
+    return address if len(address) <= _LONGEST_TOLD else f"{address[:_LONGEST_TOLD]}... ({len(address):,} characters)"
 
 
 def sample_at(address: str, samples: Mapping[str, set[str]]) -> str | None:
@@ -339,11 +354,18 @@ def _known_by(address: str, samples: Mapping[str, set[str]]) -> str:
 
 
 def path_in(address: str) -> str:
-    """The path of an image in its address, without what leads out of a folder.
+    """The path of an image in its address, without what leads out of a folder, and with names that a disk takes.
+
+    An image that the address itself holds is called by the SHA-256 of that.
 
     >>> path_in("/data/local-files/?d=cats/1%20a.png"), path_in("https://host/../x/2.png?v=3")
     ('cats/1 a.png', 'x/2.png')
+    >>> path_in("data:image/png;base64,AAAA")
+    'bde6da8e9d3902a86a1452ec.png'
     """
+    if address[:5].lower() == "data:":
+        kind = _PICTURE.match(address)
+        return f"{_digits(address, 24)}.{kind[1].lower() if kind else 'img'}"
     parts = _split(address)
     return "/".join(_parts(parse_qs(parts.query).get("d", [unquote(parts.path)])[0]))
 
@@ -363,7 +385,11 @@ def own_path(address: str) -> str:
     ('uc-e4d65802f069', 'uc-c7918d38a9cc')
     """
     path = PurePosixPath(path_in(address) or "image")
-    return str(path.with_name(f"{path.stem}-{hashlib.sha256(address.encode()).hexdigest()[:12]}{path.suffix}"))
+    return str(path.with_name(f"{path.stem}-{_digits(address, 12)}{path.suffix}"))
+
+
+def _digits(words: str, count: int) -> str:
+    return hashlib.sha256(words.encode()).hexdigest()[:count]
 
 
 def by_file_name(paths: Mapping[str, Sequence[str]]) -> dict[str, set[str]]:
@@ -382,7 +408,17 @@ def by_file_name(paths: Mapping[str, Sequence[str]]) -> dict[str, set[str]]:
 
 
 def _parts(path: str) -> list[str]:
-    return [part for part in path.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    return [_fitting(part) for part in path.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+
+
+def _fitting(name: str) -> str:
+    """A name that is too long for a disk, cut and with digits that follow from the whole of it."""
+    if len(name.encode()) <= _LONGEST_NAME:
+        return name
+    suffix = PurePosixPath(name).suffix
+    suffix = suffix if len(suffix.encode()) <= 10 else ""
+    begins = name.encode()[:150].decode(errors="ignore")
+    return f"{begins}-{_digits(name, 12)}{suffix}"
 
 
 def _there(file: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from tests_web import web_server
 
 from curation.errors import DataError
 from curation.records import WITHDRAWN, Classes, Verdict
+from curation.runs import write_whole
 from labeling.adopting import TheirProject, TheirTask, fetch_images, read_screen, their_tasks, verdicts_of
 from labeling.exchange import own_path, path_in
 from labeling.server import Connection
@@ -166,3 +168,38 @@ def test_of_two_images_that_were_adopted_as_one_the_first_keeps_it_and_answers_t
     assert [(v.source, v.answer) for v in found] == [(known[0].source, "c1"), (known[1].source, WITHDRAWN)]
     assert "project 'Pets': task 2 can't be told from another by the path of its image" in aside
     assert DRIVE[1] in aside
+
+
+def test_an_image_that_its_address_holds_is_taken_out_of_it(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "red.png")
+    held = "data:image/png;base64," + base64.b64encode((tmp_path / "red.png").read_bytes()).decode()
+    broken = held[:-7] + "!" * 3_000
+    tasks = their_tasks(listed(held, held, broken), "picture")
+    (reason,) = fetch_images(Connection("http://127.0.0.1:1", "token"), tasks, tmp_path / "images")
+    assert (tmp_path / "images" / tasks[0].path).read_bytes() == (tmp_path / "red.png").read_bytes()
+    assert [tasks[0].path, tasks[0].path[-4:]] == [tasks[1].path, ".png"]
+    assert reason.startswith("the image data:image/png;base64,")
+    assert len(reason) < 200
+    found, _ = verdicts_of(PROJECT, tasks[:2], CLASSES, {"s": (tasks[0].path,)}, {3: "ann"}, [], iteration=0)
+    assert [v.answer for v in found] == ["c1", "c2"]
+
+
+def test_an_image_whose_name_is_too_long_for_a_disk_gets_a_shorter_one(tmp_path: Path) -> None:
+    addresses = [f"https://host/x/{'ü' * 150}{end}" for end in ("a.png", "b.png", "b.png?v=2", "." + 300 * "p")]
+    tasks = their_tasks(listed(*addresses), "picture")
+    for one in tasks:
+        write_whole(tmp_path / one.path, one.address)
+    assert [(tmp_path / one.path).read_text() for one in tasks] == addresses
+    assert [Path(one.path).suffix for one in tasks] == [".png", ".png", ".png", ""]
+    paths = {f"s{n}": (t.path,) for n, t in enumerate(tasks)}
+    found, _ = verdicts_of(PROJECT, tasks, CLASSES, paths, {3: "ann"}, [], iteration=0)
+    assert [v.sample_id for v in found] == ["s0", "s1", "s2", "s3"]
+
+
+def test_an_image_that_its_host_refuses_is_told_with_the_status(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "1.png")
+    with web_server(tmp_path) as web:
+        web.status = 503
+        tasks = their_tasks(listed(f"{web.url}/1.png"), "picture")
+        web_says = fetch_images(Connection("http://127.0.0.1:1", "token"), tasks, tmp_path / "images")
+    assert web_says == [f"the image {web.url}/1.png can't be had (status 503)"]
