@@ -311,10 +311,11 @@ def adopt(root: Path, which: str, *, progress: Progress | None = None, say: Say 
     """Take over a Label Studio project, by number or title: its images, answers and people.
 
     Where ``root`` is no project, one is made of it: the images are fetched into ``root/images``, a label is what most
-    people said (unlabeled tasks go to the pool). Where it is one, answers to its images are taken. Either way the
-    answers come into the ledger with who gave them and when, and ``sync`` takes what comes there from now on. Returns
-    ``project`` (its title), ``tasks``, ``answers``, ``new`` and ``set_aside``, sentences on what does not count. The
-    Label Studio is that of the environment, else the project's own. Raises LabelStudioError and DataError.
+    people said (unlabeled tasks go to the pool). Where it was made so, images that it does not have yet are fetched and
+    brought in; where it has images of its own, answers to these are taken. In any case the answers come into the ledger
+    with who gave them and when, and ``sync`` takes what comes there from now on. Returns ``project`` (its title),
+    ``tasks``, ``answers``, ``new`` and ``set_aside``, sentences on what does not count. The Label Studio is that of the
+    environment, else the project's own. Raises LabelStudioError, and DataError also where no image can be had.
     """
     from labeling.adopting import fetch_images, find_project, read_tasks
     from labeling.server import connection_from_environment
@@ -330,8 +331,17 @@ def adopt(root: Path, which: str, *, progress: Progress | None = None, say: Say 
     if not known:
         tasks = read_tasks(connection, theirs)
         lost = fetch_images(connection, tasks, root / "images", progress)
-        _project_of(root, theirs, [t for t in tasks if (root / "images" / t.path).is_file()], progress, say)
+        had = [t for t in tasks if (root / "images" / t.path).is_file()]
+        if not had:
+            raise DataError(
+                f"none of the {len(tasks)} images of project '{theirs.title}' can be had: {lost[0]}; see to their host"
+                if lost
+                else f"no task of project '{theirs.title}' has an image in '{theirs.image_field}'; import some there"
+            )
+        _project_of(root, theirs, had, progress, say)
     project = Project(root, progress=progress, say=say)
+    if known and _is_of_theirs(project):
+        lost = _bring_in(project, connection, read_tasks(connection, theirs), progress)
     noted = [*_adopted(project), {"url": connection.url, "project": theirs.number}]
     write_json(project.paths.home / "adopted.json", [n for i, n in enumerate(noted) if n not in noted[:i]])
     found = sync_adopted(project, connection, theirs.number)
@@ -342,10 +352,7 @@ def _project_of(
     root: Path, theirs: TheirProject, tasks: Sequence[TheirTask], progress: Progress | None, say: Say
 ) -> None:
     """A project of our own with the images and labels of theirs, and all of its classes."""
-    table = io.StringIO()
-    rows = csv.writer(table, lineterminator="\n")
-    rows.writerows([("path", "label"), *((t.path, t.label) for t in {t.path: t for t in tasks}.values())])
-    write_whole(root / "labels.csv", table.getvalue())
+    write_whole(root / "labels.csv", _table_of(tasks))
     settings = Settings(name=theirs.title)
     project, _ = Project.create(
         root, root / "images", root / "labels.csv", settings=settings, progress=progress, say=say
@@ -353,6 +360,49 @@ def _project_of(
     more = [name for name in theirs.class_names if name not in project.classes.names]
     if more:
         project.ledger.add_classes(more, who="import")
+
+
+def _table_of(tasks: Sequence[TheirTask]) -> str:
+    table = io.StringIO()
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerows([("path", "label"), *((t.path, t.label) for t in {t.path: t for t in tasks}.values())])
+    return table.getvalue()
+
+
+def _is_of_theirs(project: Project) -> bool:
+    """Whether the project was made by ``adopt``: its images are those that were fetched from Label Studio."""
+    root = project.root.resolve()
+    return Path(project.settings.images) == root / "images" and (root / "labels.csv").is_file()
+
+
+def _bring_in(
+    project: Project, connection: Connection, tasks: Sequence[TheirTask], progress: Progress | None
+) -> list[str]:
+    """Fetch and add the images that the project does not have; returns in sentences what could not be had."""
+    from labeling.adopting import fetch_images, without_sample
+
+    folder, table = project.root / "images", project.paths.home / "fetched.csv"
+    new = without_sample(tasks, _paths(project))
+    there = {t.path for t in new if (folder / t.path).is_file()}
+    lost = fetch_images(connection, new, folder, progress)
+    had = [t for t in new if (folder / t.path).is_file()]
+    if not had:
+        return lost
+    write_whole(table, _table_of(had))
+    try:
+        lost += [one.reason for one in project.add(folder, table).set_aside]
+    except DataError as error:  # none of them is an image: answers to the others still count
+        lost.append(str(error))
+    finally:
+        table.unlink(missing_ok=True)
+    for task in without_sample(had, _paths(project)):  # a page in place of the image: asked for again next time
+        if task.path not in there:
+            (folder / task.path).unlink(missing_ok=True)
+    return lost
+
+
+def _paths(project: Project) -> dict[str, tuple[str, ...]]:
+    return {s.id: tuple(p.path for p in s.paths) for s in project.ledger.samples()}
 
 
 def _adopted(project: Project) -> list[dict[str, Any]]:
@@ -387,10 +437,12 @@ def sync_adopted(project: Project, connection: Connection | None = None, number:
         tasks = read_tasks(connection, theirs)
         people = read_people(connection, project.labelers())
         with project_lock(project.paths):
-            paths = {s.id: tuple(p.path for p in s.paths) for s in project.ledger.samples()}
             last = max((i.number for i in project.ledger.iterations()), default=0)
             known = project.ledger.verdicts()
-            found, aside = verdicts_of(theirs, tasks, project.classes, paths, people, known, iteration=max(last - 1, 0))
+            found, aside = verdicts_of(
+                theirs, tasks, project.classes, _paths(project), people, known, iteration=max(last - 1, 0),
+                fetched=_is_of_theirs(project),
+            )  # fmt: skip
             if not project.settings.review.timing:
                 found = [replace(v, seconds=None) for v in found]
             new = project.ledger.add_verdicts(found)

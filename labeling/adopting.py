@@ -193,6 +193,17 @@ def _why(error: Exception) -> str:
     return type(error).__name__ if isinstance(error, httpx.HTTPError) else str(error)
 
 
+def without_sample(tasks: Sequence[TheirTask], paths: Mapping[str, Sequence[str]]) -> list[TheirTask]:
+    """The tasks whose images are none of the samples that were fetched before (pure); ``paths`` by sample id."""
+    samples = _whole_paths(paths)
+    alike = alike_addresses((task.address for task in tasks), samples)
+    return [t for t in tasks if sample_at(t.address, samples) is None or t.address != alike[t.address][0]]
+
+
+def _whole_paths(paths: Mapping[str, Sequence[str]]) -> dict[str, set[str]]:
+    return {name: ids for name, ids in by_file_name(paths).items() if name.startswith("/")}
+
+
 def read_people(connection: Connection, names: Mapping[str, str]) -> dict[int, str]:
     """Who the users are, by id: as ``names`` (by email) calls them, else by email."""
     with faults_as_ours(connection.url, "reading people"), token_client(connection.url, connection.token) as ls:
@@ -209,14 +220,16 @@ def verdicts_of(
     known: Sequence[Verdict],
     *,
     iteration: int,
+    fetched: bool = False,
 ) -> tuple[list[Verdict], list[str]]:
     """What the project's answers say of our samples, and in sentences why some of them don't count (pure).
 
-    ``paths`` are the samples' paths by id. Of ``known`` verdicts, those whose answers were deleted there come back as
-    withdrawn; a task that is gone withdraws nothing. The same answers give the same sources. Of addresses that share a
-    path and the sample of that path, the first is the one whose image was fetched; the others don't count.
+    ``paths`` are the samples' paths by id; images that were ``fetched`` from tasks are known by whole paths alone. Of
+    ``known`` verdicts, those whose answers were deleted there come back as withdrawn; a task that is gone withdraws
+    nothing. The same answers give the same sources. Of addresses that share a path and the sample of that path, the
+    first is the one whose image was fetched; the others don't count.
     """
-    samples, origin = by_file_name(paths), f"{project.created_at}-{project.number}"
+    samples, origin = _whole_paths(paths) if fetched else by_file_name(paths), f"{project.created_at}-{project.number}"
     verdicts: list[Verdict] = []
     aside: list[str] = []
     there = []
@@ -224,7 +237,8 @@ def verdicts_of(
     for task in tasks:
         sample_id = sample_at(task.address, samples)
         if sample_id is None:
-            aside.append(f"task {task.whole['id']} of project '{project.title}' is of no image of this project")
+            advice = "; `curate adopt` fetches it" if fetched else ""
+            aside.append(f"task {task.whole['id']} of project '{project.title}' is of no image of this project{advice}")
             continue
         if task.address != alike[task.address][0]:
             aside.append(f"project '{project.title}': {not_told_apart(task.whole, task.address)}")

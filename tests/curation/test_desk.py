@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from tests_stand_ins import draw
+from tests_web import Web, web_server
 
 from curation import desk
 from curation.asking import Asking
@@ -20,6 +21,7 @@ from curation.errors import DataError
 from curation.project import Project
 from curation.records import Mode, QueueEntry, Verdict
 from curation.runs import write_json
+from labeling import adopting
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -223,6 +225,89 @@ def test_an_adopted_project_of_another_label_studio_is_told_and_left_alone(
     assert "project 7 is in the Label Studio at http://there:2, which LABEL_STUDIO_URL does not name now" in reason
     done = CliRunner().invoke(curate, ["sync", str(project.root)])
     assert (done.exit_code, "http://there:2" in done.output) == (0, True), done.output
+
+
+class Theirs:
+    """A Label Studio project of a few images at a web server, in which ann says of each what it shows."""
+
+    def __init__(self, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.web = web
+        self.truth = {f"pets/{path}": label for path, label in draw(web.folder / "pets", 8).items()}
+        self.asked = list(self.truth)[:6]
+        monkeypatch.setenv("LABEL_STUDIO_URL", "http://127.0.0.1:1")
+        monkeypatch.setenv("LABEL_STUDIO_API_KEY", "key")
+        project = adopting.TheirProject(7, "Pets", "2026-01-01T00:00:00Z", ("left", "right"), "picture")
+        monkeypatch.setattr(adopting, "find_project", lambda *_: project)
+        monkeypatch.setattr(adopting, "read_people", lambda *_: {3: "ann"})
+        monkeypatch.setattr(
+            adopting, "read_tasks", lambda *_: adopting.their_tasks(map(self.task, self.asked), "picture")
+        )
+
+    def task(self, path: str) -> dict[str, object]:
+        number, moment = list(self.truth).index(path), "2026-01-02T00:00:00Z"
+        part = {"type": "choices", "value": {"choices": [self.truth[path]]}}
+        said = {"id": number, "result": [part], "completed_by": 3, "updated_at": moment}
+        return {
+            "id": number,
+            "updated_at": moment,
+            "data": {"picture": f"{self.web.url}/{path}"},
+            "annotations": [said],
+        }
+
+
+@pytest.fixture
+def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Theirs]:
+    with web_server(tmp_path / "web") as web:
+        yield Theirs(web, monkeypatch)
+
+
+def test_an_image_that_could_not_be_had_comes_when_its_project_is_adopted_again(theirs: Theirs, tmp_path: Path) -> None:
+    root, gone = tmp_path / "p", theirs.web.folder / theirs.asked[2]
+    gone.rename(gone.with_suffix(".away"))
+    found = desk.adopt(root, "Pets")
+    assert (found["answers"], found["new"], len(found["set_aside"])) == (5, 5, 2)
+    assert "(status 404)" in found["set_aside"][0]
+    assert desk.sync_adopted(Project(root))["set_aside"] == [
+        "task 2 of project 'Pets' is of no image of this project; `curate adopt` fetches it"
+    ]
+    gone.with_suffix(".away").rename(gone)
+    theirs.asked = list(theirs.truth)  # and there are two more tasks now
+    web_asked = len(theirs.web.asked)
+    found = desk.adopt(root, "Pets")
+    assert (found["answers"], found["new"], found["set_aside"]) == (8, 3, [])
+    assert len(theirs.web.asked) - web_asked == 3
+    project = Project(root)
+    labels = project.labels()
+    assert dict(zip(labels["path"], labels["label"], strict=True)) == theirs.truth
+    assert not (project.paths.home / "fetched.csv").exists()
+    assert desk.adopt(root, "Pets")["new"] == 0
+
+
+def test_what_is_no_image_is_told_and_the_answers_to_others_come(theirs: Theirs, tmp_path: Path) -> None:
+    desk.adopt(tmp_path / "p", "Pets")
+    theirs.asked = list(theirs.truth)[:7]
+    theirs.web.content = b"<html>Sign in</html>"
+    found = desk.adopt(tmp_path / "p", "Pets")
+    assert "is not an image of a known format" in found["set_aside"][0]
+    assert found["answers"] == 6
+    theirs.web.content = None
+    assert desk.adopt(tmp_path / "p", "Pets")["answers"] == 7
+
+
+def test_images_of_a_project_that_was_not_made_by_adopting_are_not_fetched(project: Project, theirs: Theirs) -> None:
+    samples = len(project.samples())
+    assert desk.adopt(project.root, "Pets")["tasks"] == 6
+    assert (theirs.web.asked, len(project.samples())) == ([], samples)
+
+
+def test_adopting_where_no_image_can_be_had_names_the_reason_and_leaves_nothing(theirs: Theirs, tmp_path: Path) -> None:
+    theirs.web.status = 503
+    with pytest.raises(DataError, match=r"none of the 6 images of project 'Pets' can be had: .*\(status 503\)"):
+        desk.adopt(tmp_path / "p", "Pets")
+    assert not (tmp_path / "p").exists()
+    theirs.asked = []
+    with pytest.raises(DataError, match="no task of project 'Pets' has an image in 'picture'"):
+        desk.adopt(tmp_path / "p", "Pets")
 
 
 def test_images_that_are_gone_are_not_sent_to_people(project: Project) -> None:
