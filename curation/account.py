@@ -33,7 +33,7 @@ from curation.records import (
     Verdict,
 )
 from curation.runs import read_json
-from reports.summary import Audit, Card, Gain, IterationSummary, Row, SliceCard
+from reports.summary import Audit, Card, Gain, IterationSummary, Row, SliceCard, counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,6 +97,7 @@ def summarize(
         labels_excluded=int(account.review.get("excluded", 0)),
         contested=int(account.review.get("contested", 0)),
         ambiguous=int(account.review.get("ambiguous", 0)),
+        other=int(account.review.get("other", 0)),
         metrics=metrics,
         before=metrics_before,
         gain=gain,
@@ -405,10 +406,14 @@ def advise(account: Account, gain: Gain | None, cards: Sequence[SliceCard], audi
             lines.append(f"Reviewing pays less now: {share:.0%} of the flagged labels were wrong. Turn to weak slices.")
     if account.checked is not None and account.checked.looked_flagged + account.checked.looked_others:
         lines.append(account.checked.words)
-    if account.review.get("contested"):
-        lines.append(f"{account.review['contested']} images are contested; they come first in the next batch.")
-    if account.review.get("ambiguous"):
-        lines.append(f"{account.review['ambiguous']} images were called ambiguous: sharpen the class guide.")
+    if count := account.review.get("contested"):
+        said = counted(count, "image is contested; it comes", "images are contested; they come")
+        lines.append(f"{said} first in the next batch.")
+    if count := account.review.get("ambiguous"):
+        lines.append(f"{counted(count, 'image was', 'images were')} called ambiguous: sharpen the class guide.")
+    if count := account.review.get("other"):
+        said = counted(count, "image fits", "images fit")
+        lines.append(f"{said} none of the classes; `curate guide` shows what people wrote: perhaps a class is missing.")
     weak = [card for card in cards if card.slice.status != "fixed"]
     if weak:
         lines.append(f"Weakest slice: {weak[0].words}")
@@ -419,9 +424,8 @@ def advise(account: Account, gain: Gain | None, cards: Sequence[SliceCard], audi
         more = f"; and for {rest} more weak slice{'s' if rest > 1 else ''}" if rest > 0 else ""
         lines.append(f"Collect or label: {first}{more}.")
         if in_pool := {sample_id for shot in shots for sample_id in shot.pool}:
-            lines.append(
-                f"{len(in_pool)} unlabeled images are in the pool; the nearest to these are asked about first."
-            )
+            there = counted(len(in_pool), "unlabeled image is", "unlabeled images are")
+            lines.append(f"{there} in the pool; the nearest to these are asked about first.")
     if gain is not None:
         lines += [
             f"Class '{name}' is {'better' if change.value > 0 else 'worse'} than before: recall "

@@ -22,6 +22,7 @@ def metrics_json(summary: IterationSummary) -> dict[str, Any]:
         "labels_excluded": summary.labels_excluded,
         "contested": summary.contested,
         "ambiguous": summary.ambiguous,
+        "other": summary.other,
         "counts": dict(summary.counts),
         "issues": dict(summary.issues),
         "holdout": _holdout_json(summary.metrics),

@@ -29,6 +29,7 @@ from curation.judging import Judging, class_of, labeled_holdout, trainable
 from curation.ledger import Ledger
 from curation.parts import Account, Annotator, Parts, Scored
 from curation.records import (
+    OTHER,
     SKIPPED,
     WITHDRAWN,
     Augmentation,
@@ -43,7 +44,7 @@ from curation.records import (
     State,
     Verdict,
 )
-from curation.reviews import by_labelers, decision_of, in_classes_of_now, open_entries, standing
+from curation.reviews import by_labelers, count_outcomes, decision_of, in_classes_of_now, open_entries, standing
 from curation.runs import ProjectPaths, decision_lock, finished, read_json, stage
 from curation.tables import (
     issues_from_frame,
@@ -365,7 +366,7 @@ class Loop:
         held = self._held
         events = [e for e in events if e.sample_id not in held]
         opinions = [v for v in verdicts if v.iteration == number and v.answer not in (SKIPPED, WITHDRAWN)]
-        outcomes = Counter(d.outcome for d in decisions if d.sample_id not in settled)
+        outcomes = count_outcomes((d for d in decisions if d.sample_id not in settled), verdicts)
         return {
             "asked": len(entries),
             "reviewed": len({v.sample_id for v in opinions} | set(reviewed)),
@@ -377,6 +378,7 @@ class Loop:
             "excluded": len([e for e in events if e.excluded]),
             "contested": outcomes["contested"],
             "ambiguous": outcomes["ambiguous"],
+            "other": outcomes[OTHER],
             "decisions": [asdict(d) for d in decisions],
             "reviewers_decisions": [asdict(decision_of(v, before.get(s))) for s, v in reviewed.items()],
         }

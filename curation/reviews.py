@@ -13,7 +13,17 @@ from datetime import UTC, datetime
 
 from curation.errors import DataError
 from curation.ledger import Ledger
-from curation.records import AMBIGUOUS, BAD_IMAGE, WITHDRAWN, CurrentLabel, Decision, QueueEntry, Remark, Verdict
+from curation.records import (
+    AMBIGUOUS,
+    BAD_IMAGE,
+    OTHER,
+    WITHDRAWN,
+    CurrentLabel,
+    Decision,
+    QueueEntry,
+    Remark,
+    Verdict,
+)
 
 #: Causes that are offered before anybody has named one; every cause that was used is offered too.
 CAUSES = (
@@ -85,6 +95,22 @@ def in_classes_of_now(verdicts: Iterable[Verdict], merged: Mapping[str, str]) ->
 def by_labelers(verdicts: Sequence[Verdict]) -> list[Verdict]:
     """The verdicts without those of reviewers."""
     return [v for v in verdicts if v.mode != "review"]
+
+
+def count_outcomes(decisions: Iterable[Decision], verdicts: Iterable[Verdict]) -> Counter[str]:
+    """How often each outcome was decided; ``other`` stands for ambiguous ones of which more people said just that.
+
+    What more than one class fits asks for a sharper definition, what none fits for another class. ``verdicts`` hold
+    those that the decisions cite.
+    """
+    answers = {v.id: v.answer for v in verdicts}
+
+    def outcome(decision: Decision) -> str:
+        said = Counter(answers.get(cited) for cited in decision.cites)
+        other = decision.outcome == "ambiguous" and said[OTHER] > said[AMBIGUOUS]
+        return OTHER if other else decision.outcome
+
+    return Counter(map(outcome, decisions))
 
 
 def decision_of(verdict: Verdict, now: CurrentLabel | None) -> Decision:

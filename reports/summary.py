@@ -100,7 +100,8 @@ class IterationSummary:
     """One iteration in full. ``confusion[i][j]`` counts holdout rows labeled ``classes[i]``, predicted ``classes[j]``.
 
     ``reliability`` bins are (mean confidence, accuracy, count). ``rows`` holds this and all earlier iterations, the
-    first (number 0) being the model trained on the labels as given.
+    first (number 0) being the model trained on the labels as given. Of the images that were reviewed, ``ambiguous`` may
+    be of several classes, ``other`` of none of them.
     """
 
     project: str
@@ -131,6 +132,7 @@ class IterationSummary:
     credits: tuple[Credit, ...] = ()
     costs: CostFigures | None = None
     cost_class: str = ""
+    other: int = 0
 
 
 def worst_pair(summary: IterationSummary) -> tuple[str, str, int] | None:
@@ -184,19 +186,20 @@ def what_changed(summary: IterationSummary) -> str:
     if summary.number == 0 and not summary.labels_reviewed:
         return "Nothing yet: this is the model trained on the labels as they were given."
     said = (
-        f"{_count(summary.labels_reviewed, 'label was', 'labels were')} reviewed and {summary.labels_changed} changed"
+        f"{counted(summary.labels_reviewed, 'label was', 'labels were')} reviewed and {summary.labels_changed} changed"
     )
     if summary.labels_excluded:
-        said += f"; {_count(summary.labels_excluded, 'image was', 'images were')} left out of training"
+        said += f"; {counted(summary.labels_excluded, 'image was', 'images were')} left out of training"
     open_ends = [
         words
         for words in (
-            f"on {_count(summary.contested, 'image', 'images')} people disagree" if summary.contested else "",
-            f"{_count(summary.ambiguous, 'fits', 'fit')} no class clearly" if summary.ambiguous else "",
+            f"on {counted(summary.contested, 'image', 'images')} people disagree" if summary.contested else "",
+            f"{counted(summary.ambiguous, 'fits', 'fit')} no class clearly" if summary.ambiguous else "",
+            f"{counted(summary.other, 'is', 'are')} of none of the classes" if summary.other else "",
         )
         if words
     ]
-    sentence = " and ".join(open_ends)
+    sentence = ", ".join(open_ends[:-2]) + ", " * (len(open_ends) > 2) + " and ".join(open_ends[-2:])
     return f"{said}." + (f" {sentence[:1].upper()}{sentence[1:]}." if sentence else "")
 
 
@@ -228,12 +231,17 @@ def what_is_weak(summary: IterationSummary) -> str:
     pair = worst_pair(summary)
     if pair:
         said.append(
-            f"Most often confused on the holdout: {pair[0]} taken for {pair[1]} ({_count(pair[2], 'time', 'times')})."
+            f"Most often confused on the holdout: {pair[0]} taken for {pair[1]} ({counted(pair[2], 'time', 'times')})."
         )
     return " ".join(said)
 
 
-def _count(number: int, one: str, many: str) -> str:
+def counted(number: int, one: str, many: str) -> str:
+    """A number with its noun or verb.
+
+    >>> counted(1, "image was", "images were"), counted(2, "image was", "images were")
+    ('1 image was', '2 images were')
+    """
     return f"{number} {one if number == 1 else many}"
 
 

@@ -37,6 +37,20 @@ def test_the_pool_is_told_of_once_however_many_slices_ask_for_images() -> None:
     )
 
 
+def test_what_people_called_unclear_is_advised_on_in_singular_and_plural() -> None:
+    audit: Any = SimpleNamespace(next=None, flagger_precision=None)
+
+    def advice(**review: int) -> list[str]:
+        account: Any = SimpleNamespace(number=1, checked=None, review=review, shots=())
+        return [line.split(";")[0].split(":")[0] for line in advise(account, None, (), audit)]
+
+    one = ["1 image is contested", "1 image was called ambiguous", "1 image fits none of the classes"]
+    two = ["2 images are contested", "2 images were called ambiguous", "2 images fit none of the classes"]
+    assert advice(contested=1, ambiguous=1, other=1) == one
+    assert advice(contested=2, ambiguous=2, other=2) == two
+    assert advice(ambiguous=1) == one[1:2]
+
+
 def test_slice_on_a_column_that_the_holdout_lacks_has_no_holdout_image() -> None:
     """And one on a column that tells nearly all of the holdout apart is looked up there all the same."""
     held = [

@@ -14,6 +14,7 @@ from curation.reviews import (
     by_labelers,
     causes_offered,
     count_causes,
+    count_outcomes,
     give_verdicts,
     last_given,
     live_rows,
@@ -136,3 +137,17 @@ def test_live_rows_say_what_stands_now(ledger: Ledger) -> None:
         {"sample_id": B, "current": "cat", "review": "bad image (ann)", "cause": "", "note": ""},
         {"sample_id": H, "current": "cat", "review": "", "cause": "", "note": ""},
     ]
+
+
+def test_what_fits_none_of_the_classes_is_counted_apart_from_what_may_be_of_several() -> None:
+    said = {"a": ("ambiguous", "c1"), "b": ("other", "c1", "other"), "c": ("other", "ambiguous"), "d": ("c1",)}
+    pairs = [(sample, answer) for sample, answers in said.items() for answer in answers]
+    verdicts = [
+        Verdict(sample, answer, f"person {n}", NOON, f"k{sample}", f"{sample}{n}", "blind", 1, id=n)
+        for n, (sample, answer) in enumerate(pairs)
+    ]
+    cites = {s: tuple(v.id for v in verdicts if v.sample_id == s) for s in said}
+    decisions = [
+        Decision(s, "ambiguous" if s in "abc" else "keep", "c1" if s == "d" else None, 1.0, cites[s], "") for s in said
+    ]
+    assert count_outcomes(decisions, verdicts) == {"ambiguous": 2, "other": 1, "keep": 1}

@@ -60,6 +60,11 @@ def test_what_changed_counts_in_singular_and_plural(summary: IterationSummary) -
     )
     two = replace(summary, labels_reviewed=9, labels_changed=0, ambiguous=2)
     assert what_changed(two) == "9 labels were reviewed and 0 changed. 2 fit no class clearly."
+    three = replace(summary, labels_reviewed=9, labels_changed=0, contested=3, ambiguous=1, other=1)
+    assert what_changed(three) == (
+        "9 labels were reviewed and 0 changed. "
+        "On 3 images people disagree, 1 fits no class clearly and 1 is of none of the classes."
+    )
 
 
 def test_first_iteration_says_that_nothing_changed_yet(summary: IterationSummary) -> None:
