@@ -478,8 +478,8 @@ def _points(estimate: Estimate) -> str:
     >>> _points(Estimate(0.031, (-0.004, 0.066)))
     '+3.1 points (-0.4 to +6.6)'
     """
-    words = f"{100 * estimate.value:+.1f} points"
-    return words if estimate.ci is None else f"{words} ({100 * estimate.ci[0]:+.1f} to {100 * estimate.ci[1]:+.1f})"
+    words = f"{100 * estimate.value:+z.1f} points"
+    return words if estimate.ci is None else f"{words} ({100 * estimate.ci[0]:+z.1f} to {100 * estimate.ci[1]:+z.1f})"
 
 
 def _rise(belief: Estimate | None) -> str:
@@ -491,7 +491,7 @@ def _rise(belief: Estimate | None) -> str:
     if belief is None or belief.ci is None:
         return ""
     value, low, high = (100 * v for v in (belief.value, *belief.ci))
-    return f" (probability of the labels {value:+.1f} points, {low:+.1f} to {high:+.1f})"
+    return f" (probability of the labels {value:+z.1f} points, {low:+z.1f} to {high:+z.1f})"
 
 
 def paired_gain(

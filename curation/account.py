@@ -429,7 +429,7 @@ def advise(account: Account, gain: Gain | None, cards: Sequence[SliceCard], audi
     if gain is not None:
         lines += [
             f"Class '{name}' is {'better' if change.value > 0 else 'worse'} than before: recall "
-            f"{100 * change.value:+.1f} points."
+            f"{100 * change.value:+z.1f} points."
             for name, change, shown in gain.per_class
             if shown
         ]

@@ -162,11 +162,24 @@ def sway(entries: Sequence[QueueEntry], verdicts: Sequence[Verdict]) -> Estimate
 
 @dataclass(frozen=True)
 class Outlook:
-    """What so many more reviews would bring: wrong labels found and put right, and accuracy (a fraction) gained."""
+    """What so many more reviews would bring: wrong labels found and put right, and accuracy (a fraction) gained.
+
+    Medians, as that of ``still_wrong``, with their 95 % intervals.
+    """
 
     reviews: int
     errors_found: Estimate
     gain: Estimate | None = None
+
+    @property
+    def words(self) -> str:
+        """How many labels they put right.
+
+        >>> Outlook(50, Estimate(1.2)).words, Outlook(50, Estimate(20.4)).words
+        ('put about 1 label right', 'put about 20 labels right')
+        """
+        count = f"{self.errors_found.value:.0f}"
+        return f"put about {count} {'label' if count == '1' else 'labels'} right"
 
 
 @dataclass(frozen=True)
@@ -195,21 +208,29 @@ def look_ahead(
     ``repaired`` changed labels have brought so far: the next ones are taken to be worth as much each, so that this
     interval is as wide as that of the gain. ``quality`` is what the queue goes by, lowest first; else it is the doubt.
     """
-    rng = np.random.default_rng(seed)
     order = _worst_first(doubt, flagged, quality)
+    rng = np.random.default_rng(seed)
     ahead = []
     for size in dict.fromkeys(min(s, len(doubt)) for s in sizes):
         if not size:
             continue
-        next_ones = order[:size]
-        found = beliefs.wrong_counts(doubt[next_ones], flagged[next_ones], rng) * beliefs.finds
+        found = _found(beliefs, doubt, flagged, order[:size], seed)
         worth = None
         if gained is not None and gained.ci is not None and repaired > 0:
             spread = (gained.ci[1] - gained.ci[0]) / (2 * _Z)
-            draws = found * rng.normal(gained.value, spread, size=len(found)) / repaired
-            worth = Estimate(float(draws.mean()), _middle(draws))
-        ahead.append(Outlook(size, Estimate(float(found.mean()), _middle(found)), worth))
+            worth = _central(found * rng.normal(gained.value, spread, size=len(found)) / repaired)
+        ahead.append(Outlook(size, _central(found), worth))
     return tuple(ahead)
+
+
+def _found(beliefs: Beliefs, doubt: Draws, flagged: Mask, asked: npt.NDArray[np.int64], seed: int) -> Draws:
+    """How many labels reviews of those ``asked`` (places) about put right, by every draw.
+
+    The same for the same ones whatever else is looked at, and no more than are wrong by that draw of ``still_wrong``.
+    """
+    unseen = beliefs.wrong_counts(doubt, flagged, np.random.default_rng(seed))
+    wrong = beliefs.wrong_counts(doubt[asked], flagged[asked], np.random.default_rng((seed, len(asked))))
+    return np.asarray(np.minimum(wrong, unseen) * beliefs.finds)
 
 
 def recommend(
@@ -223,13 +244,15 @@ def recommend(
     batch: int = 50,
     weights: Draws | None = None,
     quality: Draws | None = None,
+    seed: int = 0,
 ) -> Recommendation:
     """Go on reviewing or not.
 
     Reviewing pays while one review of the next ``batch`` puts at least ``least_yield`` labels right, by the beliefs.
     How many: as many as keep above that. Else weak slices are worth the time, where there are any; else more images
     are, where labels are still wrong that no reviewing in this order would find; else nothing is. ``weights`` (by
-    label, 1 for the dearest kind of mistake) make a review's worth what it may save. ``quality`` as in ``look_ahead``.
+    label, 1 for the dearest kind of mistake) make a review's worth what it may save. ``quality`` as in ``look_ahead``,
+    which the words are from, so that they say the same.
     """
     rates = beliefs.wrong_rate(doubt, flagged) * float(beliefs.finds.mean())
     stakes = rates if weights is None else rates * weights
@@ -239,9 +262,12 @@ def recommend(
     worth = next((number for number, mean in enumerate(means) if mean < least_yield), len(means))
     reviews = min(worth * batch, len(rates))
     if reviews:
-        words = f"Go on with {reviews} more reviews: they should put about {rates[:reviews].sum():.0f} labels right"
+        whole, first = (
+            Outlook(size, _central(_found(beliefs, doubt, flagged, order[:size], seed))) for size in (reviews, batch)
+        )
+        words = f"Go on with {reviews} more reviews: they should {whole.words}"
         if reviews > batch:
-            words += f", about {rates[:batch].sum():.0f} of them with the next {batch}"
+            words += f", about {first.errors_found.value:.0f} of them with the next {batch}"
         return Recommendation("review", reviews, f"{words}.")
     now = (
         f"{float(rates[:batch].mean()):.0%} of the next {min(batch, len(rates))} reviews would put a label right"
@@ -271,6 +297,10 @@ def _wrong(entries: Sequence[QueueEntry], decisions: Mapping[str, Decision]) -> 
     """For each entry whose label was decided: was it wrong?"""
     outcomes = [decisions[e.sample_id].outcome for e in entries if e.sample_id in decisions]
     return [outcome == "change" for outcome in outcomes if outcome in ("change", "keep")]
+
+
+def _central(draws: Draws) -> Estimate:
+    return Estimate(float(np.median(draws)), _middle(draws))
 
 
 def _middle(draws: Draws) -> Interval:

@@ -425,7 +425,7 @@ def holdout(directory: Path, count: int | None, as_json: bool) -> None:
 
 def _points(values: dict[str, Any], key: str) -> str:
     low, high = values[f"{key}_ci"]
-    return f"{100 * values[key]:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
+    return f"{100 * values[key]:+z.1f} points ({100 * low:+z.1f} to {100 * high:+z.1f})"
 
 
 @curate.command()

@@ -203,7 +203,7 @@ def credit_words(credits: Sequence[Credit]) -> str:
 
 def _points(gain: Estimate) -> str:
     low, high = gain.ci or (gain.value, gain.value)
-    return f"{100 * gain.value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+    return f"{100 * gain.value:+z.1f} ({100 * low:+z.1f} to {100 * high:+z.1f})"
 
 
 def _with_one(features: Features) -> Features:

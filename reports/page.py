@@ -194,22 +194,22 @@ def sway_words(sway: Estimate | None) -> str:
     if sway is None or sway.ci is None:
         return ""
     low, high = sway.ci
-    said = f"by {100 * sway.value:.0f} points ({100 * low:+.0f} to {100 * high:+.0f})"
+    said = f"by {100 * sway.value:z.0f} points ({100 * low:+z.0f} to {100 * high:+z.0f})"
     return f"{said}, so it sways people" if low > 0 else f"{said}: no sway shown"
 
 
 def outlook_words(ahead: Outlook) -> str:
     """What so many more reviews would bring, for people.
 
-    >>> outlook_words(Outlook(50, Estimate(20.4, (11.0, 30.0)), Estimate(0.004, (-0.001, 0.009))))
-    'put about 20 labels right (11 to 30), for +0.4 points of accuracy (-0.1 to +0.9)'
+    >>> outlook_words(Outlook(50, Estimate(20.4, (11.0, 30.0)), Estimate(-0.0004, (-0.001, 0.009))))
+    'put about 20 labels right (11 to 30), for +0.0 points of accuracy (-0.1 to +0.9)'
     """
     low, high = ahead.errors_found.ci or (ahead.errors_found.value, ahead.errors_found.value)
-    said = f"put about {ahead.errors_found.value:.0f} labels right ({low:.0f} to {high:.0f})"
+    said = f"{ahead.words} ({low:.0f} to {high:.0f})"
     if ahead.gain is None or ahead.gain.ci is None:
         return said
     worst, best = ahead.gain.ci
-    return f"{said}, for {100 * ahead.gain.value:+.1f} points of accuracy ({100 * worst:+.1f} to {100 * best:+.1f})"
+    return f"{said}, for {100 * ahead.gain.value:+z.1f} points of accuracy ({100 * worst:+z.1f} to {100 * best:+z.1f})"
 
 
 _KINDS = {

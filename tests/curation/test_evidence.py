@@ -192,6 +192,20 @@ class TestWhatComesNext:
         advice = [recommend(beliefs, made["said"], doubt, flagged, quality=q).words for q in (-doubt, doubt)]
         assert advice[0] != advice[1]
 
+    def test_what_is_said_of_the_next_reviews_is_one_and_no_more_than_is_wrong(self) -> None:
+        """Few answers: how many labels are wrong is skewed, so that a mean lies far from the median."""
+        said = answers([(2.0, True, 1, 0, 0)] * 8 + [(2.0, True, 0, 1, 0)] * 6 + [(-2.0, False, 1, 0, 0)] * 4)
+        beliefs = learn(said)
+        doubt, flagged = np.linspace(1.0, -4.0, 143), np.arange(143) < 20
+        wrong = still_wrong(beliefs, said, np.zeros(18, dtype=bool), doubt, flagged)
+        ahead = look_ahead(beliefs, doubt, flagged)
+        assert [a.reviews for a in ahead] == [50, 100, 143]
+        assert max(a.errors_found.value for a in ahead) <= wrong.value
+        advice = recommend(beliefs, said, doubt, flagged, least_yield=0.001)
+        assert advice.reviews == 143
+        assert f"they should {ahead[2].words}, about {ahead[0].errors_found.value:.0f} of them with the" in advice.words
+        assert f"{ahead[0].errors_found.value:.0f}" != f"{ahead[2].errors_found.value:.0f}"
+
     def test_where_people_find_nothing_wrong_reviewing_stops(self) -> None:
         clean = answers([(1.0, True, 1, 0, 0)] * 60 + [(-3.0, False, 1, 0, 0)] * 40)
         left = np.full(500, -3.0)
