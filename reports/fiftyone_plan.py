@@ -7,6 +7,7 @@ module's import loads neither FiftyOne nor pandas.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import Counter
@@ -39,6 +40,11 @@ PLACES = (
 LIVE = ("review", "cause", "note")
 #: The saved view of what reviewers judged.
 REVIEWED = "reviewed"
+#: What the names of an iteration's saved views begin with, but for those of slices; ``contested`` in older datasets.
+VIEWS = (
+    *("issues", "changed", "disputed", "confused", "new_errors", "fixed_errors", "holdout_errors"),
+    *("holdout_suspects", "conflicts", "duplicates", "contested"),
+)
 #: A holdout label that the model contradicts with this much confidence is to be looked at.
 _SUSPECT = 0.95
 _CONFLICTS = ("label_conflict",)
@@ -283,11 +289,37 @@ def slice_view_name(key: str, position: int, name: str) -> str:
 def view_number(name: str) -> float:
     """The iteration that a saved view of ours belongs to; infinite for a view that a person made.
 
-    >>> view_number("slice_it12_1: x"), view_number("my_it12_view")
+    >>> view_number("slice_it12_1: x"), view_number("to_discuss_it12")
     (12.0, inf)
     """
-    ours = re.search(r"^[a-z_]+_it(\d+)(_\d+:.*)?$", name, re.DOTALL)
-    return float(ours[1]) if ours else math.inf
+    ours = re.search(rf"^(?:(?:{'|'.join(VIEWS)})_it(\d+)|slice_it(\d+)_\d+:.*)$", name, re.DOTALL)
+    return float(ours[1] or ours[2]) if ours else math.inf
+
+
+def view_slug(name: str) -> str:
+    """What stands for a saved view in the App's addresses; FiftyOne takes no two of one dataset that share it.
+
+    >>> view_slug("Issues  it04 (mine?)")
+    'issues-it04-mine'
+    """
+    joined = re.sub(r"[\s+_.-]+", "-", name)
+    return re.sub("-+", "-", re.sub("[^A-Za-z0-9-]", "", joined)).strip("-").lower()
+
+
+def make_way(wanted: str, there: Sequence[str]) -> dict[str, str]:
+    """New names for views that stand in the way of one called ``wanted``: their own, and "own" with a number.
+
+    >>> make_way("issues_it04", ["Issues it04", "Issues it04 own 1", "mine"])
+    {'Issues it04': 'Issues it04 own 2'}
+    """
+    taken = {view_slug(name) for name in there}
+    found = {}
+    for name in there:
+        if name != wanted and view_slug(name) == view_slug(wanted):
+            numbered = (f"{name} own {number}" for number in itertools.count(1))
+            found[name] = next(other for other in numbered if view_slug(other) not in taken)
+            taken.add(view_slug(found[name]))
+    return found
 
 
 def detail_to_forget(fields: Iterable[str], numbers: Iterable[int], keep: int = DETAILED_ITERATIONS) -> list[str]:

@@ -32,6 +32,7 @@ from reports.fiftyone_plan import (
     is_missing,
     iteration_fields,
     macro_figures,
+    make_way,
     plan_views,
     sample_rows,
     view_number,
@@ -221,12 +222,19 @@ def _save_views(dataset: Any, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
         count = view.count()
         if count or plan.always:
             ordered = view.sort_by(plan.order, reverse=plan.descending) if plan.order else view
-            dataset.save_view(plan.name, ordered, description=plan.words, color=plan.color)
+            _save_view(dataset, plan.name, ordered, description=plan.words, color=plan.color)
             saved.append({"name": plan.name, "words": plan.words, "count": count})
     by_reviewers = dataset.match({"review": {"$ne": None}}).sort_by("last_modified_at", reverse=True)
-    dataset.save_view(REVIEWED, by_reviewers, description="What reviewers judged, last first", overwrite=True)
+    _save_view(dataset, REVIEWED, by_reviewers, description="What reviewers judged, last first")
     _newest_views_first(dataset)
     return saved
+
+
+def _save_view(dataset: Any, name: str, view: Any, **about: str | None) -> None:
+    """What a person made that has our view's address, and not its name, is renamed; FiftyOne would refuse ours."""
+    for theirs, renamed in make_way(name, dataset.list_saved_views()).items():
+        dataset.update_saved_view_info(theirs, {"name": renamed})
+    dataset.save_view(name, view, overwrite=True, **about)
 
 
 def _newest_views_first(dataset: Any) -> None:

@@ -232,6 +232,10 @@ import reports.fiftyone_recording as recording
 recording.DETAILED_ITERATIONS = 1
 for number in (0, 1, 0):
     recording.record("forgetting", Path(sys.argv[1]) / str(number))
+    own = fo.load_dataset("forgetting")
+    if number == 0 and "to_discuss_it01" not in own.list_saved_views():
+        for name in ("to_discuss_it01", "Changed it01", "Reviewed (mine)"):
+            own.save_view(name, own.limit(2))
 dataset = fo.load_dataset("forgetting")
 print("READ" + json.dumps({
     "fields": list(dataset.get_field_schema()), "views": dataset.list_saved_views(),
@@ -253,7 +257,9 @@ def test_old_iterations_are_thinned_out_and_can_be_recorded_again(
     assert {"pred_it00", "label_it00", "eval_it00", "quality_it01"} <= set(told["fields"])
     assert not {"quality_it00", "slices_it00"} & set(told["fields"])
     assert told["views"]
-    assert all("_it01" in name for name in told["views"] if name != "reviewed")
+    own = ["to_discuss_it01", "Changed it01 own 1", "Reviewed (mine)"]
+    assert sorted(told["views"][:3]) == sorted(own), "what people made themselves stays, and stands first"
+    assert all("_it01" in name for name in told["views"][3:] if name != "reviewed")
     assert told["complete"] == [True, True]
     assert told["current"] == [make_table(files, 1)["current"][4]], "an old iteration must not turn labels back"
 

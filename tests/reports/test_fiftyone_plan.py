@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from reports.fiftyone_plan import (
+    VIEWS,
     dataset_name,
     detail_to_forget,
     iteration_facts,
@@ -16,7 +17,9 @@ from reports.fiftyone_plan import (
     plan_views,
     sample_rows,
     view_number,
+    view_slug,
 )
+from reports.fiftyone_recording import _save_view
 from tests.reports.cases import CLASSES, SLICE, make_images, make_summary, make_table
 
 
@@ -77,7 +80,51 @@ def test_metadata_column_that_ends_like_an_iteration_is_kept() -> None:
 
 @pytest.mark.parametrize(
     ("name", "number"),
-    [("issues_it03", 3.0), ("slice_it12_2: a\nb", 12.0), ("mine", float("inf")), ("Nice_it03", float("inf"))],
-)
+    [
+        ("issues_it03", 3.0), ("slice_it12_2: a\nb", 12.0), ("mine", float("inf")), ("Nice_it03", float("inf")),
+        ("to_discuss_it03", float("inf")), ("slice_it03", float("inf")), ("issues_it03_1: x", float("inf")),
+    ],
+)  # fmt: skip
 def test_a_view_of_ours_is_told_from_a_persons(name: str, number: float) -> None:
     assert view_number(name) == number
+
+
+def test_every_view_of_ours_is_told_to_be_ours(files: list[Path]) -> None:
+    plans = plan_views(iteration_facts(make_summary(files, 2)) | {"confused": ["cat", "dog", 3]})
+    assert {view_number(plan.name) for plan in plans} == {2.0}
+    assert {plan.name.partition("_it")[0] for plan in plans} == {*VIEWS, "slice"} - {"contested"}
+
+
+class Dataset:
+    """Saved views as FiftyOne keeps them: no two of a dataset share what stands for them in addresses."""
+
+    def __init__(self, *names: str) -> None:
+        self.views = {view_slug(name): name for name in names}
+
+    def list_saved_views(self) -> list[str]:
+        return list(self.views.values())
+
+    def update_saved_view_info(self, name: str, info: dict[str, str]) -> None:
+        self.views.pop(view_slug(name))
+        assert self.views.setdefault(view_slug(info["name"]), info["name"]) == info["name"]
+
+    def save_view(self, name: str, view: object, overwrite: bool = False, **_: object) -> None:
+        assert overwrite
+        assert self.views.setdefault(view_slug(name), name) == name
+
+
+def test_a_view_of_a_persons_own_with_the_address_of_ours_keeps_its_images_under_another_name() -> None:
+    dataset = Dataset("Issues it04", "reviewed", "Issues it04 own 1")
+    for _ in range(2):
+        _save_view(dataset, "issues_it04", None)
+        _save_view(dataset, "reviewed", None)
+    assert sorted(dataset.list_saved_views()) == ["Issues it04 own 1", "Issues it04 own 2", "issues_it04", "reviewed"]
+
+
+def test_addresses_of_views_are_those_that_fiftyone_makes() -> None:
+    """Its documentation's examples."""
+    named = {
+        "coco_2017": "coco-2017", "c+o+c+o 2-0-1-7": "c-o-c-o-2-0-1-7", "cat.DOG": "cat-dog", "---name----": "name",
+        "Brian's #$&@ (Awesome?) Dataset!": "brians-awesome-dataset", "sPaM     aNd  EgGs": "spam-and-eggs",
+    }  # fmt: skip
+    assert {name: view_slug(name) for name in named} == named
