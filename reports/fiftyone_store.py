@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation.errors import DatabaseError, RecordError
+from curation.processes import birth
 from curation.runs import write_json
 from reports.fiftyone_plan import LIVE, as_text, dataset_name, iteration_facts, live_fields
 from reports.mongo import Mongo
@@ -34,6 +36,7 @@ from reports.summary import IterationSummary
 if TYPE_CHECKING:
     import pandas as pd
 
+_HANDOVER = "handover-"
 PLUGINS_FOLDER = Path(__file__).resolve().parent / "fiftyone_plugin"
 _COLUMNS = (
     *("sample_id", "path", "file", "split", "group", "width", "height", "current", "given", "prediction"),
@@ -70,11 +73,11 @@ class FiftyOneReporter:
         started = time.monotonic()
         uri = self.mongo.start()
         self._note(self.recorded() - {summary.number})
-        with tempfile.TemporaryDirectory(prefix="curation-fiftyone-") as folder:
-            table.reset_index(drop=True).to_parquet(Path(folder, "table.parquet"))
-            Path(folder, "facts.json").write_text(json.dumps(iteration_facts(summary)), encoding="utf-8")
-            _write_apart(uri, self._dataset, Path(folder), self.mongo.home / "record.lock")
-            result: dict[str, Any] = json.loads(Path(folder, "result.json").read_text(encoding="utf-8"))
+        with _handover(self.mongo.home) as folder:
+            table.reset_index(drop=True).to_parquet(folder / "table.parquet")
+            (folder / "facts.json").write_text(json.dumps(iteration_facts(summary)), encoding="utf-8")
+            _write_apart(uri, self._dataset, folder, self.mongo.home / "record.lock")
+            result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         self._note(self.recorded() | {summary.number})
         return {"dataset": self._dataset, **result, "seconds": time.monotonic() - started}
 
@@ -137,6 +140,18 @@ class FiftyOneReporter:
     def stop(self) -> None:
         """End the project's database, where it is ours."""
         self.mongo.stop()
+
+
+@contextmanager
+def _handover(home: Path) -> Iterator[Path]:
+    """The folder by which an iteration is handed over, gone afterwards; clears those of programs that were killed."""
+    home.mkdir(parents=True, exist_ok=True)
+    for left in home.glob(f"{_HANDOVER}*"):
+        process = left.name.removeprefix(_HANDOVER).partition("-")[0]
+        if process.isdigit() and birth(int(process)) is None:
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{_HANDOVER}{os.getpid()}-", dir=home) as folder:
+        yield Path(folder)
 
 
 def _check(table: pd.DataFrame) -> None:

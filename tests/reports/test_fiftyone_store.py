@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from curation.errors import DatabaseError, RecordError
+from reports import fiftyone_store
 from reports.fiftyone_store import FiftyOneReporter, changed_live, environment, error_gist
 from tests.reports.cases import make_images, make_summary, make_table
 
@@ -35,6 +36,30 @@ def test_table_without_a_column_or_with_a_sample_twice_is_refused_before_anythin
     with pytest.raises(RecordError, match="is repeated"):
         reporter.record(make_summary(files, 1), table.iloc[[0, 0]])
     assert not (tmp_path / "home").exists()
+
+
+def test_what_a_killed_program_handed_over_goes_with_the_next_recording(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    home = tmp_path / "fiftyone"
+    for process in (ended.pid, os.getppid()):
+        (home / f"handover-{process}-x").mkdir(parents=True)
+        (home / f"handover-{process}-x" / "table.parquet").write_bytes(b"paths and labels")
+    seen: list[Path] = []
+
+    def noted(_uri: str, _dataset: str, folder: Path, _lock: Path) -> None:
+        seen.append(folder)
+        assert sorted(f.name for f in folder.iterdir()) == ["facts.json", "table.parquet"]
+        assert folder.stat().st_mode & 0o077 == 0
+        (folder / "result.json").write_text("{}")
+
+    monkeypatch.setenv("FIFTYONE_DATABASE_URI", "mongodb://127.0.0.1:1")
+    monkeypatch.setattr(fiftyone_store, "_write_apart", noted)
+    FiftyOneReporter(home, "p", "0123").record(make_summary(files, 1), make_table(files, 1))
+    assert seen[0].parent == home
+    assert [f.name for f in home.glob("handover-*")] == [f"handover-{os.getppid()}-x"]
 
 
 def test_environment_names_the_database_and_keeps_the_callers_own() -> None:
