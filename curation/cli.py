@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from curation.records import SliceStatus
 
 
+LAST_PORT = 65_535
+
+
 class _Commands(click.Group):
     """Lists commands in the order a newcomer needs them."""
 
@@ -215,13 +218,19 @@ for _command in (cli_labeling.sync, cli_labeling.adopt, cli_labeling.classes, cl
 @curate.command()
 @DIRECTORY
 @click.option("--for", "names", multiple=True, metavar="NAME", help="Who reviews; again for a second reviewer's App.")
-@click.option("--port", type=int, help="Port of the App (of the first, for several); free ones by default.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, LAST_PORT),
+    help="Port of the App (of the first, for several); free ones by default.",
+)
 @click.option("--address", default="127.0.0.1", show_default=True, help="Address to listen on; the App has no login.")
 @click.option("--rebuild", is_flag=True, help="Record every iteration again, from the ledger and the tables.")
 def review(directory: Path, names: tuple[str, ...], port: int | None, address: str, rebuild: bool) -> None:
     """Open the FiftyOne App on the project, one for each reviewer; Ctrl-C ends all of them."""
-    project = open_project(directory)
     reviewers = list(dict.fromkeys(names)) or [os.environ.get("USER", "reviewer")]
+    if port is not None and port + len(reviewers) - 1 > LAST_PORT:
+        raise click.UsageError(f"{len(reviewers)} Apps need as many ports from {port} on, and {LAST_PORT} is the last")
+    project = open_project(directory)
     apps: list[Any] = []
     try:
         with ended_by_signal():

@@ -12,7 +12,6 @@ import importlib.util
 import ipaddress
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from pathlib import Path
 from curation.errors import ServiceError
 from curation.processes import birth
 from curation.runs import write_json
-from reports.fiftyone_plan import WORKSPACE
+from reports.fiftyone_plan import WORKSPACE, view_slug
 from reports.fiftyone_store import environment, error_gist
 from reports.mongo import Mongo, free_port
 
@@ -153,9 +152,10 @@ class ReviewApp:
             with socket.socket(family) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind((self.address, self.port))
-        except OSError as error:
+        except (OSError, OverflowError) as error:  # the latter for what is no port
             raise ServiceError(
-                f"the FiftyOne App can't listen on {self.address}, port {self.port} ({error.strerror or error}); "
+                f"the FiftyOne App can't listen on {self.address}, port {self.port} "
+                f"({getattr(error, 'strerror', None) or error}); "
                 "choose another with --port, or none for a free one"
             ) from error
 
@@ -251,16 +251,6 @@ def is_loopback(address: str) -> bool:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
         return False
-
-
-def view_slug(view: str) -> str:
-    """A saved view's name as addresses carry it.
-
-    >>> view_slug("issues_it02"), view_slug("slice_it02_1: wafer = poly")
-    ('issues-it02', 'slice-it02-1-wafer-poly')
-    """
-    kept = re.sub(r"[^a-z0-9\s+_.-]", "", view.lower())
-    return re.sub(r"[\s+_.-]+", "-", kept).strip("-")
 
 
 def _answers(url: str) -> bool:

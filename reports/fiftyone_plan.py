@@ -302,8 +302,8 @@ def view_slug(name: str) -> str:
     >>> view_slug("Issues  it04 (mine?)")
     'issues-it04-mine'
     """
-    joined = re.sub(r"[\s+_.-]+", "-", name)
-    return re.sub("-+", "-", re.sub("[^A-Za-z0-9-]", "", joined)).strip("-").lower()
+    kept = re.sub(r"[^a-z0-9\s+_.-]", "", name.lower())
+    return re.sub(r"[\s+_.-]+", "-", kept).strip("-")
 
 
 def make_way(wanted: str, there: Sequence[str]) -> dict[str, str]:

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from curation.cli import curate
 from curation.errors import ServiceError
 from curation.processes import birth
-from reports.app import ReviewApp, running_apps, stop_orphans, view_slug
+from reports.app import ReviewApp, running_apps, stop_orphans
 from reports.app_server import _SEEN, guarded, refusal
 
 
@@ -36,10 +38,6 @@ def test_app_gets_a_port_of_its_own(tmp_path: Path) -> None:
     assert ReviewApp(tmp_path, "d").port > 1024
 
 
-def test_slug_follows_fiftyones_rule() -> None:
-    assert view_slug("slice_it01_1: a (b) < 0.3 & 'c'") == "slice-it01-1-a-b-0-3-c"
-
-
 def test_port_that_is_taken_is_told_before_anything_starts(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -48,6 +46,15 @@ def test_port_that_is_taken_is_told_before_anything_starts(tmp_path: Path) -> No
         with pytest.raises(ServiceError, match=rf"can't listen on 127.0.0.1, port {port} .*choose another"):
             ReviewApp(tmp_path / "home", "d", port=port).start()
     assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("port", [-5, 99_999])
+def test_what_is_no_port_is_told(tmp_path: Path, port: int) -> None:
+    with pytest.raises(ServiceError, match=rf"can't listen on 127.0.0.1, port {port} .*choose another"):
+        ReviewApp(tmp_path / "home", "d", port=port).begin()
+    for options in (["--port", str(port)], ["--port", "65535", "--for", "Ann", "--for", "Bob"]):
+        done = CliRunner().invoke(curate, ["review", str(tmp_path), *options])
+        assert (done.exit_code, "Usage" in done.output) == (2, True), done.output
 
 
 def test_what_is_done_meanwhile_is_done_once_and_its_fault_stops_the_app(

@@ -122,9 +122,10 @@ def test_a_view_of_a_persons_own_with_the_address_of_ours_keeps_its_images_under
 
 
 def test_addresses_of_views_are_those_that_fiftyone_makes() -> None:
-    """Its documentation's examples."""
+    """Its documentation's examples, and a slice's."""
     named = {
         "coco_2017": "coco-2017", "c+o+c+o 2-0-1-7": "c-o-c-o-2-0-1-7", "cat.DOG": "cat-dog", "---name----": "name",
         "Brian's #$&@ (Awesome?) Dataset!": "brians-awesome-dataset", "sPaM     aNd  EgGs": "spam-and-eggs",
+        "slice_it01_1: a (b) < 0.3 & 'c'": "slice-it01-1-a-b-0-3-c",
     }  # fmt: skip
     assert {name: view_slug(name) for name in named} == named

@@ -3,23 +3,81 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import io
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from curation.errors import DatabaseError
+from curation.reviews import Judged
 from reports import panel
 from reports.fiftyone_plan import iteration_facts
+from reports.fiftyone_store import PLUGINS_FOLDER
 from tests.reports.cases import make_images, make_summary
 
 
 @pytest.fixture(scope="module")
 def facts() -> Mapping[str, Any]:
     return iteration_facts(make_summary([Path(f"{n}.png") for n in range(24)], 2)) | {"complete": True}
+
+
+class Undone:
+    """A project of which a reviewer's last verdicts can't be taken back; ``at`` says where that shows."""
+
+    def __init__(self, at: str) -> None:
+        self.at = at
+
+    def last_judged(self, _person: str) -> list[str]:
+        return self._or_fail("last_judged", ["s1"])
+
+    def take_back(self, *_: object, **__: object) -> Judged:
+        return self._or_fail("take_back", Judged(("s1",)))
+
+    def live(self, _ids: object) -> list[Any]:
+        return []
+
+    def _or_fail(self, at: str, value: Any) -> Any:
+        if at == self.at:
+            raise DatabaseError("the ledger does not answer; try again")
+        return value
+
+
+@pytest.mark.parametrize(
+    ("at", "told"),
+    [
+        ("last_judged", [("error", "the ledger does not answer; try again")]),
+        ("take_back", [("error", "the ledger does not answer; try again")]),
+        ("nothing", [("success", "1 decision taken back, 0 labels changed.")]),
+    ],
+)
+def test_last_verdicts_that_can_not_be_taken_back_are_told(
+    at: str, told: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operators = SimpleNamespace(Operator=object, Panel=object, types=SimpleNamespace())
+    for name, module in (("fiftyone", SimpleNamespace(operators=operators)), ("fiftyone.operators", operators),
+                         ("fiftyone.operators.types", operators.types)):  # fmt: skip
+        monkeypatch.setitem(sys.modules, name, module)
+    file = PLUGINS_FOLDER / "curation" / "__init__.py"
+    made = importlib.util.spec_from_file_location("curation_panel_alone", file)
+    assert made is not None
+    assert made.loader is not None
+    plugin = importlib.util.module_from_spec(made)
+    made.loader.exec_module(plugin)
+    monkeypatch.setattr(plugin, "_project", lambda: Undone(at))
+    said: list[tuple[str, str]] = []
+    ops = SimpleNamespace(
+        notify=lambda words, variant: said.append((variant, words)), clear_selected_samples=lambda: None,
+        reload_dataset=lambda: None,
+    )  # fmt: skip
+    plugin.CurationPanel.undo_last(None, SimpleNamespace(ops=ops, dataset=SimpleNamespace(_sample_collection=None)))
+    assert said == told
 
 
 def test_iteration_that_was_cut_off_is_not_shown(facts: Mapping[str, Any]) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +85,20 @@ def _act(ctx: Any, act: Any) -> list[str]:
     if not sample_ids:
         ctx.ops.notify("Nothing is selected: tick images at their upper left corner.", variant="warning")
         return []
-    try:
+    with _faults_told(ctx):
         words = act(project, sample_ids)
+        _show(ctx, project, sample_ids)
+        ctx.ops.notify(words, variant="success")
+        return sample_ids
+    return []
+
+
+@contextmanager
+def _faults_told(ctx: Any) -> Iterator[None]:
+    try:
+        yield
     except CurationError as error:
         ctx.ops.notify(str(error), variant="error")
-        return []
-    _show(ctx, project, sample_ids)
-    ctx.ops.notify(words, variant="success")
-    return sample_ids
 
 
 def _judge(answer: str, note: str = "") -> Any:
@@ -210,10 +217,12 @@ class CurationPanel(foo.Panel):  # type: ignore[misc]  # FiftyOne has no types
 
     def undo_last(self, ctx: Any) -> None:
         """Take back this reviewer's last verdicts, those that were given at once."""
-        project = _project()
-        if project is not None and (last := project.last_judged(_reviewer())):
-            ctx.ops.notify(_take_back(project, last), variant="success")
-            _show(ctx, project, last)
+        with _faults_told(ctx):
+            project = _project()
+            if project is not None and (last := project.last_judged(_reviewer())):
+                words = _take_back(project, last)
+                _show(ctx, project, last)
+                ctx.ops.notify(words, variant="success")
 
     def send(self, ctx: Any) -> None:
         """Ask labelers about what is selected."""
