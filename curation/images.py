@@ -69,6 +69,11 @@ def inspect_image(file: Path) -> ImageFacts:
     return ImageFacts(hashlib.sha256(raw).hexdigest(), width, height)
 
 
+def format_of(file: Path) -> str:
+    """Pillow's name of what a file holds, whatever it is called, by its beginning; DataError where that is no image."""
+    return decoded(file, file, lambda image: image.format or "")
+
+
 T = TypeVar("T")
 
 
@@ -91,12 +96,15 @@ def _read_bytes(file: Path) -> bytes:
     return raw
 
 
-def decoded(raw: bytes, file: Path, take: Callable[[Image.Image], T]) -> T:
-    """``take(image)``, which decodes, with the many exceptions of the decoders made into one."""
+def decoded(raw: bytes | Path, file: Path, take: Callable[[Image.Image], T]) -> T:
+    """``take(image)``, which decodes, with the many exceptions of the decoders made into one.
+
+    Of a path in place of bytes, no more is read than ``take`` needs.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
+        with Image.open(raw if isinstance(raw, Path) else io.BytesIO(raw), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             return take(image)

@@ -9,9 +9,19 @@ import os
 import shutil
 from pathlib import Path
 
-from curation.images import read_image
+from curation.images import format_of, read_image
 
-SHOWN_BY_BROWSERS = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".avif"}
+#: What browsers show, by Pillow's names, with the endings of such files; the first where a file has another.
+_SHOWN = {
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg"),
+    "MPO": (".jpg", ".jpeg"),
+    "GIF": (".gif",),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "AVIF": (".avif",),
+}
+SHOWN_BY_BROWSERS = {suffix for suffixes in _SHOWN.values() for suffix in suffixes}
 
 
 def place(file: Path, folder: Path, name: str) -> str:
@@ -19,14 +29,14 @@ def place(file: Path, folder: Path, name: str) -> str:
 
     Returns the file's name there. Never a symbolic link, since Label Studio would follow it anywhere.
     """
-    suffix = file.suffix.lower()
-    target = folder / f"{name}{suffix if suffix in SHOWN_BY_BROWSERS else '.png'}"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    suffix = _suffix_as_it_is(file)
+    target = folder / f"{name}{suffix or '.png'}"
     if target.exists():
         return target.name
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     beside = folder / f".{name}.{os.getpid()}.new"
     try:
-        if suffix not in SHOWN_BY_BROWSERS:
+        if suffix is None:
             beside.write_bytes(_as_png(file))
         else:
             _link_or_copy(file, beside)
@@ -34,6 +44,13 @@ def place(file: Path, folder: Path, name: str) -> str:
     finally:
         beside.unlink(missing_ok=True)
     return target.name
+
+
+def _suffix_as_it_is(file: Path) -> str | None:
+    """The ending under which browsers show the file as it is, by what it holds and not its name; else ``None``."""
+    suffixes = _SHOWN.get(format_of(file))
+    suffix = file.suffix.lower()
+    return None if suffixes is None else suffix if suffix in suffixes else suffixes[0]
 
 
 def _link_or_copy(file: Path, target: Path) -> None:
@@ -44,11 +61,11 @@ def _link_or_copy(file: Path, target: Path) -> None:
 
 
 def as_shown(file: Path, name: str) -> tuple[str, bytes]:
-    """An image as browsers show it: file name and bytes, those of a PNG where browsers don't show the format."""
-    suffix = file.suffix.lower()
-    if suffix in SHOWN_BY_BROWSERS:
-        return f"{name}{suffix}", file.read_bytes()
-    return f"{name}.png", _as_png(file)
+    """An image as browsers show it: file name and bytes, those of a PNG where browsers don't show what it holds."""
+    suffix = _suffix_as_it_is(file)
+    if suffix is None:
+        return f"{name}.png", _as_png(file)
+    return f"{name}{suffix}", file.read_bytes()
 
 
 def _as_png(file: Path) -> bytes:

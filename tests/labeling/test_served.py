@@ -45,6 +45,20 @@ def test_what_browsers_show_is_served_as_it_is(tmp_path: Path) -> None:
     assert as_shown(tmp_path / "a.PNG", "k") == ("k.png", (tmp_path / "a.PNG").read_bytes())
 
 
+def test_an_image_is_served_as_what_it_holds_whatever_it_is_called(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
+    picture.save(tmp_path / "tiff.jpg", "TIFF")
+    picture.save(tmp_path / "png.tif", "PNG")
+    picture.save(tmp_path / "b.jpeg")
+    served = [place(tmp_path / name, tmp_path / "served", f"k{n}") for n, name in enumerate(("tiff.jpg", "png.tif"))]
+    assert served == ["k0.png", "k1.png"]
+    for name in served:
+        with Image.open(tmp_path / "served" / name) as shown:
+            assert (shown.format, np.asarray(shown).tolist()) == ("PNG", np.asarray(picture).tolist())
+    assert as_shown(tmp_path / "tiff.jpg", "k")[0] == "k.png"
+    assert as_shown(tmp_path / "b.jpeg", "k")[0] == "k.jpeg"
+
+
 def test_a_damaged_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.tif").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"a\.tif"):
