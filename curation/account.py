@@ -33,7 +33,7 @@ from curation.records import (
     Verdict,
 )
 from curation.runs import read_json
-from reports.summary import Audit, Card, Gain, IterationSummary, Row, SliceCard, counted
+from reports.summary import LEFT_OUT, Audit, Card, Gain, IterationSummary, Row, SliceCard, counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -259,7 +259,7 @@ def _card(account: Account, scored: Scored, sample: Sample, reasons: Mapping[str
         path=sample.path,
         file=sample.file,
         given=classes.name(before.class_id if before else None),
-        current=("left out" if after.excluded else classes.name(after.class_id)) if after else "",
+        current=(LEFT_OUT if after.excluded else classes.name(after.class_id)) if after else "",
         predicted=predicted,
         suggested=classes.name(suggested),
         label_quality=scored.quality.get(sample.id),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,11 @@ from curation.records import Estimate
 from curation.runs import write_whole
 from reports import plots
 from reports.summary import (
+    LEFT_OUT,
     Card,
     IterationSummary,
     SliceCard,
+    counted,
     estimate_words,
     gain_badge,
     interval_words,
@@ -103,6 +106,7 @@ def page_facts(summary: IterationSummary) -> dict[str, Any]:
         "issue_words": issue_words(summary.issues),
         "worst": worst,
         "changed": changed,
+        "shown_words": shown_words(changed, summary.labels_changed + summary.labels_excluded),
         "confusion": confusion_table(summary),
         "slice_chart": slice_chart(summary.slices),
         "class_chart": class_chart(summary),
@@ -112,6 +116,22 @@ def page_facts(summary: IterationSummary) -> dict[str, Any]:
         "links": {name: url for name, url in summary.links.items() if is_safe_link(url)},
         "most_examples": MOST_EXAMPLES,
     }
+
+
+def shown_words(changed: Sequence[Card], most: int) -> str:
+    """What the cards of changed labels are, and of how many, where at least ``most`` were changed or left out."""
+    kinds = Counter("out" if card.current == LEFT_OUT else "changed" if card.given else "new" for card in changed)
+    parts = [
+        counted(kinds[kind], one, many)
+        for kind, one, many in (
+            ("changed", "changed label", "changed labels"),
+            ("new", "first label", "first labels"),
+            ("out", "image left out of training", "images left out of training"),
+        )
+        if kinds[kind]
+    ]
+    of_all = f" of {most}" if most > len(changed) else ""
+    return f"{len(changed)}{of_all} shown{': ' + ', '.join(parts) if len(parts) > 1 else ''}."
 
 
 def is_safe_link(url: str) -> bool:

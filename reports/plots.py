@@ -54,7 +54,7 @@ def _bar(bar: Bar, row: int, span: float, top: float) -> Markup:
         return round(span * min(max(fraction, 0), top) / top, 1)
 
     parts = [
-        _format('<text class="name" x="0" y="{}">{}</text>', y + 16, _shorten(bar.name, 74)),
+        _format('<text class="name" x="0" y="{}">{}</text>', y + 16, _shorten(bar.name, 68)),
         _format('<rect class="track" x="0" y="{}" width="{}" height="14" rx="3"/>', y + 24, span),
         _format('<rect class="bar" x="0" y="{}" width="{}" height="14" rx="3"/>', y + 24, at(bar.value)),
         _format('<text class="value" x="{}" y="{}">{} %</text>', span + 12, y + 36, f"{100 * bar.value:.1f}"),

@@ -16,10 +16,13 @@ from curation.costs import CostFigures
 from curation.credit import Credit
 from curation.records import Estimate, Interval, Metrics, Slice
 
+#: In place of the label of an image that is not trained on.
+LEFT_OUT = "left out"
+
 
 @dataclass(frozen=True)
 class Card:
-    """One picture in a report with what there is to say about it; labels are class names."""
+    """A picture in a report with what there is to say about it; labels are class names, ``current`` may be LEFT_OUT."""
 
     sample_id: str
     path: str

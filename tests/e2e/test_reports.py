@@ -118,6 +118,29 @@ def test_report_has_no_serious_accessibility_fault(browser: Browser, report: str
     context.close()
 
 
+NARROW = """() => {
+    const width = innerWidth, inside = part => part.getBoundingClientRect().right <= width;
+    const across = rows => Math.max(0, ...[...document.querySelectorAll(rows)].map(
+        row => new Set([...row.children].map(part => part.getBoundingClientRect().left)).size));
+    return {
+        "cards": across(".sheet"),
+        "dots": [...document.querySelectorAll(".plot .dot, .plot .value")].filter(part => !inside(part)).length,
+        "cells": [...document.querySelectorAll(".stack td, .stack th[scope=row]")].filter(part => !inside(part)).length,
+        "size": Math.min(...[...document.querySelectorAll(".plot")].map(plot =>
+            parseFloat(getComputedStyle(plot).fontSize) * plot.clientWidth / plot.viewBox.baseVal.width)),
+    };
+}"""
+
+
+def test_report_on_a_phone_shows_two_cards_a_row_whole_curves_and_every_cell(browser: Browser, report: str) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(report)
+    found = page.evaluate(NARROW)
+    assert found.pop("size") > 9, "words in charts, in pixels"
+    assert found == {"cards": 2 if page.locator(".sheet").count() else 0, "dots": 0, "cells": 0}
+    page.close()
+
+
 def test_report_is_walked_by_keyboard(browser: Browser, report: str) -> None:
     page = browser.new_page()
     page.goto(report)

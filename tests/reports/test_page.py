@@ -17,8 +17,8 @@ from PIL import Image
 from curation.errors import ProjectError
 from curation.records import Estimate
 from reports import page
-from reports.page import HtmlReporter, audit_lines, confusion_table, is_safe_link, picture_address
-from reports.summary import Audit, IterationSummary
+from reports.page import HtmlReporter, audit_lines, confusion_table, is_safe_link, picture_address, shown_words
+from reports.summary import LEFT_OUT, Audit, IterationSummary
 from tests.reports.cases import CLASSES, PROJECT, SLICE, make_card, make_images, make_summary
 
 
@@ -78,6 +78,15 @@ def test_words_come_before_pictures(read: Reading) -> None:
     answers = ["What changed", "Is it real?", "Better", "What is weak", "What next", "Labels to review"]
     places = [read.text.index(words) for words in answers]
     assert places == sorted(places)
+
+
+def test_what_is_shown_of_changed_labels_is_what_was_counted(files: list[Path]) -> None:
+    card = replace(make_card(files[0]), given="cat", current="dog")
+    cards = [card] * 3
+    assert shown_words(cards, 3) == "3 shown."
+    assert shown_words(cards, 40) == "3 of 40 shown."
+    more = [*cards, replace(card, current=LEFT_OUT), replace(card, given="")]
+    assert shown_words(more, 4) == "5 shown: 3 changed labels, 1 first label, 1 image left out of training."
 
 
 def test_gain_that_is_not_shown_says_so(files: list[Path]) -> None:
