@@ -264,6 +264,7 @@ def _card(account: Account, scored: Scored, sample: Sample, reasons: Mapping[str
         suggested=classes.name(suggested),
         label_quality=scored.quality.get(sample.id),
         reason=reason,
+        bits=sample.bits,
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from curation import reviews
 from curation.config import Settings, read_settings
 from curation.errors import DataError, ProjectError, ProjectLocked
+from curation.files import for_people
 from curation.importing import samples_of
 from curation.ledger import Ledger
 from curation.parts import Annotator
@@ -179,7 +180,8 @@ class Asking:
         return True
 
     def _send(self, annotator: Annotator, number: int, progress: Progress | None) -> None:
-        files = {s.id: s.file for s in samples_of(self.ledger) if s.file.exists()}
+        samples = [s for s in samples_of(self.ledger, self.settings.bits) if s.file.exists()]
+        files = for_people(samples, self.settings, self.paths)
         entries = [e for e in reviews.open_entries(self.ledger, number) if e.sample_id in files]
         annotator.send(entries, files, progress)
 
@@ -245,7 +247,7 @@ class Asking:
         if file is None:
             return {}
         predictions, labels = predictions_from_frame(read_frame(file)), self.ledger.labels()
-        files = {s.id: s.file for s in samples_of(self.ledger)}
+        files = for_people(samples_of(self.ledger, self.settings.bits), self.settings, self.paths)
         found: dict[str, tuple[Path, ...]] = {}
         for column, class_id in enumerate(predictions.class_ids):
             order = (-predictions.probabilities[:, column]).argsort(kind="stable")

@@ -45,7 +45,7 @@ def made_from(settings: Settings) -> Hashable:
     file = (weights.stat().st_mtime_ns, weights.stat().st_size) if weights and weights.exists() else None
     judged = (settings.detection.views, settings.detection.rotation_invariant)
     how = (settings.training.deterministic, settings.training.method, *judged)
-    return chosen, file, how, settings.engine, settings.engine_address
+    return chosen, file, how, settings.engine, settings.engine_address, settings.bits
 
 
 def load_encoders(paths: ProjectPaths, settings: Settings) -> Encoders:
@@ -60,15 +60,14 @@ def load_encoders(paths: ProjectPaths, settings: Settings) -> Encoders:
     chosen = settings.backbone
     with deterministic(settings.training.deterministic):
         backbone = load_backbone(chosen.name, weights=weights, size=size, device=chosen.device)
-    views = paths.cache / "views" if settings.detection.views == "many" else None
+    cache = paths.image_cache(settings.bits)
+    views = cache / "views" if settings.detection.views == "many" else None
     viewed = settings.training.method in ("auto", "views")
     engine = _engine(settings, backbone)
-    pixels = PixelCache(paths.cache / "pixels", size)
-    store = FeatureStore(backbone, pixels, paths.cache / "features", views=views, view_all=viewed, engine=engine)
+    pixels = PixelCache(cache / "pixels", size)
+    store = FeatureStore(backbone, pixels, cache / "features", views=views, view_all=viewed, engine=engine)
     turned = settings.detection.rotation_invariant
-    return Encoders(
-        store, ViewFeatures(backbone, paths.cache / "views", rotation_invariant=turned, engine=engine), asked
-    )
+    return Encoders(store, ViewFeatures(backbone, cache / "views", rotation_invariant=turned, engine=engine), asked)
 
 
 def make_parts(
@@ -91,7 +90,9 @@ def make_parts(
         encoder=store,
         judge=views if settings.detection.views == "many" else None,
         trainer=_trainer(encoders, settings),
-        measure=lambda samples, progress: measure_properties(samples, paths.cache / "properties.parquet", progress),
+        measure=lambda samples, progress: measure_properties(
+            samples, paths.image_cache(settings.bits) / "properties.parquet", progress
+        ),
         repair=_repairer(paths, settings, samples, classes, encoders, progress),
         reporters=[reporter],
         progress=progress,

@@ -238,11 +238,13 @@ class Settings:
     project's own SQLite file; ``holdout_share`` what import sets apart where no split is given. ``answer_key`` is a
     table ``path,label`` of true labels, for demos and benchmarks only: it is counted against, and steers nothing.
     ``engine`` is where embedding, scoring and folds are computed: ``local``, or ``ray``, the cluster at
-    ``engine_address`` (``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``).
+    ``engine_address`` (``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``). ``bits`` is how many of their bits 16-bit
+    images use, 8 to 16: ``curate init`` sets it by the largest value that it finds.
     """
 
     name: str = ""
     images: str = ""
+    bits: int = 16
     ledger: str = ""
     seed: int = 0
     holdout_share: float = 0.2
@@ -260,6 +262,7 @@ class Settings:
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
         _require(0 < self.holdout_share < 1, "holdout_share", self.holdout_share, "in (0, 1)")
+        _require(8 <= self.bits <= 16, "bits", self.bits, "8 to 16")
         _require(self.engine in ("local", "ray"), "engine", self.engine, "'local' or 'ray'")
         query = self.ledger.partition("?")[2]
         named = any(re.search(r"(?i)pass(word|wd)", key) for key, _ in parse_qsl(query, keep_blank_values=True))

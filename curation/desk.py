@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from curation import reviews
 from curation.config import Settings
 from curation.errors import DataError, ProjectError
+from curation.images import FilesAsSeen
 from curation.project import Project
 from curation.records import AMBIGUOUS, OTHER, SKIPPED, WITHDRAWN, Classes, Decision, Progress, Ruling, Verdict
 from curation.reporting import Say
@@ -278,7 +279,7 @@ def export_batch(project: Project, folder: Path) -> list[Path]:
     waiting = [i.number for i in project.ledger.iterations() if i.state == "waiting"]
     if not waiting:
         raise ProjectError("no batch waits for people; `curate run --annotator files` makes the next one")
-    files = {s.id: s.file for s in project.usable_samples()}
+    files = FilesAsSeen(project.usable_samples(), project.paths.cache / "seen")
     entries = [e for e in reviews.open_entries(project.ledger, waiting[-1]) if e.sample_id in files]
     return write_batch(
         folder, entries, files, project.classes_asked(), texts=project.texts(), guide=project.guide_texts()

@@ -8,9 +8,11 @@ import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from curation.config import Settings
 from curation.dataset import SetAside
-from curation.images import CHANGED
+from curation.images import CHANGED, FilesAsSeen
 from curation.records import Sample
+from curation.runs import ProjectPaths
 from curation.tables import read_frame, write_frame
 
 #: Size in bytes and time of the last change in nanoseconds, by sample id.
@@ -85,3 +87,13 @@ def _wrong_with(sample: Sample, notes: Noted, thorough: bool) -> str:
         return CHANGED
     notes[sample.id] = now
     return ""
+
+
+def for_people(samples: Sequence[Sample], settings: Settings, paths: ProjectPaths) -> Mapping[str, Path]:
+    """Where the images are that labelers see, by sample id: as the model is given them.
+
+    Where the settings name a storage, the samples' own files: they are read from there as they are.
+    """
+    if settings.review.images_url:
+        return {s.id: s.file for s in samples}
+    return FilesAsSeen(samples, paths.cache / "seen")

@@ -34,6 +34,8 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF
 MAX_PIXELS = 178_956_970
 #: What is wrong with a file whose content is not the sample's any more.
 CHANGED = "has changed since it was imported; put the old one back, or bring the new one in with `curate add`"
+#: How many of their bits 16-bit images may use: industrial and medical cameras fill 10, 12 or 14 of them.
+BITS = (8, 10, 12, 14, 16)
 #: How many images are held at a time while they are decoded, and after how many the result is written.
 _CHUNK = 256
 _SAVE_EVERY = 5_000
@@ -44,29 +46,52 @@ _DECODER_VERSION = 1
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What an image file is: the SHA-256 of its bytes (64 hex digits), and its upright size in pixels."""
+    """What an image file is: the SHA-256 of its bytes (64 hex digits), and its upright size in pixels.
+
+    ``deepest`` is the largest value of a 16-bit grey image; 0 for any other.
+    """
 
     sha256: str
     width: int
     height: int
+    deepest: int = 0
 
 
-def read_image(file: Path) -> Pixels:
+def read_image(file: Path, bits: int = 16) -> Pixels:
     """Read an image as people see it: upright, on white, in colour; shape (H, W, 3), uint8, RGB.
 
     EXIF orientation is applied, transparency is laid on white, greyscale, palette and CMYK become RGB (without colour
-    profiles), 16-bit values are divided by 256, floating point is taken as 0 to 1, or as 0 to 255 where a value is
-    above 1. Of an animation the first frame is read. Raises DataError with the file's name and the reason where it is
+    profiles). Of 16-bit grey images ``bits`` are in use (``BITS``): of 16, values are divided by 256, of 12 by 16, and
+    larger ones are white. Floating point is taken as 0 to 1, or as 0 to 255 where a value is above 1. Of an animation
+    the first frame is read. Raises DataError with the file's name and the reason where it is
     missing, a folder, empty, cut off, no image, or larger than ``MAX_PIXELS``.
     """
-    return decoded(_read_bytes(file), file, lambda image: np.asarray(rgb(loaded(image))))
+    return decoded(_read_bytes(file), file, lambda image: np.asarray(rgb(loaded(image), bits)))
 
 
 def inspect_image(file: Path) -> ImageFacts:
-    """Check that an image can be read to its end, and tell its content id and size; DataError where it can't be."""
+    """Check that an image can be read to its end, and tell what it is; DataError where it can't be."""
+
+    def facts(image: Image.Image) -> tuple[int, int, int]:
+        upright = loaded(image)
+        return (*upright.size, int(np.asarray(upright).max()) if is_deep(upright) else 0)
+
     raw = _read_bytes(file)
-    width, height = decoded(raw, file, lambda image: loaded(image).size)
-    return ImageFacts(hashlib.sha256(raw).hexdigest(), width, height)
+    return ImageFacts(hashlib.sha256(raw).hexdigest(), *decoded(raw, file, facts))
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether it is grey of whole numbers of more than 8 bits."""
+    return image.mode.startswith("I")
+
+
+def bits_in_use(largest: int) -> int:
+    """How many of 16 bits images use whose largest value this is: one of ``BITS``, 16 where there is none.
+
+    >>> bits_in_use(4095), bits_in_use(4096), bits_in_use(0)
+    (12, 14, 16)
+    """
+    return next((bits for bits in BITS if 0 < largest < 2**bits), 16)
 
 
 def format_of(file: Path) -> str:
@@ -148,13 +173,14 @@ def turn_of(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def rgb(image: Image.Image) -> Image.Image:
+def rgb(image: Image.Image, bits: int = 16) -> Image.Image:
+    """In colour, on white, 8 bits each; ``bits`` as of ``read_image``."""
     from PIL import Image
 
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_to_eight_bits(np.asarray(image))).convert("RGB")
+        return Image.fromarray(_to_eight_bits(np.asarray(image), bits)).convert("RGB")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
@@ -162,11 +188,13 @@ def rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _to_eight_bits(values: npt.NDArray[np.generic]) -> Pixels:
-    """Whole numbers as 16-bit; floating point as 0 to 1, or 0 to 255 where a value is above 1.
+def _to_eight_bits(values: npt.NDArray[np.generic], bits: int = 16) -> Pixels:
+    """Whole numbers of so many bits; floating point as 0 to 1, or 0 to 255 where a value is above 1.
 
     >>> _to_eight_bits(np.array([0, 256, 65535], dtype=np.uint16)).tolist()
     [0, 1, 255]
+    >>> _to_eight_bits(np.array([0, 256, 4095, 65535], dtype=np.uint16), bits=12).tolist()
+    [0, 16, 255, 255]
     >>> _to_eight_bits(np.array([0.0, 0.5, 1.0])).tolist()
     [0, 128, 255]
     """
@@ -174,7 +202,7 @@ def _to_eight_bits(values: npt.NDArray[np.generic]) -> Pixels:
         finite = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=255.0, neginf=0.0)
         scale = 255.0 if finite.max(initial=0.0) <= 1.0 else 1.0
         return np.clip(np.rint(finite * scale), 0, 255).astype(np.uint8)
-    return (np.clip(values.astype(np.int64), 0, 65535) >> 8).astype(np.uint8)
+    return (np.clip(values.astype(np.int64), 0, 2**bits - 1) >> (bits - 8)).astype(np.uint8)
 
 
 def bytes_of(sample: Sample) -> bytes:
@@ -194,6 +222,52 @@ def in_threads(work: Callable[[Sample], T], samples: Sequence[Sample]) -> Iterat
     with ThreadPoolExecutor(_threads(), thread_name_prefix="images") as pool:
         for start in range(0, len(samples), _CHUNK):
             yield list(pool.map(work, samples[start : start + _CHUNK]))
+
+
+# --- for people
+
+
+class FilesAsSeen(Mapping[str, Path]):
+    """Where browsers find the images of samples, by sample id, as the model is given them.
+
+    These are the samples' own files, but for 16-bit images that use fewer bits, which browsers would show all but
+    black: of one of these a PNG is written into ``folder`` when it is first asked for. Raises DataError then where the
+    image is damaged.
+    """
+
+    def __init__(self, samples: Sequence[Sample], folder: Path) -> None:
+        self._samples = {s.id: s for s in samples}
+        self._folder = folder
+
+    def __getitem__(self, sample_id: str) -> Path:
+        sample = self._samples[sample_id]
+        if sample.bits == 16 or not sample.file.is_file():  # whoever asks for files says which is missing
+            return sample.file
+        seen = self._folder / f"{sample.id}-{sample.bits}.png"
+        if seen.is_file():
+            return seen
+        if not decoded(sample.file, sample.file, is_deep):
+            return sample.file
+        write_whole(seen, as_png(sample.file, sample.bits))
+        return seen
+
+    def __contains__(self, sample_id: object) -> bool:
+        return sample_id in self._samples
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._samples)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+
+def as_png(file: Path, bits: int = 16) -> bytes:
+    """An image as the model is given it, as the bytes of a PNG; ``bits`` and errors as of ``read_image``."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(read_image(file, bits)).save(out, "PNG")
+    return out.getvalue()
 
 
 # --- pixels, decoded once
@@ -294,7 +368,7 @@ class PixelCache:
 
     def _decode(self, sample: Sample) -> bytes:
         def squashed(image: Image.Image) -> bytes:
-            return squash(rgb(loaded(image, at_least=2 * self.size)), self.size).tobytes()
+            return squash(rgb(loaded(image, at_least=2 * self.size), sample.bits), self.size).tobytes()
 
         return decoded(bytes_of(sample), sample.file, squashed)
 

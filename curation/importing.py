@@ -10,6 +10,7 @@ from pathlib import Path
 from curation import dataset, files
 from curation.config import Settings
 from curation.errors import ProjectError
+from curation.images import bits_in_use
 from curation.ledger import Ledger, NewPath, NewSample, StoredSample
 from curation.records import Sample
 from curation.runs import ProjectPaths, write_json
@@ -72,12 +73,13 @@ def record_import(
     found: dataset.Found,
     *,
     iteration: int = 0,
+    notes: Sequence[str] = (),
 ) -> Imported:
     """Write what was gathered into the ledger; names of merged classes count for those that they now belong to.
 
     Every label of a row is a class, also one that no picture got because more of its rows have another.
     Labels of the pool are not taken, but those that come later for images of it, in rows that name no other split than
-    train: these are learned from then.
+    train: these are learned from then. ``notes`` are told with those on contradictions, first.
     """
     known, merged = ledger.add_classes(dataset.labels_of(gathered), who="import"), ledger.merged_classes()
 
@@ -98,7 +100,7 @@ def record_import(
         rows=len(found.rows),
         splits=dict(Counter(g.split for g in gathered)),
         classes=known.names,
-        notes=tuple(note for g in gathered for note in g.notes),
+        notes=tuple(note for note in (*notes, *(note for g in gathered for note in g.notes)) if note),
         set_aside=found.set_aside,
     )
 
@@ -108,18 +110,41 @@ def _is_taken(gathered: dataset.Gathered) -> bool:
     return gathered.split != "pool" or {row.split for row in gathered.rows} <= {None, "train"}
 
 
-def sample_of(stored: StoredSample) -> Sample:
-    """A sample as the rest of the house knows it; of several paths the first that is there."""
+def sample_of(stored: StoredSample, bits: int = 16) -> Sample:
+    """A sample as the rest of the house knows it; of several paths the first that is there. ``bits``: the setting."""
     first = stored.paths[0]
     places = [Path(p.root) / p.path for p in stored.paths]
     file = next((f for f in places if f.exists()), places[0]) if len(places) > 1 else places[0]
     metadata = {k: v for p in reversed(stored.paths) for k, v in p.metadata.items()}
-    return Sample(stored.id, first.path, file, stored.split, stored.group, metadata, stored.width, stored.height)
+    return Sample(stored.id, first.path, file, stored.split, stored.group, metadata, stored.width, stored.height, bits)
 
 
-def samples_of(ledger: Ledger) -> list[Sample]:
-    """All samples of a ledger in the order they came."""
-    return [sample_of(stored) for stored in ledger.samples()]
+def samples_of(ledger: Ledger, bits: int = 16) -> list[Sample]:
+    """All samples of a ledger in the order they came. ``bits``: the setting."""
+    return [sample_of(stored, bits) for stored in ledger.samples()]
+
+
+def bits_of(found: dataset.Found) -> tuple[int, str]:
+    """How many bits the 16-bit images of an import use, and where these are fewer than 16, a sentence that says so."""
+    deep = [facts.deepest for _, facts in found.rows if facts.deepest]
+    bits = bits_in_use(max(deep, default=0))
+    if bits == 16:
+        return 16, ""
+    return bits, (
+        f"{len(deep):,} images use only {bits} of 16 bits (the largest value is {max(deep):,}): all are read so, by "
+        f"bits = {bits} in curation.toml, which can be set otherwise before the first run"
+    )
+
+
+def too_deep(found: dataset.Found, bits: int) -> str:
+    """A sentence on images of which not all values are told apart; '' where there are none."""
+    deep = [facts.deepest for _, facts in found.rows if facts.deepest >= 2**bits]
+    if not deep:
+        return ""
+    return (
+        f"{len(deep):,} images have values above {2**bits - 1:,} (the largest is {max(deep):,}), which are read as "
+        f"white by bits = {bits} in curation.toml; set it to {bits_in_use(max(deep))}, and all images are computed anew"
+    )
 
 
 def names_of(stored: StoredSample) -> set[str]:

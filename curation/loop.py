@@ -25,6 +25,7 @@ from curation.costs import label_weights, positive_class
 from curation.credit import Credit, TrainingSet, action_sets, credit_actions
 from curation.errors import ProjectError, TrainingError
 from curation.evidence import Said, gather, hold_back, learn
+from curation.files import for_people
 from curation.judging import Judging, class_of, labeled_holdout, trainable
 from curation.ledger import Ledger
 from curation.parts import Account, Annotator, Parts, Scored
@@ -96,7 +97,7 @@ class Loop:
     @property
     def judging(self) -> Judging:
         """What judges labels, by the settings of now."""
-        return Judging(self.parts, self.settings, self.ledger, self.paths.cache)
+        return Judging(self.parts, self.settings, self.ledger, self.paths.image_cache(self.settings.bits))
 
     # --- whole iterations
 
@@ -312,7 +313,7 @@ class Loop:
         """Send the batch, take what has come; true when the batch is complete or closed."""
         if self.ledger.queue(number, holdout=True):
             entries = self.open_entries(number)
-            files = {s.id: s.file for s in self.samples}  # of the batch, and of what is shown beside it
+            files = for_people(self.samples, self.settings, self.paths)  # of the batch, and of what is shown beside it
             annotator.send(entries, files, self.parts.progress)
         self.ledger.set_state(number, "waiting")
         missing = self.collect(number, annotator)

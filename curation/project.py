@@ -26,6 +26,7 @@ from curation.goal import forget_goal, goal_of, settings_for
 from curation.history import HISTORY, history_rows
 from curation.importing import (
     Imported,
+    bits_of,
     names_of,
     new_ledger,
     note_import,
@@ -34,6 +35,7 @@ from curation.importing import (
     sample_of,
     samples_of,
     size_for,
+    too_deep,
 )
 from curation.judging import class_of, labeled_holdout, trainable
 from curation.ledger import Ledger
@@ -143,10 +145,12 @@ class Project:
         gathered = dataset.gather(found, known_splits={}, seed=settings.seed, holdout_share=settings.holdout_share)
         dataset.check_classes(gathered)
         size = settings.backbone.size or size_for(gathered)
+        bits, of_bits = (settings.bits, "") if settings.bits != 16 else bits_of(found)
         settings = replace(
             settings,
             name=settings.name or root.resolve().name,
             images=str(folder),
+            bits=bits,
             backbone=replace(settings.backbone, size=size),
         )
         with project_lock(paths):
@@ -154,7 +158,7 @@ class Project:
             ledger = new_ledger(settings, paths, {g.id for g in gathered})
             if "id" not in ledger.about():
                 ledger.set_about("id", uuid.uuid4().hex)
-            imported = record_import(ledger, gathered, found)
+            imported = record_import(ledger, gathered, found, notes=(of_bits or too_deep(found, bits),))
             ledger.close()
             note_import(paths, found)
             write_whole(paths.settings, settings_to_toml(settings))
@@ -180,8 +184,9 @@ class Project:
         with project_lock(self.paths):
             note_import(self.paths, found)
             return record_import(
-                self.ledger, gathered, found, iteration=max((i.number for i in self.ledger.iterations()), default=0)
-            )
+                self.ledger, gathered, found, iteration=max((i.number for i in self.ledger.iterations()), default=0),
+                notes=(too_deep(found, self.settings.bits),),
+            )  # fmt: skip
 
     # --- what there is
 
@@ -192,7 +197,7 @@ class Project:
 
     def samples(self) -> list[Sample]:
         """All samples in the order they came."""
-        return samples_of(self.ledger)
+        return samples_of(self.ledger, self.settings.bits)
 
     def labels(self, as_of: int | None = None, *, release: str | None = None) -> pd.DataFrame:
         """Labels now, as of the end of an iteration, or as a release froze them, one row a path.
@@ -219,7 +224,7 @@ class Project:
         if len(found) > 1:
             those = ", ".join(f"{s.id[:12]} ({sample_of(s).file})" for s in found[:5])
             raise DataError(f"{len(found)} samples have the path '{path}'; name one by its id: {those}")
-        return sample_of(found[0])
+        return sample_of(found[0], self.settings.bits)
 
     def history(self, path: str | None = None) -> pd.DataFrame:
         """Label events and verdicts in the order they happened, of one image or of all."""

@@ -133,18 +133,20 @@ def _keep_properties(measured: Mapping[str, Mapping[str, float]], cache_file: Pa
 
 
 def _measure_file(sample: Sample) -> dict[str, float]:
-    pixels, width, height, quality = decoded(bytes_of(sample), sample.file, _at_measuring_scale)
+    pixels, width, height, quality = decoded(
+        bytes_of(sample), sample.file, lambda image: _at_measuring_scale(image, sample.bits)
+    )
     about = {"width": width, "height": height, "aspect": width / height, "jpeg_quality": quality}
     return measure_pixels(pixels) | about
 
 
-def _at_measuring_scale(image: Image.Image) -> tuple[Pixels, float, float, float]:
+def _at_measuring_scale(image: Image.Image, bits: int) -> tuple[Pixels, float, float, float]:
     """Pixels at measuring scale, the upright width and height of the file, and its JPEG quality."""
     from PIL import Image
 
     width, height = image.size
     quality = jpeg_quality(getattr(image, "quantization", None))
-    upright = rgb(loaded(image, at_least=MEASURE_SIDE))
+    upright = rgb(loaded(image, at_least=MEASURE_SIDE), bits)
     if turn_of(image) in (
         Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90
     ):  # fmt: skip

@@ -89,7 +89,8 @@ class Sample:
     """One image, known by its content.
 
     ``id`` is the SHA-256 of the file's bytes (64 hex digits), ``path`` its first path as the user gave it, ``file``
-    where it lies now. ``group`` (module, lot, patient, video) is never divided between folds or splits.
+    where it lies now. ``group`` (module, lot, patient, video) is never divided between folds or splits. ``bits`` is how
+    many of their bits the 16-bit images of the project use, by which all of them are read.
     """
 
     id: str
@@ -100,6 +101,7 @@ class Sample:
     metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
     width: int = 0
     height: int = 0
+    bits: int = 16
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
@@ -107,7 +109,7 @@ class Sample:
     def __reduce__(self) -> tuple[type[Sample], tuple[object, ...]]:
         """Pickled as what it was made from, for its read-only metadata can't be."""
         made_from = (self.id, self.path, self.file, self.split, self.group, dict(self.metadata))
-        return Sample, (*made_from, self.width, self.height)
+        return Sample, (*made_from, self.width, self.height, self.bits)
 
 
 @dataclass(frozen=True)

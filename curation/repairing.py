@@ -215,7 +215,7 @@ class Repairer:
         from augment.transforms import build_transform
         from curation.images import read_image
 
-        shown = [read_image(self.samples[s].file) for s in copies.sample_ids[:6]]
+        shown = [read_image(self.samples[s].file, self.samples[s].bits) for s in copies.sample_ids[:6]]
         if shown:
             write_whole(folder / "recipe.png", contact_sheet(shown, build_transform(recipe), seed=self.seed))
 

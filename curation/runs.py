@@ -43,6 +43,10 @@ class ProjectPaths:
         self.fiftyone = self.home / "fiftyone"
         self.iterations = self.home / "iterations"
 
+    def image_cache(self, bits: int) -> Path:
+        """The folder of what was made of images: one for every way to read 16-bit ones, the setting ``bits``."""
+        return self.cache if bits == 16 else self.cache / f"{bits}-bit"
+
     def iteration(self, number: int) -> Path:
         """The folder of an iteration."""
         return self.iterations / f"{number:03d}"

@@ -9,7 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
-from curation.images import format_of, read_image
+from curation.images import as_png, format_of
 
 #: What browsers show, by Pillow's names, with the endings of such files; the first where a file has another.
 _SHOWN = {
@@ -37,7 +37,7 @@ def place(file: Path, folder: Path, name: str) -> str:
     beside = folder / f".{name}.{os.getpid()}.new"
     try:
         if suffix is None:
-            beside.write_bytes(_as_png(file))
+            beside.write_bytes(as_png(file))
         else:
             _link_or_copy(file, beside)
         beside.replace(target)
@@ -64,15 +64,5 @@ def as_shown(file: Path, name: str) -> tuple[str, bytes]:
     """An image as browsers show it: file name and bytes, those of a PNG where browsers don't show what it holds."""
     suffix = _suffix_as_it_is(file)
     if suffix is None:
-        return f"{name}.png", _as_png(file)
+        return f"{name}.png", as_png(file)
     return f"{name}{suffix}", file.read_bytes()
-
-
-def _as_png(file: Path) -> bytes:
-    import io
-
-    from PIL import Image
-
-    out = io.BytesIO()
-    Image.fromarray(read_image(file)).save(out, "PNG")
-    return out.getvalue()

@@ -14,12 +14,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from curation.audit import Outlook
 from curation.costs import cost_words
 from curation.credit import credit_words
-from curation.images import FORMATS
+from curation.images import FORMATS, rgb
 from curation.records import Estimate
 from curation.runs import write_whole
 from reports import plots
@@ -37,9 +37,6 @@ from reports.summary import (
     what_is_weak,
     worst_pair,
 )
-
-if TYPE_CHECKING:
-    import PIL.Image
 
 THUMBNAIL = 160
 PREVIEW = 720
@@ -358,21 +355,24 @@ class _Pictures:
         self.left = budget
 
     def thumbnail(self, card: Card) -> str:
-        return self._spend(card.file, THUMBNAIL)
+        return self._spend(card.file, THUMBNAIL, card.bits)
 
     def preview(self, png: bytes) -> str:
         return self._spend(io.BytesIO(png), PREVIEW)
 
-    def _spend(self, source: Path | io.BytesIO, side: int) -> str:
-        address = picture_address(source, side) if self.left > 0 else ""
+    def _spend(self, source: Path | io.BytesIO, side: int, bits: int = 16) -> str:
+        address = picture_address(source, side, bits) if self.left > 0 else ""
         if len(address) > self.left:
             return ""
         self.left -= len(address)
         return address
 
 
-def picture_address(source: Path | io.BytesIO, side: int) -> str:
-    """A picture as a JPEG ``data:`` address, neither side above ``side`` pixels; '' where it can't be read."""
+def picture_address(source: Path | io.BytesIO, side: int, bits: int = 16) -> str:
+    """A picture as the model is given it (``bits`` as of ``curation.images.read_image``), as a JPEG ``data:`` address.
+
+    Neither side is above ``side`` pixels; '' where it can't be read.
+    """
     from PIL import Image, ImageOps
 
     try:
@@ -382,24 +382,10 @@ def picture_address(source: Path | io.BytesIO, side: int) -> str:
                 if opened.width * opened.height > _MOST_PIXELS:
                     return ""
                 opened.draft("RGB", (2 * side, 2 * side))
-                image = as_rgb(ImageOps.exif_transpose(opened))
+                image = rgb(ImageOps.exif_transpose(opened), bits)
                 image.thumbnail((side, side))
                 into = io.BytesIO()
                 image.save(into, "JPEG", quality=82, optimize=True)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what Pillow raises for broken files
         return ""
     return "data:image/jpeg;base64," + base64.b64encode(into.getvalue()).decode("ascii")
-
-
-def as_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Eight-bit RGB; deep greys are spread over the range that they use, transparency stands on white."""
-    from PIL import Image
-
-    if image.mode.startswith(("I", "F")):
-        low, high = image.convert("F").getextrema()
-        span = (float(high) - float(low)) or 1.0  # type: ignore[arg-type]
-        return image.convert("F").point(lambda v: v * (255 / span) - float(low) * 255 / span).convert("RGB")  # type: ignore[arg-type]
-    if "A" in image.getbands() or "transparency" in image.info:
-        ground = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")

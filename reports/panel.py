@@ -131,12 +131,14 @@ def plain(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>#|!~])", r"\\\1", re.sub(r"\s+", " ", text))
 
 
-def strip(files: Sequence[str | Path], side: int = _THUMB) -> str:
-    """Small copies of pictures side by side, as one JPEG ``data:`` address; '' where none can be read."""
+def strip(files: Sequence[str | Path], side: int = _THUMB, bits: int = 16) -> str:
+    """Small copies of pictures side by side, as one JPEG ``data:`` address; '' where none can be read.
+
+    They look as the model is given them, ``bits`` as of ``curation.images.read_image``.
+    """
     from PIL import Image, ImageOps
 
-    from curation.images import FORMATS
-    from reports.page import as_rgb
+    from curation.images import FORMATS, rgb
 
     thumbs = []
     for file in files:
@@ -145,7 +147,7 @@ def strip(files: Sequence[str | Path], side: int = _THUMB) -> str:
                 warnings.simplefilter("ignore")
                 with Image.open(file, formats=FORMATS) as image:
                     image.draft("RGB", (2 * side, 2 * side))
-                    thumbs.append(ImageOps.pad(as_rgb(ImageOps.exif_transpose(image)), (side, side)))
+                    thumbs.append(ImageOps.pad(rgb(ImageOps.exif_transpose(image), bits), (side, side)))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             continue
     if not thumbs:

@@ -22,7 +22,10 @@ LEFT_OUT = "left out"
 
 @dataclass(frozen=True)
 class Card:
-    """A picture in a report with what there is to say about it; labels are class names, ``current`` may be LEFT_OUT."""
+    """A picture in a report with what there is to say about it; labels are class names, ``current`` may be LEFT_OUT.
+
+    ``bits`` is how many 16-bit images use, as of a ``Sample``.
+    """
 
     sample_id: str
     path: str
@@ -33,6 +36,7 @@ class Card:
     suggested: str
     label_quality: float | None
     reason: str
+    bits: int = 16
 
 
 @dataclass(frozen=True)

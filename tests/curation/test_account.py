@@ -94,7 +94,7 @@ def test_examples_of_a_slice_are_not_what_was_put_right_in_the_iteration() -> No
 
 def test_labels_to_review_are_those_that_nobody_has_settled() -> None:
     ids = ("asked before", "changed now", "disputed", "kept now", "never asked", "seen by a reviewer")
-    samples = [SimpleNamespace(id=name, path=name, file=Path(name)) for name in ids]
+    samples = [Sample(name, name, Path(name), "train") for name in ids]
     issues = [SimpleNamespace(kind="label", sample_id=name, reason="", suggested="c1") for name in ids]
     decided = (("changed now", "change"), ("disputed", "contested"), ("kept now", "keep"))
     account: Any = SimpleNamespace(

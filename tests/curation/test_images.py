@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import struct
 import zlib
 from pathlib import Path
@@ -15,10 +16,12 @@ from tests_pictures import picture, sample_of, samples_in
 
 from curation.errors import DataError
 from curation.images import (
+    FilesAsSeen,
     PixelCache,
     inspect_image,
     read_image,
 )
+from curation.records import Sample
 
 
 class TestReading:
@@ -83,6 +86,18 @@ class TestReading:
         values = np.array([[0, 32768], [65535, 256]], dtype=np.uint16)
         Image.fromarray(values).save(tmp_path / f"a.{suffix}")
         assert read_image(tmp_path / f"a.{suffix}")[:, :, 0].tolist() == [[0, 128], [255, 1]]
+
+    @pytest.mark.parametrize("suffix", ["png", "tif"])
+    def test_twelve_of_sixteen_bits_fill_the_eight_that_are_read(self, tmp_path: Path, suffix: str) -> None:
+        values = np.array([[0, 2048], [4095, 16], [5000, 65535]], dtype=np.uint16)
+        Image.fromarray(values).save(tmp_path / f"a.{suffix}")
+        assert read_image(tmp_path / f"a.{suffix}", 12)[:, :, 0].tolist() == [[0, 128], [255, 1], [255, 255]]
+        assert inspect_image(tmp_path / f"a.{suffix}").deepest == 65535
+
+    def test_only_deep_grey_is_measured_for_how_deep_it_is(self, tmp_path: Path) -> None:
+        for name, image in {"a.png": picture(8, 8), "b.png": Image.new("L", (8, 8), 200)}.items():
+            image.save(tmp_path / name)
+            assert inspect_image(tmp_path / name).deepest == 0
 
     def test_floating_point_and_one_bit_are_read(self, tmp_path: Path) -> None:
         Image.fromarray(np.array([[0.0, 0.5], [1.0, np.nan]], dtype=np.float32)).save(tmp_path / "f.tif")
@@ -247,3 +262,42 @@ class TestPixelCache:
         pixels = PixelCache(tmp_path / "cache", 32).pixels([sample_of(tmp_path / "a.jpg")])[0]
         full = Image.fromarray(read_image(tmp_path / "a.jpg")).resize((32, 32), Image.Resampling.LANCZOS)
         assert np.abs(pixels.astype(int) - np.asarray(full).astype(int)).max() <= 4
+
+
+class TestSeen:
+    def sample(self, tmp_path: Path, name: str, image: Image.Image, bits: int = 12) -> Sample:
+        image.save(tmp_path / name)
+        return Sample(inspect_image(tmp_path / name).sha256, name, tmp_path / name, "train", bits=bits)
+
+    def test_people_see_deep_images_as_the_model_is_given_them_and_others_as_they_are(self, tmp_path: Path) -> None:
+        deep = Image.fromarray(np.linspace(0, 4095, 64).reshape(8, 8).astype(np.uint16))
+        samples = [self.sample(tmp_path, "d.png", deep), self.sample(tmp_path, "c.png", picture(8, 8))]
+        files = FilesAsSeen(samples, tmp_path / "seen")
+        assert (list(files), len(files), samples[0].id in files, "x" in files) == (
+            [s.id for s in samples],
+            2,
+            True,
+            False,
+        )
+        assert not (tmp_path / "seen").exists(), "nothing is made before it is asked for"
+        seen = files[samples[0].id]
+        with Image.open(seen) as shown:
+            assert (shown.format, shown.mode) == ("PNG", "RGB")
+            assert np.asarray(shown).tolist() == read_image(samples[0].file, 12).tolist()
+        squashed = PixelCache(tmp_path / "cache", 8).pixels(samples[:1])[0]
+        assert squashed.tolist() == read_image(seen).tolist()
+        assert files[samples[1].id] == samples[1].file
+        made = seen.stat().st_mtime_ns
+        assert (files[samples[0].id], seen.stat().st_mtime_ns) == (seen, made)
+
+    def test_images_of_sixteen_bits_and_missing_ones_are_the_files_themselves(self, tmp_path: Path) -> None:
+        deep = Image.fromarray(np.full((8, 8), 60_000, dtype=np.uint16))
+        one, gone = self.sample(tmp_path, "d.png", deep, 16), self.sample(tmp_path, "g.png", deep)
+        gone.file.unlink()
+        files = FilesAsSeen([one], tmp_path / "seen")
+        assert files[one.id] == one.file
+        assert FilesAsSeen([gone], tmp_path / "seen")[gone.id] == gone.file
+        assert not (tmp_path / "seen").exists()
+
+    def test_a_sample_is_handed_to_other_processes_with_its_bits(self, tmp_path: Path) -> None:
+        assert pickle.loads(pickle.dumps(Sample("a", "a", Path("a"), "train", bits=12))).bits == 12

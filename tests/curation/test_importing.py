@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from tests_stand_ins import draw
 
+from curation.assembly import made_from
 from curation.config import BackboneSettings, DetectionSettings, Settings
 from curation.desk import merge_class
 from curation.errors import DataError
+from curation.files import for_people
+from curation.images import read_image
 from curation.importing import Imported
 from curation.project import Project
+from curation.properties import measure_properties
+from curation.runs import ProjectPaths
 
 
 class Home:
@@ -151,3 +159,60 @@ def test_a_picture_that_comes_with_two_labels_is_flagged_until_people_settle_it(
     assert sum("the same picture came" in reason for reason in told.values()) == 2
     project.judge([sample_id], truth[first], person="eve")
     assert "the same picture came" not in issues()[first]
+
+
+def deep_images(folder: Path, count: int, largest: int, seed: int = 0) -> None:
+    """Grey 16-bit PNGs in two class folders, with values up to ``largest``, which the last of them alone reaches."""
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        file = folder / ("scratch" if number % 2 else "clean") / f"{seed}-{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        values = rng.integers(0, largest // 2, (24, 24)).astype(np.uint16)
+        values[0, 0] = largest if number == count - 1 else values[0, 0]
+        Image.fromarray(values).save(file)
+
+
+@pytest.mark.parametrize(("largest", "bits"), [(1_000, 10), (4_095, 12), (16_000, 14), (65_000, 16)])
+def test_how_many_bits_images_use_is_found_once_and_read_by_everything(tmp_path: Path, largest: int, bits: int) -> None:
+    deep_images(tmp_path / "images", 12, largest)
+    project, done = Project.create(tmp_path / "p", tmp_path / "images")
+    said = [f"12 images use only {bits} of 16 bits (the largest value is {largest:,}): all are read so"]
+    assert [note.partition(", by bits")[0] for note in done.notes] == (said if bits < 16 else [])
+    assert f"bits = {bits}\n" in (tmp_path / "p" / "curation.toml").read_text()
+    samples = project.samples()
+    assert {s.bits for s in (*samples, project.find(samples[0].path))} == {bits}
+    looks = measure_properties(samples, project.paths.image_cache(bits) / "properties.parquet")
+    expected = [float(read_image(s.file, bits).mean() / 255) for s in samples]
+    assert looks["brightness"].tolist() == pytest.approx(expected, abs=1e-3)
+    assert min(expected) > 0.1
+
+
+def test_images_that_use_more_bits_later_are_told_and_change_nothing(tmp_path: Path) -> None:
+    deep_images(tmp_path / "images", 12, 4_095)
+    project, _ = Project.create(tmp_path / "p", tmp_path / "images")
+    deep_images(tmp_path / "more", 4, 4_000, seed=1)
+    assert project.add(tmp_path / "more").notes == ()
+    deep_images(tmp_path / "much more", 4, 16_000, seed=2)
+    (note,) = project.add(tmp_path / "much more").notes
+    assert "4 images have values above 4,095 (the largest is 16,000)" in note
+    assert "set it to 14" in note
+    assert Project(tmp_path / "p").settings.bits == 12
+
+
+def test_what_was_made_of_images_is_kept_apart_by_how_they_are_read(tmp_path: Path) -> None:
+    paths = ProjectPaths(tmp_path)
+    assert paths.image_cache(16) == paths.cache
+    assert len({paths.image_cache(bits) for bits in (8, 10, 12, 14, 16)}) == 5
+    one = Settings()
+    assert made_from(one) != made_from(replace(one, bits=12)), "the network in memory keeps features, too"
+
+
+def test_labelers_get_what_the_model_is_given_and_a_storages_files_as_they_are(tmp_path: Path) -> None:
+    deep_images(tmp_path / "images", 4, 4_095)
+    project, _ = Project.create(tmp_path / "p", tmp_path / "images")
+    samples, settings = project.samples(), project.settings
+    files = for_people(samples, settings, project.paths)
+    shown = [read_image(files[s.id]).tolist() for s in samples]
+    assert shown == [read_image(s.file, 12).tolist() for s in samples]
+    stored = replace(settings, review=replace(settings.review, images_url="https://host/{path}"))
+    assert for_people(samples, stored, project.paths) == {s.id: s.file for s in samples}

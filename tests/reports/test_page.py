@@ -17,7 +17,15 @@ from PIL import Image
 from curation.errors import ProjectError
 from curation.records import Estimate
 from reports import page
-from reports.page import HtmlReporter, audit_lines, confusion_table, is_safe_link, picture_address, shown_words
+from reports.page import (
+    THUMBNAIL,
+    HtmlReporter,
+    audit_lines,
+    confusion_table,
+    is_safe_link,
+    picture_address,
+    shown_words,
+)
 from reports.summary import LEFT_OUT, Audit, IterationSummary
 from tests.reports.cases import CLASSES, PROJECT, SLICE, make_card, make_images, make_summary
 
@@ -115,13 +123,19 @@ def test_picture_that_cannot_be_read_is_told_of_in_words(summary: IterationSumma
         assert "picture not shown" in html
 
 
-def test_deep_grey_and_transparent_pictures_are_shown_as_they_look(tmp_path: Path) -> None:
+def test_deep_grey_and_transparent_pictures_are_shown_as_the_model_is_given_them(
+    summary: IterationSummary, tmp_path: Path
+) -> None:
+    """By 16 bits 1,000 to 4,000 of 4,095 are shades 3 to 15, by 12 bits 62 to 250."""
     deep, clear = tmp_path / "deep.tif", tmp_path / "clear.png"
-    Image.fromarray(np.linspace(10_000, 20_000, 64 * 64).reshape(64, 64).astype(np.uint16)).save(deep)
+    Image.fromarray(np.linspace(1_000, 4_000, 64 * 64).reshape(64, 64).astype(np.uint16)).save(deep)
     Image.new("RGBA", (20, 20), (0, 0, 0, 0)).save(clear)
-    shades = np.asarray(decoded(picture_address(deep, 64)).convert("L"))
-    assert shades.min() < 10
-    assert shades.max() > 245
+    for bits, lowest, highest in ((16, 3, 15), (12, 62, 250)):
+        shades = np.asarray(decoded(picture_address(deep, 64, bits)).convert("L")).astype(int)
+        assert abs(shades.min() - lowest) <= 4
+        assert abs(shades.max() - highest) <= 4
+    card = replace(make_card(deep), bits=12)
+    assert picture_address(deep, THUMBNAIL, 12) in HtmlReporter().render(replace(summary, worst=(card,)))
     assert np.asarray(decoded(picture_address(clear, 64))).min() > 250
 
 

@@ -343,7 +343,8 @@ def _picture(panel: Any, name: str, address: str, words: str) -> None:
 @functools.lru_cache(maxsize=64)
 def _sheet(files: tuple[str, ...]) -> str:
     """Drawn once: the panel is drawn anew at every click, and photographs take a while to open."""
-    return said.strip(files)
+    project = _project()
+    return said.strip(files, bits=project.settings.bits if project else 16)
 
 
 def _recipe_sheet(number: int) -> str:
