@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from curation.config import BackboneSettings, DetectionSettings, ReviewSettings, Settings, SliceSettings, read_settings
@@ -101,8 +102,8 @@ def run_demo(
         show(table_of(project.status()))
         last = project.paths.iteration(max(done, 1))
         show(f"\nReport:       {last / 'report' / 'index.html'}")
-        show(f"FiftyOne App: curate review {directory}")
-        show(f"Label Studio: curate label {directory}")
+        show(f"FiftyOne App: curate review {quote(str(directory))}")
+        show(f"Label Studio: curate label {quote(str(directory))}")
 
 
 def check_folder(directory: Path) -> None:

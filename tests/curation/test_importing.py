@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 from tests_stand_ins import draw
 
 from curation.assembly import made_from
+from curation.cli import curate
 from curation.config import BackboneSettings, DetectionSettings, Settings
 from curation.desk import merge_class
 from curation.errors import DataError
@@ -216,3 +219,12 @@ def test_labelers_get_what_the_model_is_given_and_a_storages_files_as_they_are(t
     assert shown == [read_image(s.file, 12).tolist() for s in samples]
     stored = replace(settings, review=replace(settings.review, images_url="https://host/{path}"))
     assert for_people(samples, stored, project.paths) == {s.id: s.file for s in samples}
+
+
+def test_the_next_command_can_be_pasted_wherever_the_project_is(tmp_path: Path) -> None:
+    truth, root = draw(tmp_path / "images", 12), tmp_path / "my parts"
+    (tmp_path / "labels.csv").write_text("path,label\n" + "".join(f"{p},{c}\n" for p, c in truth.items()))
+    given = ["init", str(root), "--images", str(tmp_path / "images"), "--labels", str(tmp_path / "labels.csv")]
+    done = CliRunner().invoke(curate, given)
+    assert done.exit_code == 0, done.output
+    assert shlex.split(done.output.split("`")[1]) == ["curate", "run", str(root)]
