@@ -1,4 +1,4 @@
-"""Other processes: whether one is still the one that it was, and waiting for its end."""
+"""Other processes: whether one is still the one that it was, how it was called, and waiting for its end."""
 
 from __future__ import annotations
 
@@ -19,6 +19,16 @@ def birth(pid: int) -> float | None:
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
     except psutil.NoSuchProcess:
         return None
+
+
+def command_of(pid: int) -> tuple[str, ...]:
+    """The process's command line; empty where it is gone, or not for us to see."""
+    import psutil
+
+    try:
+        return tuple(psutil.Process(pid).cmdline())
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return ()
 
 
 def wait_until_gone(processes: Sequence[psutil.Process], seconds: float) -> list[psutil.Process]:

@@ -31,7 +31,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 import httpx
 
 from curation.errors import LabelStudioError
-from curation.processes import birth, wait_until_gone
+from curation.processes import birth, command_of, wait_until_gone
 from curation.runs import write_json, write_whole
 from labeling.web import faults_as_ours, plain_client, post_form, post_json, sign_in, token_client
 
@@ -186,6 +186,7 @@ class LabelStudioServer:
 
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         with FileLock(self.home / "start.lock"):
+            self._end_left_behind()
             self._found = self._find()
             begun = self._found or self._launch()
         return self.wait_ready(timeout) if wait else self._connection(begun)
@@ -217,17 +218,27 @@ class LabelStudioServer:
 
     def stop(self) -> None:
         """End our server cleanly and wait until it is gone; harmless where none is running."""
+        self._end_left_behind()
+        if found := self._find():
+            self._end_server(found)
+        self.state_file.unlink(missing_ok=True)
+
+    def _end_server(self, found: _Process) -> None:
         import psutil
 
-        found = self._find()
-        if found:
-            with suppress(psutil.NoSuchProcess):
-                _end(psutil.Process(found.pid))
-            if self._child is not None and self._child.pid == found.pid:
-                self._child.wait(1)
-            if birth(found.pid) == found.created:
-                raise LabelStudioError(f"Label Studio (process {found.pid}) can't be stopped; see {self.log_file}")
-        self.state_file.unlink(missing_ok=True)
+        with suppress(psutil.NoSuchProcess):
+            _end(psutil.Process(found.pid))
+        if self._child is not None and self._child.pid == found.pid:
+            self._child.wait(1)
+        if birth(found.pid) == found.created:
+            raise LabelStudioError(f"Label Studio (process {found.pid}) can't be stopped; see {self.log_file}")
+
+    def _end_left_behind(self) -> None:
+        """End our server where the project's folder was moved while it ran: it can't open its files any more."""
+        noted = self._noted()
+        if noted and (data := data_folder(command_of(noted.pid))) and not data.exists():
+            self._end_server(noted)
+            self.state_file.unlink(missing_ok=True)
 
     def _connection(self, found: _Process) -> Connection:
         return Connection(found.url, self._secrets()["token"], self.images)
@@ -249,11 +260,17 @@ class LabelStudioServer:
         return self._remembered() or self._orphan()
 
     def _remembered(self) -> _Process | None:
+        """The noted process, if it works on this very folder: notes of a copied project are of the original's."""
+        noted = self._noted()
+        return noted if noted and port_of_ours(command_of(noted.pid), self.home) == noted.port else None
+
+    def _noted(self) -> _Process | None:
+        """The process that ``state.json`` tells of, if it is still there; it may be another folder's."""
         try:
-            found = _Process(**json.loads(self.state_file.read_text(encoding="utf-8")))
+            noted = _Process(**json.loads(self.state_file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
-        return found if birth(found.pid) == found.created else None
+        return noted if birth(noted.pid) == noted.created else None
 
     def _orphan(self) -> _Process | None:
         import psutil
@@ -404,10 +421,19 @@ def port_of_ours(command: Sequence[str], home: Path) -> int | None:
     >>> port_of_ours(["python", "label-studio", "start", "--port", "80", "--data-dir", "/q/server"], Path("/p")) is None
     True
     """
-    options = dict(itertools.pairwise(command))
-    port = options.get("--port", "")
-    is_ours = "start" in command and options.get("--data-dir") == str(home / "server")
+    port = dict(itertools.pairwise(command)).get("--port", "")
+    is_ours = data_folder(command) == home / "server"
     return int(port) if is_ours and port.isdigit() else None
+
+
+def data_folder(command: Sequence[str]) -> Path | None:
+    """Where the Label Studio with this command line has its files; ``None`` where it is none (pure).
+
+    >>> data_folder(["python", "label-studio", "start", "--data-dir", "/p/server"])
+    PosixPath('/p/server')
+    """
+    folder = dict(itertools.pairwise(command)).get("--data-dir")
+    return Path(folder) if folder and "start" in command else None
 
 
 def log_gist(log: str) -> str:

@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from curation.errors import DatabaseError
-from curation.processes import birth, wait_until_gone
+from curation.processes import birth, command_of, wait_until_gone
 from curation.runs import write_whole
 
 URI_VARIABLE = "FIFTYONE_DATABASE_URI"
@@ -118,6 +118,7 @@ class Mongo:
 
         self.home.mkdir(parents=True, exist_ok=True)
         with FileLock(self.home / "start.lock"):
+            self._end_left_behind()
             found = self._find() or self._launch()
         return self._address(found)
 
@@ -160,8 +161,14 @@ class Mongo:
         It is left running while another program is connected, such as a second reviewer's App. Raises
         DatabaseError where it is still there after a minute.
         """
-        if not self.is_ours or (found := self._find()) is None or _is_used_by_others(found):
+        if not self.is_ours:
             return
+        self._end_left_behind()
+        found = self._find()
+        if found is not None and not _is_used_by_others(found):
+            self._end(found)
+
+    def _end(self, found: _Running) -> None:
         import psutil
 
         with suppress(psutil.NoSuchProcess):
@@ -173,6 +180,12 @@ class Mongo:
                 )
         self.state_file.unlink(missing_ok=True)
 
+    def _end_left_behind(self) -> None:
+        """End our database where the project's folder was moved while it ran: it holds the files at their new place."""
+        noted = self._noted()
+        if noted and (folder := _files_of(command_of(noted.pid))) and not folder.exists():
+            self._end(noted)
+
     @property
     def _log_file(self) -> Path:
         return self.home / "mongod.log"
@@ -183,11 +196,17 @@ class Mongo:
         return found if found and _answers(found.port) else None
 
     def _remembered(self) -> _Running | None:
+        """The noted process, if it works on this very folder: notes of a copied project are of the original's."""
+        noted = self._noted()
+        return noted if noted and port_of_ours(command_of(noted.pid), self.home) == noted.port else None
+
+    def _noted(self) -> _Running | None:
+        """The process that ``state.json`` tells of, if it is still there; it may be another folder's."""
         try:
-            found = _Running(**json.loads(self.state_file.read_text(encoding="utf-8")))
+            noted = _Running(**json.loads(self.state_file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
-        return found if birth(found.pid) == found.created else None
+        return noted if birth(noted.pid) == noted.created else None
 
     def _orphan(self) -> _Running | None:
         import psutil
@@ -309,12 +328,15 @@ def port_of_ours(command: Sequence[str], home: Path) -> int | None:
     >>> port_of_ours(["/x/mongod", "--dbpath", "/q/mongo-6.0", "--port", "4000"], Path("/p")) is None
     True
     """
-    if not command or Path(command[0]).name != "mongod":
-        return None
-    options = dict(itertools.pairwise(command))
-    folder, port = Path(options.get("--dbpath", "")), options.get("--port", "")
-    is_ours = folder.parent == home and folder.name.startswith("mongo-")
+    folder, port = _files_of(command), dict(itertools.pairwise(command)).get("--port", "")
+    is_ours = folder is not None and folder.parent == home and folder.name.startswith("mongo-")
     return int(port) if is_ours and port.isdigit() else None
+
+
+def _files_of(command: Sequence[str]) -> Path | None:
+    """Where the mongod with this command line has its files; ``None`` where it is none."""
+    folder = dict(itertools.pairwise(command)).get("--dbpath")
+    return Path(folder) if folder and Path(command[0]).name == "mongod" else None
 
 
 def free_port(address: str = "127.0.0.1") -> int:

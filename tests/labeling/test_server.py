@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import stat
 import sys
@@ -12,6 +13,7 @@ import psutil
 import pytest
 
 from curation.errors import LabelStudioError
+from curation.processes import birth
 from labeling.server import (
     Connection,
     LabelStudioServer,
@@ -216,6 +218,45 @@ def test_a_second_start_finds_the_first_even_without_its_notes(monkeypatch: pyte
         assert json.loads(server.state_file.read_text())["pid"] == pid
     finally:
         server.stop()
+
+
+def test_a_copied_project_leaves_the_originals_server_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LABEL_STUDIO_COMMAND", stand_in(tmp_path, "import time\ntime.sleep(60)"))
+    original = LabelStudioServer(tmp_path / "home")
+    begun = original.start(wait=False)
+    try:
+        shutil.copytree(tmp_path / "home", tmp_path / "copy")
+        LabelStudioServer(tmp_path / "copy").stop()
+        shutil.copy(original.state_file, tmp_path / "copy")
+        copy = LabelStudioServer(tmp_path / "copy")
+        copy.start(wait=False)
+        assert json.loads(copy.state_file.read_text())["pid"] != json.loads(original.state_file.read_text())["pid"]
+        copy.stop()
+        assert original.start(wait=False) == begun
+    finally:
+        original.stop()
+
+
+@pytest.mark.parametrize("is_stopped_first", [False, True])
+def test_a_server_whose_project_was_moved_is_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_stopped_first: bool
+) -> None:
+    monkeypatch.setenv("LABEL_STUDIO_COMMAND", stand_in(tmp_path, "import time\ntime.sleep(60)"))
+    LabelStudioServer(tmp_path / "home").start(wait=False)
+    (tmp_path / "home").rename(tmp_path / "moved")
+    moved = LabelStudioServer(tmp_path / "moved")
+    before = json.loads(moved.state_file.read_text())["pid"]
+    try:
+        assert moved.running() is None
+        if is_stopped_first:
+            moved.stop()
+            assert not moved.state_file.exists()
+        else:
+            moved.start(wait=False)
+            assert json.loads(moved.state_file.read_text())["pid"] != before
+        assert birth(before) is None
+    finally:
+        moved.stop()
 
 
 def test_a_first_start_begins_with_the_prepared_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

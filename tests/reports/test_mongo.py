@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -18,6 +19,7 @@ import psutil
 import pytest
 
 from curation.errors import DatabaseError
+from curation.processes import birth
 from reports.mongo import Mongo, find_mongod, mongod_version, port_of_ours
 
 
@@ -86,6 +88,29 @@ def test_process_that_merely_has_the_remembered_id_is_not_taken_for_ours(tmp_pat
         mongo.state_file.write_text(json.dumps(us))
         assert mongo.running() is None
         mongo.stop()  # or this test would not live to tell
+
+
+def test_a_copied_project_gets_a_database_of_its_own_and_a_moved_one_is_ended(tmp_path: Path) -> None:
+    mongo = Mongo(tmp_path / "home", {})
+    try:
+        uri = mongo.start()
+        copy, moved = Mongo(tmp_path / "copy", {}), Mongo(tmp_path / "moved", {})
+        copy.home.mkdir()
+        shutil.copy(mongo.state_file, copy.home)
+        assert copy.running() is None
+        copy.stop()
+        assert mongo.running() == uri
+        mongo.home.rename(moved.home)
+        before = json.loads(moved.state_file.read_text())["pid"]
+        assert moved.running() is None
+        assert moved.start() != uri
+        assert birth(before) is None
+        moved.stop()
+        assert moved.running() is None
+        assert not list(moved.home.glob("damaged-*"))
+    finally:
+        Mongo(tmp_path / "moved", {}).stop()
+        mongo.stop()
 
 
 def test_database_is_left_running_while_another_program_is_connected(tmp_path: Path) -> None:
