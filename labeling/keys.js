@@ -81,7 +81,11 @@
     const words = document.querySelector(".ct-progress") || document.createElement("div");
     words.className = "ct-progress";
     words.style.cssText = "margin: 0 12px; font-size: 14px; white-space: nowrap";
-    words.textContent = `${found.finished_task_number} / ${found.task_number} · Enter ↵ · Backspace ⌫ · ↑ ↓ ← → ◐ · + − ⌕ · PageDown ⤼`;
+    words.textContent = `${found.finished_task_number} / ${found.task_number}`;
+    const keys = document.createElement("span");
+    keys.className = "ct-keys"; // no room for them on a phone
+    keys.textContent = " · Enter ↵ · Backspace ⌫ · ↑ ↓ ← → ◐ · + − ⌕ · PageDown ⤼";
+    words.append(keys);
     if (!words.isConnected) bar.after(words);
   };
   setInterval(progress, 500);

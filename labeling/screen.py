@@ -240,7 +240,8 @@ _IMAGE = {
 }  # fmt: skip
 
 #: Label Studio's own panels for drawing regions are of no use here; what they leave free goes to image and guide. Its
-#: toolbar makes the image's place narrower after the image was fitted into it, and so would cut off its edges.
+#: toolbar makes the image's place narrower after the image was fitted into it, and so would cut off its edges. Where
+#: three columns would leave too little for the image, the guide goes below the answers, then all below the image.
 _STYLE = """
 .lsf-sidepanels__wrapper, .lsf-toolbar, .lsf-history-buttons, .lsf-model-actions { display: none !important }
 .lsf-sidepanels { padding: 0 !important }
@@ -298,4 +299,30 @@ _STYLE = """
 .ct-small b { overflow: hidden; text-overflow: ellipsis; min-width: 0; font-weight: 400 }
 .ct-small .ct-example { width: 23px; height: 23px; margin-right: 1px }
 .ct-other { margin-top: 4px }
+@media (max-width: 1100px) {
+  .ct { grid-template-columns: minmax(0, 1fr) 310px; grid-template-rows: max-content auto;
+    align-items: start; overflow-y: auto }
+  .ct-wide { grid-template-columns: minmax(0, 1fr) 340px }
+  .ct-wider { grid-template-columns: minmax(0, 1fr) 420px }
+  .ct-image { grid-row: 1 / 3; position: sticky; top: 0 }
+  .ct-ask { display: block; min-height: auto }
+  .ct-facts { max-height: none }
+  .ct-guide { grid-column: 2; border-left: 0; padding-left: 0 }
+  .ct-wider .ct-guide { padding-left: 0 }
+  .ct-wider .ct-many .lsf-choices { grid-template-columns: 1fr 1fr }
+}
+@media (max-width: 900px) and (min-height: 521px), (max-width: 599px) {
+  .ct { display: block; padding: 8px }
+  .ct-image { position: static }
+  .ct-ask { margin-top: 8px }
+  .ct-guide { border-top: 1px solid rgba(128, 128, 128, .35); margin-top: 12px; padding-top: 8px }
+}
+@media (max-width: 900px) {
+  .lsf-menu-header__context, .lsf-menu-header__hotkeys { display: none !important }
+  .lsf-menu-header__user { margin-left: auto }
+}
+@media (max-width: 760px) {
+  .lsf-editor { width: 100% !important; min-width: 0 !important }
+  .ct-keys { display: none }
+}
 """

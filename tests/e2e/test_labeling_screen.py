@@ -180,6 +180,61 @@ def test_the_screen_bears_many_classes(
     assert verdict.answer == ("c187" if hidden else "c10")
 
 
+#: A phone, a page of 1280 px enlarged twice, tablets either way up, a small window.
+SIZES = ((390, 844), (640, 400), (768, 1024), (820, 1180), (1024, 768), (1280, 800))
+
+
+@pytest.mark.parametrize("count", [2, 40])
+def test_image_and_answers_are_seen_on_screens_of_every_width(
+    connection: Connection, tokens: dict[str, str], project_id: str, browser: Browser, artifacts: Path, tmp_path: Path,
+    count: int,
+) -> None:  # fmt: skip
+    classes = Classes(
+        tuple(f"c{i}" for i in range(1, count + 1)), tuple(f"kind of thing {i}" for i in range(1, count + 1))
+    )
+    batch = [replace(e, opinions=1) for e in batch_of(4, ("shown",))]
+    files = draw(tmp_path, batch)
+    labels = {batch[2].sample_id: "c1", batch[3].sample_id: "c2"}
+    batch = [replace(e, related=tuple(labels)) for e in batch[:2]]
+    guide = {class_id: f"What {name} means, in a sentence." for class_id, name in list(classes)}
+    asked = annotator(connection, project_id, classes=classes, guide=guide, labels=labels, opinions=1)
+    asked.send(batch, files)
+    page = signed_in(browser, connection, "bob")
+    for width, height in SIZES:
+        page.set_viewport_size({"width": width, "height": height})
+        open_stream(page, asked.addresses()["shown"])
+        page.wait_for_selector(".ct-progress")
+        wait_for_pictures(page)
+        page.screenshot(path=artifacts / f"labeling-{count}-classes-{width}.png")
+        seen = layout(page)
+        assert not seen["scrolls"], width
+        assert seen["image"] >= min(0.38 * width, 0.45 * height), width
+        send = page.locator('[aria-label="Submit current annotation"]').bounding_box()
+        image = page.locator(".ct-image canvas").first.bounding_box()
+        assert send is not None
+        assert image is not None
+        assert send["x"] + send["width"] <= width
+        assert 0 <= image["x"] < image["x"] + image["width"] <= width
+        assert 0 <= image["y"] < image["y"] + image["height"] <= send["y"]
+        last, beside = (page.locator(name).bounding_box() for name in (".ct-answers", ".ct-guide"))
+        assert last is not None
+        assert beside is not None
+        assert beside["x"] >= last["x"] + last["width"] or beside["y"] >= last["y"] + last["height"], (
+            "not one on the other"
+        )
+        answer = page.locator(".ct .lsf-choice").nth(count + 2)
+        answer.scroll_into_view_if_needed()
+        box = answer.bounding_box()
+        assert box is not None
+        assert 0 <= box["x"] < box["x"] + box["width"] <= width
+        assert box["y"] + box["height"] <= send["y"]
+        if width == 390:
+            press(page, "1")
+    press(page, "2")
+    page.close()
+    assert [v.answer for v in asked.collect(batch)] == ["c1", "c2"]
+
+
 def test_an_image_that_is_left_for_later_comes_again(
     connection: Connection, tokens: dict[str, str], project_id: str, browser: Browser, tmp_path: Path
 ) -> None:
