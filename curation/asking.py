@@ -19,7 +19,7 @@ from curation.ledger import Ledger
 from curation.parts import Annotator
 from curation.records import Classes, Progress, QueueEntry
 from curation.reporting import Say
-from curation.runs import ProjectPaths, project_lock, read_json, write_json
+from curation.runs import ProjectPaths, project_lock, read_json, sending_lock, write_json
 from curation.tables import predictions_from_frame, read_frame
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ class Asking:
                         recorded=partial(self.ledger.verdicts, holdout=True),
                         addresses=self.addresses_of_images(),
                         texts=self.texts(),
+                        sending=partial(sending_lock, self.paths),
                     )
                 )
             return made[0]

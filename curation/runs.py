@@ -11,7 +11,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -224,22 +224,43 @@ def _locked(paths: ProjectPaths, holder: Path) -> ProjectLocked:
 
 
 @contextmanager
-def decision_lock(paths: ProjectPaths, *, timeout: float = 60) -> Iterator[None]:
-    """Hold the deciding about labels for a moment, also while a run holds the project; raises ProjectLocked.
+def held(paths: ProjectPaths, name: str, doing: str, *, timeout: float = 60) -> Iterator[None]:
+    """Do something that goes on beside a run, but never twice at once; raises ProjectLocked.
 
-    So a reviewer's verdict and the consensus never decide about the same label at once.
+    ``name`` is the lock's file in the project's home, ``doing`` says what, as in "deciding about labels".
     """
     import filelock
 
     paths.home.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(paths.home / "decision-lock")
+    lock = filelock.FileLock(paths.home / name)
     try:
         lock.acquire(timeout=timeout)
     except filelock.Timeout:
         raise ProjectLocked(
-            f"somebody has been deciding about labels of {paths.root} for {timeout:.0f} s; try again in a moment"
+            f"somebody has been {doing} of {paths.root} for {timeout:.0f} s; try again in a moment"
         ) from None
     try:
         yield
     finally:
         lock.release()
+
+
+def decision_lock(paths: ProjectPaths, *, timeout: float = 60) -> AbstractContextManager[None]:
+    """Hold the deciding about labels for a moment, also while a run holds the project; raises ProjectLocked.
+
+    So a reviewer's verdict and the consensus never decide about the same label at once.
+    """
+    return held(paths, "decision-lock", "deciding about labels", timeout=timeout)
+
+
+def accounts_lock(paths: ProjectPaths, *, timeout: float = 300) -> AbstractContextManager[None]:
+    """Hold who has an account, from reading it until it is written again; raises ProjectLocked."""
+    return held(paths, "accounts-lock", "changing accounts", timeout=timeout)
+
+
+def sending_lock(paths: ProjectPaths, *, timeout: float = 900) -> AbstractContextManager[None]:
+    """Hold the sending of tasks, also while a run holds the project; raises ProjectLocked.
+
+    So two who look what is missing never both make it.
+    """
+    return held(paths, "sending-lock", "sending tasks", timeout=timeout)

@@ -4,6 +4,7 @@ Label Studio keeps nothing unique and may have stored tasks whose arrival it nev
 key of its queue entry, keys that are there are looked up before anything is sent, and nothing is sent again without
 looking. A curation project has two Label Studio projects, which every iteration uses again: one where tasks show the
 given label, one where they do not. Where people have queues of their own, each of them has two (``labeling.queues``).
+Should two of one kind have been made at once, the younger is the other's twin: answers in it count, it gets no more.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import logging
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -76,7 +77,8 @@ class LabelStudioAnnotator:
     ``earlier`` gives all entries that were ever sent, ``recorded`` the verdicts that the ledger has: who has judged an
     image is not asked about it again where another one of ``labelers`` is here. ``own_queues`` gives those people who
     have a queue each, among whom a batch is divided, as of now; where there are none, all share. ``addresses`` are
-    addresses of image files in a storage that Label Studio reads (``labeling.storages``).
+    addresses of image files in a storage that Label Studio reads (``labeling.storages``). ``sending`` keeps others who
+    send for the same curation project out while it is held.
     After ``collect``, ``rejected`` holds the reasons of answers that could not count. Every fault of Label Studio is a
     LabelStudioError.
     """
@@ -100,6 +102,7 @@ class LabelStudioAnnotator:
         recorded: Callable[[], Sequence[Verdict]] = tuple,
         addresses: Mapping[Path, str] | None = None,
         texts: Texts | None = None,
+        sending: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.connection = connection
         self.project_name = project_name
@@ -115,7 +118,7 @@ class LabelStudioAnnotator:
         self.labelers = frozenset(labelers)
         self._own_queues = own_queues
         self.stored_at = dict(addresses or {})
-        self._earlier, self._recorded = earlier, recorded
+        self._earlier, self._recorded, self._sending = earlier, recorded, sending
         self.texts = texts or read_texts()
         self.rejected: tuple[str, ...] = ()
         self._client: Any = None
@@ -132,9 +135,12 @@ class LabelStudioAnnotator:
         """
         for entry in entries:
             _check_file(entry, files)
-        with self._faults("sending tasks"):
-            found = _patiently(self._projects)
-            plan = _patiently(partial(self._plan, entries, found))
+        with self._sending(), self._faults("sending tasks"):
+            marked = _patiently(self._marked)
+            found = {queue: project for queue, (project, *_) in marked.items()}
+            younger = {queue: projects[1:] for queue, projects in marked.items()}
+            twins = [(queue, twin) for queue in younger for twin in self._settle_twins(queue, younger[queue])]
+            plan = _patiently(partial(self._plan, entries, found, twins))
             projects, stuck = {}, {}
             for queue in dict.fromkeys([*plan.wanted, *plan.there]):
                 wanted, kept = plan.wanted.get(queue, ()), plan.kept.get(queue, frozenset())
@@ -199,14 +205,14 @@ class LabelStudioAnnotator:
         if not own_queues:
             return []
         with self._faults("counting answers"):
-            projects = self._projects()
-            answers = self._answers(entries, projects)
+            marked = self._marked()
+            answers = self._answers(entries, _each(marked))
             asked = self._who_answered(answers)
         rows = progress_of(entries, own_queues, _all_tasks(answers), asked)
         return [
             PersonQueue(
                 person, given, of,
-                {q.stream: self._address(project) for q, project in projects.items() if q.owner == owner_of(person)},
+                {q.stream: self._address(first) for q, (first, *_) in marked.items() if q.owner == owner_of(person)},
             )
             for person, given, of in rows
         ]  # fmt: skip
@@ -247,12 +253,14 @@ class LabelStudioAnnotator:
 
     # --- who is asked what
 
-    def _plan(self, entries: Sequence[QueueEntry], projects: Mapping[Queue, Any]) -> Plan:
+    def _plan(
+        self, entries: Sequence[QueueEntry], projects: Mapping[Queue, Any], twins: Sequence[tuple[Queue, Any]]
+    ) -> Plan:
         """What belongs where; where nobody has a queue of their own, without looking at the tasks that are there."""
         own_queues = self._own_queues()
-        if not own_queues and not any(queue.owner for queue in projects):
+        if not own_queues and not twins and not any(queue.owner for queue in projects):
             return plan_together(entries, self._answered_by())
-        people, answers, recorded = self._people(), self._answers(entries, projects), self._recorded()
+        people, answers, recorded = self._people(), self._answers(entries, projects.items()), self._recorded()
         for person in own_queues:
             if person not in people.values():
                 raise ConfigError(
@@ -260,13 +268,19 @@ class LabelStudioAnnotator:
                     f"{self.connection.url}; make one with `curate people DIR --add` or correct the name"
                 )
         tasks = _all_tasks(answers)
-        deleted = {(str(origin_of(v.source)), v.key) for v in withdrawn_answers(recorded, tasks)}
-        answered, judged = who_answered(recorded, tasks, people), judged_before(entries, recorded)
+        both = [*tasks, *_all_tasks(self._answers(entries, twins))]
+        deleted = {(str(origin_of(v.source)), v.key) for v in withdrawn_answers(recorded, both)}
+        answered, judged = who_answered(recorded, both, people), judged_before(entries, recorded)
         here = Counter(task.queue for task in tasks)
         others = {queue: p for queue, p in projects.items() if queue.owner and (p.task_number or 0) > here[queue]}
         old = self._same_images(others, entries)
         plan = plan_apart(entries, own_queues, tasks, answered, judged, deleted, old)
-        return replace(plan, there={queue: plan.there.get(queue, frozenset()) for queue in projects})
+        kept = dict(plan.kept)
+        for queue in {queue for queue, _ in twins}:  # what was answered in the twin is not asked here as well
+            still = {str(t.about["key"]) for t in tasks if t.queue == queue and not t.annotations}
+            still -= {key for _, key in deleted}
+            kept[queue] = kept.get(queue, frozenset()) - still
+        return replace(plan, kept=kept, there={queue: plan.there.get(queue, frozenset()) for queue in projects})
 
     def _same_images(self, projects: Mapping[Queue, Any], entries: Sequence[QueueEntry]) -> dict[str, set[Queue]]:
         """In which of these queues an open task of an earlier batch asks about the image of an entry, by key."""
@@ -350,12 +364,32 @@ class LabelStudioAnnotator:
 
     def _projects(self) -> dict[Queue, Any]:
         """The project of each queue that has one, shown ones first; the oldest, should there be two."""
-        marked: dict[Queue, Any] = {}
+        return {queue: first for queue, (first, *_) in self._marked().items()}
+
+    def _marked(self) -> dict[Queue, list[Any]]:
+        """All projects of each queue that has one, shown ones first; of each queue, the oldest first."""
+        marked: dict[Queue, list[Any]] = defaultdict(list)
         shape = re.compile(rf"\[{re.escape(self.project_id)}/({'|'.join(STREAMS)})(?:-([0-9a-f]{{12}}))?\]")
-        for project in sorted(self._sdk.projects.list(page_size=100), key=lambda p: -p.id):
+        for project in sorted(self._sdk.projects.list(page_size=100), key=lambda p: p.id):
             if found := shape.search(project.description or ""):
-                marked[Queue(cast(Stream, found[1]), found[2] or "")] = project
+                marked[Queue(cast(Stream, found[1]), found[2] or "")].append(project)
         return dict(sorted(marked.items(), key=lambda pair: (STREAMS.index(pair[0].stream), pair[0].owner)))
+
+    def _settle_twins(self, queue: Queue, twins: Sequence[Any]) -> list[Any]:
+        """Withdraw from a queue's further projects what nobody has answered; those where something is left.
+
+        Two who sent from different machines, or before one waited for the other, have both made one. Others go.
+        """
+        kept = []
+        for twin in twins:
+            open_now = _patiently(partial(self._unanswered, twin))
+            _patiently(partial(self._delete_untouched, twin, [t.id for t in open_now], begun=False))
+            if any(True for _ in self._sdk.tasks.list(project=twin.id, page_size=1, fields="task_only", include="id")):
+                kept.append(twin)
+            else:
+                log.warning("project %s in Label Studio is a second one of %s; deleted", twin.id, queue.name)
+                self._sdk.projects.delete(twin.id)
+        return kept
 
     def _mark(self, queue: Queue) -> str:
         return f"Curation Toolkit finds this project by its mark [{self.project_id}/{queue.name}]; leave it here."
@@ -613,13 +647,13 @@ class LabelStudioAnnotator:
     # --- fetching
 
     def _answers(
-        self, entries: Sequence[QueueEntry], projects: Mapping[Queue, Any] | None = None
+        self, entries: Sequence[QueueEntry], projects: Iterable[tuple[Queue, Any]] | None = None
     ) -> dict[str, list[AnsweredTask]]:
         """The tasks of these entries with their answers, by key, in all projects or these; others are absent."""
-        projects = self._projects() if projects is None and entries else projects or {}
+        projects = _each(self._marked()) if projects is None and entries else projects or ()
         found: dict[str, list[AnsweredTask]] = defaultdict(list)
         with token_client(self.connection.url, self.connection.token) as client:
-            for queue, project in projects.items() if entries else ():
+            for queue, project in projects if entries else ():
                 keys = [e.key for e in entries if stream_of(e) == queue.stream]
                 # Ids begin again in a new database, so a source must tell apart projects of the same number.
                 origin = f"{project.created_at:%Y%m%dT%H%M%S.%f}-{project.id}"
@@ -648,6 +682,10 @@ class LabelStudioAnnotator:
 
     def _faults(self, doing: str) -> AbstractContextManager[None]:
         return faults_as_ours(self.connection.url, doing, ApiError)
+
+
+def _each(marked: Mapping[Queue, Sequence[Any]]) -> list[tuple[Queue, Any]]:
+    return [(queue, project) for queue, projects in marked.items() for project in projects]
 
 
 def _all_tasks(answers: Mapping[str, Sequence[AnsweredTask]]) -> list[AnsweredTask]:

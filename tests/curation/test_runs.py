@@ -13,7 +13,17 @@ import pytest
 
 from curation import cli
 from curation.errors import ProjectLocked
-from curation.runs import ProjectPaths, ended_by_signal, finished, project_lock, stage, sweep, write_whole
+from curation.runs import (
+    ProjectPaths,
+    accounts_lock,
+    ended_by_signal,
+    finished,
+    project_lock,
+    sending_lock,
+    stage,
+    sweep,
+    write_whole,
+)
 
 
 def test_a_stage_runs_once(tmp_path: Path) -> None:
@@ -64,6 +74,19 @@ def test_a_second_process_is_told_who_holds_the_project(tmp_path: Path) -> None:
         other.wait()
     with project_lock(ProjectPaths(tmp_path)):
         assert ProjectPaths(tmp_path).lock.exists()
+
+
+def test_what_goes_on_beside_a_run_is_done_by_one_at_a_time(tmp_path: Path) -> None:
+    paths = ProjectPaths(tmp_path)
+    with project_lock(paths), accounts_lock(paths), sending_lock(paths):
+        with pytest.raises(
+            ProjectLocked, match=r"somebody has been sending tasks of .* for 0 s; try again in a moment"
+        ):
+            sending_lock(paths, timeout=0.01).__enter__()
+        with pytest.raises(ProjectLocked, match="somebody has been changing accounts of"):
+            accounts_lock(paths, timeout=0.01).__enter__()
+    with sending_lock(paths, timeout=0), accounts_lock(paths, timeout=0):
+        pass
 
 
 def test_only_private_files_are_hidden_from_others(tmp_path: Path) -> None:

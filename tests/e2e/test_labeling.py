@@ -481,6 +481,70 @@ def test_an_import_whose_confirmation_is_lost_creates_nothing_twice(
     assert [t["data"]["key"] for t in tasks(connection, project_id)["shown"]] == [e.key for e in batch]
 
 
+def test_two_who_ask_at_once_make_one_labeling_project(
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = [replace(e, opinions=1) for e in batch_of(3, ("blind",))]
+    files = draw(tmp_path / "images", [*batch, *batch_of(1)])
+    (tmp_path / "labels.csv").write_text(
+        "path,label,split\n" + "".join(f"{f.name},{'ab'[n % 2]},train\n" for n, f in enumerate(files.values()))
+    )
+    project, _ = Project.create(tmp_path / "parts", tmp_path / "images", tmp_path / "labels.csv")
+    project.ledger.add_queue(
+        [replace(e, sample_id=s.id, iteration=1) for e, s in zip(batch, project.samples(), strict=False)]
+    )
+    project.ledger.set_state(1, "waiting")
+    monkeypatch.setenv("LABEL_STUDIO_URL", connection.url)
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", connection.token)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda root: Project(root).labeling_access(), [project.root] * 2)
+    assert first["streams"] == second["streams"]
+    with token_client(connection.url, connection.token) as client:
+        found = client.get("/api/projects/", params={"page_size": 1000}).json()["results"]
+    mine = [p for p in found if f"[{project.ledger.about()['id']}/" in (p["description"] or "")]
+    assert [p["task_number"] for p in mine] == [3]
+    project.ledger.close()
+
+
+@pytest.mark.parametrize("is_answered", [False, True])
+def test_answers_count_in_a_second_project_that_was_made_all_the_same_and_nobody_is_asked_there(
+    connection: Connection, tokens: dict[str, str], project_id: str, tmp_path: Path, is_answered: bool
+) -> None:
+    batch = [replace(e, opinions=1) for e in batch_of(4, ("blind",))]
+    files = draw(tmp_path, batch)
+    first, second = (annotator(connection, project_id, opinions=1) for _ in range(2))
+    first._marked = dict  # type: ignore[method-assign]  # both look before either has made one
+    second._marked = dict  # type: ignore[method-assign]
+    first.send(batch, files)
+    second.send(batch, files)
+    asked = annotator(connection, project_id, opinions=1)
+    ((older, twin),) = asked._marked().values()
+    answered = {}
+    if is_answered:
+        with token_client(connection.url, tokens["bob"]) as client:
+            task = client.get("/api/tasks/", params={"project": twin.id, "fields": "all"}).json()["tasks"][0]
+            client.post(
+                f"/api/tasks/{task['id']}/annotations/", json={"result": choice_result("c2")}
+            ).raise_for_status()
+            answered = {task["data"]["key"]: "c2"}
+    assert {v.key: v.answer for v in asked.collect(batch)} == answered
+    assert asked.waiting(batch) == 4 - len(answered)
+    asked.send(batch, files)
+    assert [[p.id for p in ps] for ps in asked._marked().values()] == [
+        [older.id, twin.id] if is_answered else [older.id]
+    ]
+    with token_client(connection.url, connection.token) as client:
+        here, there = (
+            {t["data"]["key"] for t in client.get("/api/tasks/", params={"project": p.id}).json().get("tasks", [])}
+            for p in (older, twin)
+        )
+    assert here == {e.key for e in batch} - set(answered)
+    assert there == set(answered)
+    assert {v.key: v.answer for v in asked.collect(batch)} == answered
+    assert LabelStudioPerson(connection.url, tokens["bob"]).answer(project_id, lambda key: "c1") == 4 - len(answered)
+    assert asked.waiting(batch) == 0
+
+
 def test_a_task_that_came_twice_all_the_same_is_asked_once(
     connection: Connection, project_id: str, tmp_path: Path
 ) -> None:
