@@ -26,7 +26,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import parse_qsl, unquote, urljoin, urlsplit
 
 import httpx
 
@@ -45,6 +45,13 @@ DATABASE_VARIABLE = "CURATION_LABEL_STUDIO_DATABASE"
 #: The address under which a proxy serves our Label Studio, for instance https://label.example.org.
 PUBLIC_VARIABLE = "CURATION_LABEL_STUDIO_PUBLIC_URL"
 OWNER = "curator@example.com"
+#: Parameters of a PostgreSQL address, and the variables that PostgreSQL's own library reads in their place.
+_PARAMETERS = {
+    "sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT", "sslcert": "PGSSLCERT", "sslkey": "PGSSLKEY",
+    "sslcrl": "PGSSLCRL", "gssencmode": "PGGSSENCMODE", "channel_binding": "PGCHANNELBINDING",
+    "connect_timeout": "PGCONNECT_TIMEOUT", "application_name": "PGAPPNAME", "options": "PGOPTIONS",
+    "target_session_attrs": "PGTARGETSESSIONATTRS",
+}  # fmt: skip
 DATABASE = "label_studio.sqlite3"
 _HELP = f"install `curation-toolkit[server]`, or set {URL_VARIABLE} and {KEY_VARIABLE}"
 _ADDRESS = "127.0.0.1"
@@ -344,11 +351,12 @@ class LabelStudioServer:
 def database_environment(given: Mapping[str, str]) -> dict[str, str]:
     """What tells Label Studio of the PostgreSQL that CURATION_LABEL_STUDIO_DATABASE names, if any (pure).
 
-    The password may stand in the address or in PGPASSWORD. Raises LabelStudioError where it is no such address, which
-    is not shown.
+    The password may stand in the address or in PGPASSWORD; parameters such as ``sslmode`` are handed on. Raises
+    LabelStudioError where it is no such address, which is not shown, or for a parameter that can't be handed on.
 
-    >>> database_environment({"CURATION_LABEL_STUDIO_DATABASE": "postgresql://ls@db/labels"})["POSTGRE_HOST"]
-    'db'
+    >>> found = database_environment({"CURATION_LABEL_STUDIO_DATABASE": "postgresql://ls@db/labels?sslmode=require"})
+    >>> found["POSTGRE_HOST"], found["PGSSLMODE"]
+    ('db', 'require')
     """
     address = given.get(DATABASE_VARIABLE, "").strip()
     if not address:
@@ -363,7 +371,13 @@ def database_environment(given: Mapping[str, str]) -> dict[str, str]:
         raise LabelStudioError(
             f"{DATABASE_VARIABLE} must be an address like postgresql://USER@HOST:5432/NAME (the password in PGPASSWORD)"
         )
-    return {
+    parameters = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if unknown := [name for name in parameters if name not in _PARAMETERS]:
+        raise LabelStudioError(
+            f"{DATABASE_VARIABLE} has the parameter '{unknown[0]}', which can't be handed on to Label Studio; "
+            f"leave it out (known are {', '.join(_PARAMETERS)})"
+        )
+    return {_PARAMETERS[name]: value for name, value in parameters.items()} | {
         "DJANGO_DB": "default",
         "POSTGRE_HOST": parts.hostname,
         "POSTGRE_PORT": str(port),

@@ -106,6 +106,15 @@ def test_a_team_may_keep_our_server_in_postgresql(tmp_path: Path) -> None:
     assert server_environment(given, tmp_path, KEPT)["POSTGRE_PASSWORD"] == "a@b"
 
 
+def test_parameters_of_the_databases_address_are_handed_on_or_refused() -> None:
+    asked = "postgresql://ls@db/labels?sslmode=verify-full&sslrootcert=/etc/ca%20certificate.pem"
+    found = database_environment({"CURATION_LABEL_STUDIO_DATABASE": asked})
+    assert (found["PGSSLMODE"], found["PGSSLROOTCERT"]) == ("verify-full", "/etc/ca certificate.pem")
+    with pytest.raises(LabelStudioError, match="has the parameter 'password', which can't be handed on") as refused:
+        database_environment({"CURATION_LABEL_STUDIO_DATABASE": "postgresql://ls@db/labels?password=s3cret"})
+    assert "s3cret" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     "address",
     ["sqlite:///x:pass", "postgresql://u:pass@/x", "postgresql://u:pass@h", "pass", "postgresql://u@h:pass/x"],
