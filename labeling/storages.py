@@ -14,6 +14,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from curation.errors import ConfigError, LabelStudioError
+from labeling.web import origin_of
 
 #: Label Studio's name of each kind of storage, by the scheme of its addresses.
 KINDS = {"s3": "s3", "gs": "gcs", "azure-blob": "azure"}
@@ -56,7 +57,7 @@ def check_web_images(images: Mapping[str, Path], server: str) -> None:
     with httpx.Client(timeout=_PATIENCE, follow_redirects=True) as client:
         for address, file in images.items():
             try:
-                answer = client.get(address, headers={"Origin": server})
+                answer = client.get(address, headers={"Origin": origin_of(server)})
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 raise LabelStudioError(_unseen(address, f"it can't be reached ({type(error).__name__})")) from None
             if why := hidden_because(answer.status_code, answer.headers, server) or other_file(answer.content, file):
@@ -68,12 +69,15 @@ def hidden_because(status: int, headers: Mapping[str, str], server: str) -> str:
 
     >>> hidden_because(404, {}, "http://ls"), hidden_because(200, {"access-control-allow-origin": "*"}, "http://ls")
     ('its server answers with status 404', '')
+    >>> hidden_because(200, {"access-control-allow-origin": "https://tools"}, "https://tools:443/label-studio")
+    ''
     """
+    page = origin_of(server)
     if status != 200:
         return f"its server answers with status {status}"
     allowed = {name.lower(): value for name, value in headers.items()}.get("access-control-allow-origin", "")
-    if allowed not in ("*", server):
-        return f"its server must allow pages of {server} to show it, by the header Access-Control-Allow-Origin"
+    if allowed not in ("*", page):
+        return f"its server must allow pages of {page} to show it, by the header Access-Control-Allow-Origin"
     return ""
 
 

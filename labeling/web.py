@@ -10,6 +10,7 @@ import re
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -17,6 +18,23 @@ from curation.errors import LabelStudioError
 
 _TIMEOUT = 60.0
 _LONGEST_DETAIL = 200
+
+
+def origin_of(address: str) -> str:
+    """Scheme, host and port of an http address, as browsers name where a page is from: without a default port.
+
+    Raises ValueError where it is no such address.
+
+    >>> origin_of("https://Tools.example.org:443/label-studio"), origin_of("http://[::1]:8080")
+    ('https://tools.example.org', 'http://[::1]:8080')
+    """
+    parts = urlsplit(address)
+    defaults = {"http": 80, "https": 443}
+    if parts.scheme not in defaults or not parts.hostname:
+        raise ValueError(f"'{address}' is no address of http or https")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    port = parts.port
+    return f"{parts.scheme}://{host}" + ("" if port in (None, defaults[parts.scheme]) else f":{port}")
 
 
 @contextmanager

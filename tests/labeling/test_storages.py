@@ -13,7 +13,7 @@ from tests_web import Web, web_server
 
 from curation.config import ReviewSettings
 from curation.errors import ConfigError, LabelStudioError
-from labeling.storages import check_resolved, check_storage, check_web_images, image_address
+from labeling.storages import check_resolved, check_storage, check_web_images, hidden_because, image_address
 
 SERVER = "http://labels:8080"
 ODD = "cats & dogs/ä #1%?.png"
@@ -64,6 +64,16 @@ def test_a_template_that_serves_no_image_is_refused(template: str) -> None:
 def test_an_image_that_labelers_would_see_is_fetched_once_and_passed(web: Web) -> None:
     check_web_images({image_address(f"{web.url}/{{path}}", ODD, ""): web.folder / ODD}, SERVER)
     assert web.origins == [SERVER]
+
+
+@pytest.mark.parametrize("server", ["https://Tools.example.org/label-studio", "https://tools.example.org:443"])
+def test_a_page_is_named_by_its_origin_as_browsers_do(web: Web, server: str) -> None:
+    headers = {"Access-Control-Allow-Origin": "https://tools.example.org"}
+    assert hidden_because(200, headers, server) == ""
+    assert "must allow pages of http://tools to show it" in hidden_because(200, headers, "http://tools:80/label-studio")
+    web.allowed = "http://tools"
+    check_web_images({image_address(f"{web.url}/{{path}}", ODD, ""): web.folder / ODD}, "http://tools:80/label-studio")
+    assert web.origins == ["http://tools"]
 
 
 @pytest.mark.parametrize(
