@@ -159,7 +159,9 @@ class Asking:
             self._send(annotator, number, progress)
             streams = getattr(annotator, "addresses", dict)()
             people = self.note_queues(number, annotator)
-        access: dict[str, Any] = {"url": connection.url, "streams": dict(streams), "people": people}
+        access: dict[str, Any] = {"url": connection.address, "streams": dict(streams), "people": people}
+        if connection.public:
+            access["local_url"] = connection.url
         if server is not None:
             access |= {"email": server.email, "password_file": str(server.secrets_file)}
         return access

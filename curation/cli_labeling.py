@@ -160,7 +160,8 @@ def label(directory: Path, stop: bool, as_json: bool) -> None:
     if as_json:
         print_json(access)
         return
-    click.echo(f"Label Studio: {access['url']}")
+    local = f" (on this machine {access['local_url']})" if "local_url" in access else ""
+    click.echo(f"Label Studio: {access['url']}{local}")
     if access.get("email"):
         click.echo(f"Sign in as {access['email']}; the password is in {access['password_file']}")
     for stream, address in access["streams"].items():

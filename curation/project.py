@@ -490,7 +490,8 @@ class Project:
         """Where labelers go and how they sign in, with the project's own server started where it is needed.
 
         ``url``, ``streams`` (name to address, empty where nothing waits, and where people have queues of their own),
-        ``people`` (rows of ``queues``); for an own server also ``email`` and ``password_file``.
+        ``people`` (rows of ``queues``); behind a proxy also ``local_url``, what that is before; for an own server also
+        ``email`` and ``password_file``.
         """
         return self._asking.access(self._current(), self.progress)
 
@@ -713,7 +714,7 @@ class Project:
         if connection is None and self.paths.label_studio.exists():
             connection = self.label_studio().running()
         if connection is not None:
-            found["Label Studio"] = connection.url
+            found["Label Studio"] = connection.address
         return found
 
     def review_app(

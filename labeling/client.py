@@ -249,7 +249,7 @@ class LabelStudioAnnotator:
         }
 
     def _address(self, project: Any) -> str:
-        return f"{self.connection.url}/projects/{project.id}/data?labeling=1"
+        return f"{self.connection.address}/projects/{project.id}/data?labeling=1"
 
     # --- who is asked what
 
@@ -631,7 +631,7 @@ class LabelStudioAnnotator:
                 raise DataError(f"image {file} can't be shown by browsers; convert it to PNG or JPEG, or leave "
                                 "review.images_url empty: images are converted and uploaded then")  # fmt: skip
         if self._shows_near:
-            check_web_images(looked_at, self.connection.url)
+            check_web_images(looked_at, self.connection.address)
         else:
             check_storage(self._sdk, project, next(iter(looked_at)))
 

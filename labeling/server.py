@@ -33,7 +33,7 @@ import httpx
 from curation.errors import LabelStudioError
 from curation.processes import birth, command_of, wait_until_gone
 from curation.runs import write_json, write_whole
-from labeling.web import faults_as_ours, plain_client, post_form, post_json, sign_in, token_client
+from labeling.web import faults_as_ours, origin_of, plain_client, post_form, post_json, sign_in, token_client
 
 if TYPE_CHECKING:
     import psutil
@@ -68,11 +68,20 @@ _BARE = ("HOST", "PORT", "DEBUG", "LOG_LEVEL", "DATABASE_NAME", "USERNAME", "PAS
 
 @dataclass(frozen=True)
 class Connection:
-    """How to reach a Label Studio. ``images`` is the folder that it serves; ``None`` where images must be uploaded."""
+    """How to reach a Label Studio. ``images`` is the folder that it serves; ``None`` where images must be uploaded.
+
+    ``public`` is where a proxy serves it to people, if one does.
+    """
 
     url: str
     token: str = field(repr=False)
     images: Path | None = None
+    public: str = ""
+
+    @property
+    def address(self) -> str:
+        """What people are told: where they reach it with their browsers."""
+        return self.public or self.url
 
 
 def connection_from_environment(environ: Mapping[str, str] | None = None) -> Connection | None:
@@ -88,9 +97,27 @@ def connection_from_environment(environ: Mapping[str, str] | None = None) -> Con
     if not url or not key:
         missing = KEY_VARIABLE if url else URL_VARIABLE
         raise LabelStudioError(f"{missing} is not set; set both {URL_VARIABLE} and {KEY_VARIABLE}, or neither")
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
-        raise LabelStudioError(f"{URL_VARIABLE} must be an address like http://localhost:8080, got '{url}'")
-    return Connection(url, key)
+    try:
+        origin_of(url)
+    except ValueError:
+        raise LabelStudioError(f"{URL_VARIABLE} must be an address like http://localhost:8080, got '{url}'") from None
+    return Connection(url, key, public=public_address(given))
+
+
+def public_address(given: Mapping[str, str]) -> str:
+    """Where a proxy serves Label Studio to people, as CURATION_LABEL_STUDIO_PUBLIC_URL has it; empty where none does.
+
+    Raises LabelStudioError where that is no address, or one with a path.
+    """
+    public = given.get(PUBLIC_VARIABLE, "").strip().rstrip("/")
+    try:
+        if public and (not origin_of(public) or urlsplit(public).path):
+            raise ValueError
+    except ValueError:
+        raise LabelStudioError(
+            f"{PUBLIC_VARIABLE} must be an address like https://label.example.org, got '{public}'"
+        ) from None
+    return public
 
 
 def find_label_studio(environ: Mapping[str, str] | None = None) -> str:
@@ -248,7 +275,7 @@ class LabelStudioServer:
             self.state_file.unlink(missing_ok=True)
 
     def _connection(self, found: _Process) -> Connection:
-        return Connection(found.url, self._secrets()["token"], self.images)
+        return Connection(found.url, self._secrets()["token"], self.images, public_address(os.environ))
 
     def _checked(self, found: _Process) -> Connection:
         """Make sure that it is ours who answers: another program may have taken the port first."""
@@ -418,13 +445,8 @@ def server_environment(given: Mapping[str, str], home: Path, kept: Mapping[str, 
 
 def _behind_proxy(given: Mapping[str, str]) -> dict[str, str]:
     """What Label Studio needs to know where a proxy serves it: from that address forms are accepted, too."""
-    public = given.get(PUBLIC_VARIABLE, "").strip().rstrip("/")
-    if not public:
-        return {}
-    parts = urlsplit(public)
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.path:
-        raise LabelStudioError(f"{PUBLIC_VARIABLE} must be an address like https://label.example.org, got '{public}'")
-    return {"LABEL_STUDIO_HOST": public, "CSRF_TRUSTED_ORIGINS": public}
+    public = public_address(given)
+    return {"LABEL_STUDIO_HOST": public, "CSRF_TRUSTED_ORIGINS": public} if public else {}
 
 
 def port_of_ours(command: Sequence[str], home: Path) -> int | None:

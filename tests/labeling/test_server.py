@@ -57,6 +57,9 @@ def test_an_empty_environment_names_none() -> None:
         ({"LABEL_STUDIO_URL": "http://x"}, "LABEL_STUDIO_API_KEY is not set"),
         ({"LABEL_STUDIO_API_KEY": "key"}, "LABEL_STUDIO_URL is not set"),
         ({"LABEL_STUDIO_URL": "x:8080", "LABEL_STUDIO_API_KEY": "key"}, "must be an address like http"),
+        ({"LABEL_STUDIO_URL": "http://[::1", "LABEL_STUDIO_API_KEY": "key"}, "must be an address like http"),
+        ({"LABEL_STUDIO_URL": "http://x:abc", "LABEL_STUDIO_API_KEY": "key"}, "must be an address like http"),
+        ({"LABEL_STUDIO_URL": "http://x:99999", "LABEL_STUDIO_API_KEY": "key"}, "must be an address like http"),
     ],
 )
 def test_half_an_environment_is_refused_without_showing_the_key(environ: dict[str, str], complaint: str) -> None:
@@ -79,8 +82,24 @@ def test_our_server_takes_forms_from_where_a_proxy_serves_it(tmp_path: Path) -> 
     found = server_environment({"CURATION_LABEL_STUDIO_PUBLIC_URL": "https://label.example.org/"}, tmp_path, KEPT)
     assert found["LABEL_STUDIO_HOST"] == found["CSRF_TRUSTED_ORIGINS"] == "https://label.example.org"
     assert "CSRF_TRUSTED_ORIGINS" not in server_environment({"CSRF_TRUSTED_ORIGINS": "https://other"}, tmp_path, KEPT)
-    with pytest.raises(LabelStudioError, match=r"must be an address like https://label\.example\.org, got 'label'"):
-        server_environment({"CURATION_LABEL_STUDIO_PUBLIC_URL": "label"}, tmp_path, KEPT)
+    for wrong in ("label", "https://[::1", "https://label:abc", "https://label/path"):
+        with pytest.raises(LabelStudioError, match=r"must be an address like https://label\.example\.org, got '"):
+            server_environment({"CURATION_LABEL_STUDIO_PUBLIC_URL": wrong}, tmp_path, KEPT)
+
+
+def test_people_are_told_the_address_that_a_proxy_serves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    public = {"CURATION_LABEL_STUDIO_PUBLIC_URL": "https://label.example.org/"}
+    theirs = connection_from_environment({"LABEL_STUDIO_URL": "http://ls", "LABEL_STUDIO_API_KEY": "key", **public})
+    assert theirs is not None
+    assert (theirs.url, theirs.address) == ("http://ls", "https://label.example.org")
+    assert Connection("http://ls", "key").address == "http://ls"
+    monkeypatch.setenv("CURATION_LABEL_STUDIO_PUBLIC_URL", "https://label.example.org/")
+    monkeypatch.setenv("LABEL_STUDIO_COMMAND", stand_in(tmp_path, "import time\ntime.sleep(60)"))
+    server = LabelStudioServer(tmp_path / "home")
+    try:
+        assert server.start(wait=False).address == "https://label.example.org"
+    finally:
+        server.stop()
 
 
 def test_our_server_inherits_nothing_that_would_change_it(tmp_path: Path) -> None:
