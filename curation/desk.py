@@ -11,8 +11,9 @@ import io
 import itertools
 import re
 import secrets
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -25,7 +26,7 @@ from curation.images import FilesAsSeen
 from curation.project import Project
 from curation.records import AMBIGUOUS, OTHER, SKIPPED, WITHDRAWN, Classes, Decision, Progress, Ruling, Verdict
 from curation.reporting import Say
-from curation.runs import ProjectPaths, project_lock, read_json, write_json, write_whole
+from curation.runs import ProjectPaths, accounts_lock, project_lock, read_json, write_json, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,24 +48,51 @@ def add_labeler(project: Project, name: str, *, email: str | None = None) -> dic
     Keys ``name, url, email, password`` and ``streams``, the addresses where labeling begins, those of the person's own
     queue where there is one (none where nothing waits); each asks to sign in first. The password is kept nowhere.
     ``name`` stands in the ledger for the person, so a pseudonym will do. Raises LabelStudioError where the account is
-    refused, DataError for a name that is taken.
+    refused, DataError for a name or an email that is taken.
     """
-    from labeling.server import add_person, connection_from_environment
+    from labeling.server import add_person, connection_from_environment, emails
 
-    people = project.labelers()
-    email = email or f"{re.sub(r'[^a-z0-9]+', '.', name.lower()).strip('.') or 'labeler'}@example.com"
-    if not name.strip() or any(other == name and address != email for address, other in people.items()):
-        raise DataError(f"'{name}' is empty or taken by somebody else; choose another name (it may be a pseudonym)")
+    _check_free(name, email, project.labelers())
     password = secrets.token_urlsafe(9)
     connection = connection_from_environment() or project.label_studio().start()
-    add_person(connection, email, password)
-    write_json(project.paths.home / "people.json", {**people, email: name}, private=True)
+    with accounts_lock(project.paths):  # others may add somebody at the same time
+        people, there = project.labelers(), emails(connection)
+        _check_free(name, email, people)
+        had = next((address for address, other in people.items() if other == name), "")
+        email = email or had or email_of(name, {*people, *there})
+        if email.lower() in there:
+            raise DataError(
+                f"'{name}' has an account already ({email}); choose another name for somebody else" if had else
+                f"the Label Studio at {connection.url} has an account for {email} already; give another with --email"
+            )  # fmt: skip
+        add_person(connection, email, password)
+        write_json(project.paths.home / "people.json", {**people, email: name}, private=True)
     streams: dict[str, str] = {}
     if set(project.settings.review.people) <= {*people.values(), name}:  # else the batch can't be divided yet
         access = project.labeling_access()
         own: dict[str, str] = next((row["addresses"] for row in access["people"] if row["person"] == name), {})
         streams = own or access["streams"]
-    return {"name": name, "url": connection.url, "email": email, "password": password, "streams": streams}
+    return {"name": name, "url": connection.address, "email": email, "password": password, "streams": streams}
+
+
+def _check_free(name: str, email: str | None, people: Mapping[str, str]) -> None:
+    """Raise DataError where a name or an email is somebody else's; ``people`` are names by email."""
+    if not name.strip() or any(other == name and email not in (None, address) for address, other in people.items()):
+        raise DataError(f"'{name}' is empty or taken by somebody else; choose another name (it may be a pseudonym)")
+    if email is not None and people.get(email, name) != name:
+        raise DataError(f"{email} is the email of '{people[email]}'; give another with --email")
+
+
+def email_of(name: str, taken: Collection[str]) -> str:
+    """An email made of a name, numbered where it is taken (pure).
+
+    >>> email_of("Zoë O'Hara", ["zoe@example.com"]), email_of("太郎", ["labeler@example.com"])
+    ('zoe.o.hara@example.com', 'labeler.2@example.com')
+    """
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode("ascii").lower()
+    word = re.sub(r"[^a-z0-9]+", ".", plain).strip(".") or "labeler"
+    tries = (f"{word}{ending}@example.com" for ending in itertools.chain([""], map(".{}".format, itertools.count(2))))
+    return next(email for email in tries if email not in taken)
 
 
 def erase_person(project: Project, name: str) -> str:
@@ -74,10 +102,12 @@ def erase_person(project: Project, name: str) -> str:
     nobody has that name.
     """
     now = project.ledger.erase_person(name)
-    home, accounts = project.paths.home, project.labelers()
+    home = project.paths.home
     (home / "queues.json").unlink(missing_ok=True)
-    if name in accounts.values():
-        write_json(home / "people.json", {e: other for e, other in accounts.items() if other != name}, private=True)
+    with accounts_lock(project.paths):
+        accounts = project.labelers()
+        if name in accounts.values():
+            write_json(home / "people.json", {e: other for e, other in accounts.items() if other != name}, private=True)
     return now
 
 

@@ -483,6 +483,12 @@ def log_gist(log: str) -> str:
     return (complaints or lines or ["it left no log"])[-1][:300]
 
 
+def emails(connection: Connection) -> set[str]:
+    """The addresses of all accounts that are there, in small letters."""
+    with faults_as_ours(connection.url, "listing accounts"), token_client(connection.url, connection.token) as owner:
+        return {str(user["email"]).lower() for user in owner.get("/api/users/").raise_for_status().json()}
+
+
 def add_person(connection: Connection, email: str, password: str) -> None:
     """Give a labeler an account, by the invitation link; harmless where the person has it already.
 
@@ -504,7 +510,7 @@ def add_person(connection: Connection, email: str, password: str) -> None:
     if not accepted:
         raise LabelStudioError(
             f"Label Studio at {connection.url} did not accept an account for {email}; it may exist with another "
-            "password, or the password has fewer than 8 characters"
+            "password, be no email, or the password has fewer than 8 characters; give another with --email"
         )
 
 

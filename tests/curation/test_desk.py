@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -37,6 +39,47 @@ def project(tmp_path: Path) -> Project:
 def said(sample: str, person: str, answer: str, *, minute: int = 0, note: str = "", seconds: float = 2.0) -> Verdict:
     at = NOON + timedelta(minutes=minute)
     return Verdict(sample, answer, person, at, f"k{sample}", f"t:{sample}:{person}:{minute}", "shown", 1, seconds, note)
+
+
+@pytest.fixture
+def accounts(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The emails of a stand-in for Label Studio."""
+    there: set[str] = set()
+
+    def add(_connection: object, email: str, _password: str) -> None:
+        time.sleep(0.02)
+        there.add(email)
+
+    monkeypatch.setattr("labeling.server.add_person", add)
+    monkeypatch.setattr("labeling.server.emails", lambda _connection: set(there))
+    monkeypatch.setenv("LABEL_STUDIO_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "key")
+    return there
+
+
+def test_accounts_made_at_once_keep_their_names(project: Project, accounts: set[str]) -> None:
+    names = [f"P{number}" for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda name: desk.add_labeler(project, name), names))
+    assert sorted(project.labelers().values()) == names
+    assert len(accounts) == 4
+
+
+def test_every_name_gets_an_email_of_its_own(project: Project, accounts: set[str]) -> None:
+    accounts.add("zoe@example.com")  # of another project in the same Label Studio
+    made = {name: desk.add_labeler(project, name)["email"] for name in ("太郎", "花子", "Zoë", "Zoé", "Ann")}
+    assert made == {
+        "太郎": "labeler@example.com", "花子": "labeler.2@example.com", "Zoë": "zoe.2@example.com",
+        "Zoé": "zoe.3@example.com", "Ann": "ann@example.com",
+    }  # fmt: skip
+    with pytest.raises(DataError, match=r"'Ann' has an account already \(ann@example\.com\)"):
+        desk.add_labeler(project, "Ann")
+    with pytest.raises(DataError, match=r"Zoe@example\.com already; give another with --email"):
+        desk.add_labeler(project, "Zoe", email="Zoe@example.com")
+    with pytest.raises(DataError, match=r"ann@example\.com is the email of 'Ann'; give another with --email"):
+        desk.add_labeler(project, "Anna", email="ann@example.com")
+    accounts.remove("ann@example.com")  # as where Label Studio's files were deleted
+    assert desk.add_labeler(project, "Ann")["email"] == "ann@example.com"
 
 
 def test_a_renamed_class_keeps_its_labels(project: Project) -> None:
