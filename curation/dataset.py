@@ -19,7 +19,7 @@ from typing import Any
 
 from curation.errors import DataError, printable
 from curation.images import ImageFacts, inspect_image
-from curation.records import MetadataValue, Progress, Split
+from curation.records import MetadataValue, Progress, Split, check_class_name
 from curation.tables import plain_cell
 
 #: The usual names of what is decoded (``images.FORMATS``).
@@ -184,12 +184,8 @@ def labels_of(images: Iterable[Gathered]) -> list[str]:
 
 def check_names(images: Sequence[Gathered]) -> None:
     """Raise DataError for a class whose name can't be shown to people."""
-    odd = [name for name in labels_of(images) if printable(name) != name or len(name) > 200]
-    if odd:
-        raise DataError(
-            f"class '{printable(odd[0][:60])}' can't be shown to people: it has a line break or control character, or "
-            "more than 200 characters; rename it"
-        )
+    for name in labels_of(images):
+        check_class_name(name)
 
 
 def check_classes(images: Sequence[Gathered]) -> None:

@@ -34,6 +34,7 @@ from curation.records import (
     Split,
     State,
     Verdict,
+    check_class_name,
 )
 
 
@@ -225,6 +226,7 @@ class Ledger:
             raise DataError(f"no class has the id '{class_id}'; there are {list(known.ids)}")
         if name in SPECIAL_ANSWERS or not name.strip() or (name in known.names and known.id(name) != class_id):
             raise DataError(f"'{name}' can't be a class name: it is empty, taken, or an answer that labelers give")
+        check_class_name(name)
         self._class_event("rename", class_id, name, who, at)
         return self.classes()
 
@@ -235,7 +237,9 @@ class Ledger:
         """
         known, merged = self.classes(), self.merged_classes()
         if class_id not in known.ids or into not in known.ids or class_id == into or into in merged:
-            raise DataError(f"class '{class_id}' can't be merged into '{into}'; there are {list(known.ids)}")
+            one, other = (known.name(c) if c in known.ids else c for c in (class_id, into))
+            others = [name for c, name in known if c not in merged and c != class_id]
+            raise DataError(f"class '{one}' can't be merged into '{other}'; it can be merged into one of {others}")
         if merged.get(class_id) != into:
             self._class_event("merge", class_id, into, who, at)
 
@@ -282,6 +286,8 @@ class Ledger:
             reserved = [name for name in new if name in SPECIAL_ANSWERS]
             if reserved:
                 raise DataError(f"'{reserved[0]}' can't be a class name: it is an answer that labelers give; rename it")
+            for name in new:
+                check_class_name(name)
             stamp = _stamp(at or _now())
             person = writer.person(who) if new else ""
             writer.add(schema.class_events, [

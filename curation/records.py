@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from curation.errors import DataError, RecordError
+from curation.errors import DataError, RecordError, printable
 
 Split = Literal["train", "holdout", "pool"]
 #: How a person came to an opinion; ``review`` is a reviewer's, given with everything in sight.
@@ -82,6 +82,15 @@ class Classes:
     def index(self, class_id: str) -> int:
         """The column of the class in every array of probabilities."""
         return self.ids.index(class_id)
+
+
+def check_class_name(name: str) -> None:
+    """Raise DataError for a name of a class that can't be shown to people."""
+    if printable(name) != name or len(name) > 200:
+        raise DataError(
+            f"class '{printable(name[:60])}' can't be shown to people: it has a line break or control character, or "
+            "more than 200 characters; rename it"
+        )
 
 
 @dataclass(frozen=True)

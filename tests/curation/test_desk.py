@@ -91,6 +91,15 @@ def test_a_renamed_class_keeps_its_labels(project: Project) -> None:
             desk.rename_class(project, "port", taken, who="ann")
 
 
+def test_a_class_whose_name_cannot_be_shown_is_neither_added_nor_made_by_renaming(project: Project) -> None:
+    for odd in ("a\x0bb", "a\nb", "a" * 201):
+        with pytest.raises(DataError, match="can't be shown to people"):
+            desk.add_class(project, odd, who="ann")
+        with pytest.raises(DataError, match="can't be shown to people"):
+            desk.rename_class(project, "left", odd, who="ann")
+    assert project.classes.names == ("left", "right")
+
+
 @pytest.mark.parametrize("number", [-1, 2, 99])
 def test_labels_as_of_an_iteration_that_is_not_there_are_refused(project: Project, number: int) -> None:
     project.ledger.set_state(1, "waiting")
@@ -106,8 +115,12 @@ def test_a_merged_class_moves_its_labels_and_is_asked_for_no_more(project: Proje
     assert project.classes_asked().names == ("right", "leftish")
     assert project.classes.names == ("left", "right", "leftish")
     assert desk.merge_class(project, "left", "leftish", who="ann") == 0
-    with pytest.raises(DataError, match="can't be merged"):
+    with pytest.raises(
+        DataError, match=r"'right' can't be merged into 'left'; it can be merged into one of \['leftish'\]"
+    ):
         desk.merge_class(project, "right", "left", who="ann")
+    with pytest.raises(DataError, match=r"'right' can't be merged into 'right'; .* one of \['leftish'\]"):
+        desk.merge_class(project, "right", "right", who="ann")
     desk.merge_class(project, "leftish", "right", who="ann")
     assert project.ledger.merged_classes() == {"c1": "c2", "c3": "c2"}
     assert set(project.labels()["label"]) == {"right"}
