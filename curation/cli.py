@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -24,6 +23,7 @@ from curation.terminal import (
     how_far,
     open_project,
     print_json,
+    quoted,
     say,
     table_of,
     with_interval,
@@ -102,8 +102,10 @@ def init(
         directory, images, labels, label_column=label_column, settings=settings, progress=ProgressLine()
     )
     _tell_import(imported)
-    here = quote(str(directory))
-    click.echo(f"Project made in {directory}. Next: `curate run {here}`, or `curate flag {here} --out flags.csv`.")
+    click.echo(
+        f"Project made in {directory}. Next: `curate run {quoted(directory)}`, "
+        f"or `curate flag {quoted(directory)} --out flags.csv`."
+    )
 
 
 @curate.command()
@@ -165,7 +167,7 @@ def run(
     if all(i["state"] == "done" for i in status["iterations"]):
         last = status["iterations"][-1]["number"]
         click.echo(f"Report: {project.paths.iteration(last) / 'report' / 'index.html'}")
-        click.echo(f"Browse: curate review {quote(str(directory))}")
+        click.echo(f"Browse: curate review {quoted(directory)}")
 
 
 @curate.command()
@@ -483,7 +485,7 @@ def restore(file: Path, directory: Path, ledger: str) -> None:
     from curation import backup
 
     backup.restore(file, directory, ledger=ledger)
-    click.echo(f"Project restored in {directory}; `curate doctor {quote(str(directory))} --ledger` checks it.")
+    click.echo(f"Project restored in {directory}; `curate doctor {quoted(directory)} --ledger` checks it.")
 
 
 curate.add_command(cli_labeling.people)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from curation.terminal import AS_JSON, DIRECTORY, WHO, ProgressLine, how_far, open_project, print_json
+from curation.terminal import AS_JSON, DIRECTORY, WHO, ProgressLine, how_far, open_project, print_json, quoted
 
 
 @click.command()
@@ -67,7 +67,7 @@ def adopt(directory: Path, which: str, as_json: bool) -> None:
         print_json(found)
         return
     click.echo(f"'{found['project']}': {found['tasks']:,} tasks, {found['answers']:,} answers, {found['new']:,} new; "
-               f"`curate sync {directory}` takes what comes from now on.")  # fmt: skip
+               f"`curate sync {quoted(directory)}` takes what comes from now on.")  # fmt: skip
     _tell_set_aside(found["set_aside"])
 
 

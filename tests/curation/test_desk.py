@@ -381,3 +381,12 @@ def test_images_that_are_gone_are_not_sent_to_people(project: Project) -> None:
     sent = Sent()
     Asking(project.paths, project.settings, project.ledger, print)._send(sent, 1, None)  # type: ignore[arg-type]
     assert sent.keys == ("k0", "k2")
+
+
+def test_a_command_that_is_told_can_be_pasted(tmp_path: Path) -> None:
+    draw(tmp_path / "images" / "left", 4)
+    draw(tmp_path / "images" / "right", 4, seed=1)
+    root = tmp_path / "solar cells"
+    done = CliRunner().invoke(curate, ["init", str(root), "--images", str(tmp_path / "images")])
+    assert done.exit_code == 0, done.output
+    assert f"Next: `curate run '{root}'`, or `curate flag '{root}' --out flags.csv`" in done.output
