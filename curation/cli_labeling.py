@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import click
@@ -35,6 +36,9 @@ def sync(directory: Path, file: Path | None, as_json: bool) -> None:
         if adopted["tasks"]:
             click.echo(f"Adopted projects: {adopted['answers']:,} answers, {adopted['new']:,} of them new.")
         _tell_set_aside(adopted["set_aside"])
+        if counts["state"] is None:
+            click.echo(f"Iteration {counts['iteration']} has not begun, so nobody is asked anything yet.")
+            return
         click.echo(
             f"Iteration {counts['iteration']} ({counts['state']}): {counts['answered']:,} of {counts['queued']:,} "
             f"images answered, {counts['missing']:,} answers to come."
@@ -154,7 +158,12 @@ def label(directory: Path, stop: bool, as_json: bool) -> None:
     server = project.label_studio()
     if stop:
         server.stop()
-        click.echo("Label Studio is stopped.")
+        elsewhere = os.environ.get("LABEL_STUDIO_URL", "").strip()
+        if as_json:
+            print_json({"stopped": True})
+        else:
+            click.echo("The project's own Label Studio is stopped"
+                       + (f"; the one at {elsewhere} is left alone." if elsewhere else "."))  # fmt: skip
         return
     access = project.labeling_access()
     if as_json:

@@ -468,7 +468,7 @@ class Project:
                 return {"iteration": number, "state": state, "queued": len(entries), **nothing}
             goal = goal_of(self.paths, self.settings, number)
             who = self._asking.annotator(goal["annotator"], self._asking.begin_server(goal["annotator"]))()
-            missing = self._loop(goal).collect(number, who)
+            missing = self._loop(goal, tells_how=False).collect(number, who)
             answered = len({v.sample_id for v in self.ledger.verdicts(iteration=number)})
             return {
                 "iteration": number, "state": state, "queued": len(entries), "answered": answered, "missing": missing,
@@ -519,13 +519,17 @@ class Project:
         """The words on the labeling screen: the project's own where it has some, else as shipped."""
         return self._asking.texts()
 
-    def _loop(self, goal: Mapping[str, Any] | None = None) -> Loop:
-        """The loop with the settings of a run's goal, by default with the project's own."""
+    def _loop(self, goal: Mapping[str, Any] | None = None, *, tells_how: bool = True) -> Loop:
+        """The loop with the settings of a run's goal, by default with the project's own.
+
+        ``tells_how`` says what computes, which is of no use to who only collects answers.
+        """
         settings = settings_for(self.settings, goal) if goal else self.settings
         usable = self._some_usable()
         encoders = self._encoders(settings)
         described = encoders.store.backbone.describe()
-        self.say(described)
+        if tells_how:
+            self.say(described)
         reporting = self._reporting(settings, described, fiftyone=settings.report.fiftyone)
         return Loop(
             self.paths, settings, self.ledger, usable,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -381,6 +382,19 @@ def test_images_that_are_gone_are_not_sent_to_people(project: Project) -> None:
     sent = Sent()
     Asking(project.paths, project.settings, project.ledger, print)._send(sent, 1, None)  # type: ignore[arg-type]
     assert sent.keys == ("k0", "k2")
+
+
+def test_commands_say_no_more_than_they_did(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    def says(*arguments: str) -> str:
+        done = CliRunner().invoke(curate, [arguments[0], str(project.root), *arguments[1:]])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    assert says("sync") == "Iteration 1 has not begun, so nobody is asked anything yet.\n"
+    assert says("label", "--stop") == "The project's own Label Studio is stopped.\n"
+    assert json.loads(says("label", "--stop", "--json")) == {"stopped": True}
+    monkeypatch.setenv("LABEL_STUDIO_URL", "http://labels:8080")
+    assert says("label", "--stop").endswith("is stopped; the one at http://labels:8080 is left alone.\n")
 
 
 def test_a_command_that_is_told_can_be_pasted(tmp_path: Path) -> None:
