@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from multiprocessing.spawn import get_preparation_data
 from pathlib import Path
 
@@ -105,7 +106,14 @@ def test_there_are_no_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) 
         processes_for("cuda", 5)
 
 
-def test_what_is_started_without_the_script_is_not_told_of_it() -> None:
+@pytest.mark.parametrize("spec", [None, ModuleSpec("a.script", None)])
+def test_what_is_started_without_the_script_is_not_told_of_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, spec: ModuleSpec | None
+) -> None:
+    """Whether it was started as a file, or as a module with ``python -m``."""
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(tmp_path / "script.py"), raising=False)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec, raising=False)
+
     def told() -> set[str]:
         return {"init_main_from_name", "init_main_from_path"} & set(get_preparation_data("process"))
 
