@@ -73,6 +73,12 @@ def weights_with_copies(samples: Sequence[Sample], augmentations: Sequence[Augme
     return np.concatenate([np.ones(len(samples)), copy_weights(samples, augmentations)])
 
 
+def balanced(weights: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Weights of rows, (rows,), scaled so that those of each class are the same together, and all sum to as much."""
+    counted = np.bincount(labels, weights)
+    return np.asarray(weights * (counted.sum() / np.count_nonzero(counted) / counted[labels]))
+
+
 def aligned_copies(samples: Sequence[Sample], augmentations: Sequence[Augmentation]) -> npt.NDArray[np.bool_]:
     """Of each planned copy whether a head is to look past what it changes, (copies,), as ``plan_copies`` has them."""
     return np.array([a.aligned for a, _, _ in plan_copies(samples, augmentations)], dtype=np.bool_)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from curation.copied import CopiedFeatures
-from curation.copies import weights_with_copies
+from curation.copies import balanced, weights_with_copies
 from curation.errors import TrainingError
 from curation.records import Augmentation, Predictions, Progress, Sample
 from curation.runs import write_whole
@@ -115,8 +115,7 @@ class HeadTrainer:
         inputs = _scaled(np.concatenate([features, extra]) if len(extra) else features, mean, scale)
         wanted, weights = np.concatenate([labels, labels[copied]]), weights_with_copies(samples, augmentations)
         if self._class_balance:
-            counted = np.bincount(wanted, weights)
-            weights = weights * (counted.sum() / np.count_nonzero(counted) / counted[wanted])
+            weights = balanced(weights, wanted)
         fitted = LogisticRegression(C=STRENGTH, max_iter=300).fit(inputs, wanted, sample_weight=weights)
         present = fitted.classes_.astype(int)
         coefficients = np.zeros((len(class_ids), features.shape[1]), dtype=np.float32)

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from curation.allocator import give_back_memory
 from curation.backbone import deterministic, device_name
 from curation.config import TrainingSettings
-from curation.copies import make_copies, plan_copies, weights_with_copies
+from curation.copies import balanced, make_copies, plan_copies, weights_with_copies
 from curation.errors import DataError, TrainingError
 from curation.features import FeatureStore
 from curation.fitting import Crew, Fit
@@ -237,6 +237,7 @@ def _fine_tuned(
     share, temperature, losses = _how_far(fit, inputs[held], labels[held], gone)
     if share == 0:
         everything = np.concatenate([features, network.features(extra)]) if len(extra) else features
+        counts = balanced(counts, labels[of]) if settings.class_balance else counts
         set_head(network.head, head_weights(everything, labels[of], len(class_ids), strength, counts))
     give_back_memory()
     seconds = time.perf_counter() - began

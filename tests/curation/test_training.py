@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,24 @@ def test_copies_count_a_quarter_of_the_images_at_most(store, pictures, monkeypat
     assert np.allclose(seen["targets"], expected, atol=1e-5)
     if way:
         assert np.allclose(seen["counts"], expected)
+
+
+def test_a_head_alone_balances_classes_too(store, pictures, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """Three images of one class count as much as all of the other."""
+    samples, labels = pictures
+    rows = np.concatenate([np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)[:3]])
+    seen: list[np.ndarray | None] = []  # type: ignore[type-arg]
+
+    def headed(features: Any, labels: Any, n_classes: int, strength: float, counts: Any = None) -> Any:
+        seen.append(counts)
+        return head_weights(features, labels, n_classes, strength, counts)
+
+    monkeypatch.setattr(training, "head_weights", headed)
+    monkeypatch.setattr(training, "_how_far", lambda *given: (0.0, 1.0, np.zeros(0)))
+    settings = replace(SETTINGS, class_balance=True)
+    fine_tune(store, [samples[row] for row in rows], labels[rows], CLASSES, settings=settings, seed=0)
+    assert seen[-1] is not None
+    assert np.bincount(labels[rows], seen[-1]) == pytest.approx([len(rows) / 2] * 2)
 
 
 def test_the_head_that_training_begins_with_has_not_seen_the_validation_rows(
