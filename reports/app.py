@@ -35,7 +35,10 @@ _START_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Running:
-    """An App's server as it is written down: process ids with their birth times (seconds), and where it listens."""
+    """An App's server as it is written down: process ids with their birth times (seconds), and where it listens.
+
+    ``home`` is the folder that it was started for: notes of a copied project are of the original's.
+    """
 
     pid: int
     created: float
@@ -44,6 +47,7 @@ class Running:
     port: int
     address: str
     reviewer: str
+    home: str = ""
 
     @property
     def is_alive(self) -> bool:
@@ -177,7 +181,8 @@ class ReviewApp:
                 start_new_session=True,  # Ctrl-C reaches whoever started us, and they call stop()
             )
         pid, me = self._process.pid, os.getpid()
-        running = Running(pid, birth(pid) or 0, me, birth(me) or 0, self.port, self.address, self.reviewer)
+        born, home = birth(pid) or 0, str(self.mongo.home)
+        running = Running(pid, born, me, birth(me) or 0, self.port, self.address, self.reviewer, home)
         write_json(self._state_file, asdict(running))
 
     def _wait(self) -> None:
@@ -207,14 +212,14 @@ def app_url(address: str, port: int, dataset: str, view: str = "") -> str:
 
 
 def running_apps(home: Path) -> list[Running]:
-    """The App servers of a project that run, by port; what is written down of dead ones is removed."""
+    """The App servers of a project that run, by port; what is written down of others and of dead ones is removed."""
     found = []
     for file in sorted(Path(home).glob("app-*.json")):
         try:
             running = Running(**json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             continue
-        if running.is_alive:
+        if running.is_alive and running.home in ("", str(Path(home).resolve())):
             found.append(running)
         else:
             file.unlink(missing_ok=True)

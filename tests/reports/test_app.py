@@ -132,6 +132,21 @@ time.sleep(600)
 """
 
 
+def test_the_app_of_the_project_that_a_folder_was_copied_from_is_not_the_copys(tmp_path: Path) -> None:
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    with subprocess.Popen(SLEEP) as orphan:
+        try:
+            for home in (original, copy):
+                home.mkdir()
+                notes = write_down(home, 1, orphan.pid, os.getpid(), 12.5)
+                notes.write_text(json.dumps(json.loads(notes.read_text()) | {"home": str(original)}))
+            assert stop_orphans(copy) == []
+            assert running_apps(copy) == []
+            assert [running.pid for running in running_apps(original)] == [orphan.pid]
+        finally:
+            orphan.kill()
+
+
 def test_server_ends_with_whoever_started_it_even_killed() -> None:
     with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
