@@ -45,6 +45,8 @@ PICTURE_BUDGET = 4_000_000
 MOST_CLASSES = 25
 MOST_CARDS = 48
 MOST_EXAMPLES = 8
+#: Slices that stand open; what follows is folded away.
+MOST_SLICES = 6
 _MOST_PIXELS = 100_000_000
 _TEMPLATES = Path(__file__).resolve().parent / "templates"
 
@@ -91,6 +93,8 @@ def render(template: str, **given: Any) -> str:
 def page_facts(summary: IterationSummary) -> dict[str, Any]:
     """Everything that the template shows, as plain values, words and charts (pure; no picture is opened)."""
     worst, changed = summary.worst[:MOST_CARDS], summary.changed[:MOST_CARDS]
+    fixed = [card for card in summary.slices if card.slice.status == "fixed"]
+    weak = [card for card in summary.slices if card.slice.status != "fixed"]
     return {
         "summary": summary,
         "badge": gain_badge(summary.gain),
@@ -105,7 +109,8 @@ def page_facts(summary: IterationSummary) -> dict[str, Any]:
         "changed": changed,
         "shown_words": shown_words(changed, summary.labels_changed + summary.labels_excluded),
         "confusion": confusion_table(summary),
-        "slice_chart": slice_chart(summary.slices),
+        "slice_chart": slice_chart(weak),
+        "slice_groups": slice_groups(weak, fixed),
         "class_chart": class_chart(summary),
         "reliability_chart": reliability_chart(summary.reliability),
         "curve_chart": curve_chart(summary),
@@ -307,8 +312,19 @@ def _shade(count: int, size: int) -> int:
     return 1 + sum(count / size > bound for bound in (0.1, 0.3, 0.6))
 
 
+def slice_groups(weak: Sequence[SliceCard], fixed: Sequence[SliceCard]) -> list[tuple[str, Sequence[SliceCard]]]:
+    """The slices under what they are folded away by: nothing for the weakest, which come first."""
+    more, gone = weak[MOST_SLICES:], counted(len(fixed), "group", "groups")
+    groups = [
+        ("", weak[:MOST_SLICES]),
+        (counted(len(more), "more weak slice", "more weak slices"), more),
+        (f"{gone} no longer weaker than others", fixed),
+    ]
+    return [(words, cards) for words, cards in groups if cards]
+
+
 def slice_chart(cards: Sequence[SliceCard]) -> Any:
-    """Error rates of the weak slices with intervals; the thin mark is the rest of the images."""
+    """Error rates of slices with intervals; the thin mark is the rest of the images."""
     if not cards:
         return None
     drawn = [

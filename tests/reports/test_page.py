@@ -206,6 +206,29 @@ def test_slice_without_an_image_in_the_holdout_says_so(summary: IterationSummary
     assert "On the holdout: no such image." in text
 
 
+def test_the_weakest_slices_stand_open_and_more_and_fixed_ones_are_folded_away(summary: IterationSummary) -> None:
+    (card,) = summary.slices
+    weak = [replace(card, words="", slice=replace(card.slice, name=f"weak {n}")) for n in range(8)]
+    fixed = replace(card, words="", slice=replace(card.slice, name="strong now", status="fixed"))
+    page = HtmlReporter().render(replace(summary, slices=(*weak, fixed)))
+    shown = page[page.index('id="slices"') : page.index("<details>")]
+    assert [f"<h3>weak {n}</h3>" in shown for n in range(8)] == [True] * 6 + [False] * 2
+    assert "<summary>2 more weak slices</summary>" in page
+    assert "<summary>1 group no longer weaker than others</summary>" in page
+    chart = shown[shown.index("<svg") : shown.index("</svg>")]
+    assert "weak 7" in chart
+    assert "strong now" not in chart
+    assert "<h3>strong now</h3>" in page
+
+
+def test_a_page_of_fixed_slices_alone_has_no_chart_of_them(summary: IterationSummary) -> None:
+    (card,) = summary.slices
+    page = HtmlReporter().render(replace(summary, slices=(replace(card, slice=replace(card.slice, status="fixed")),)))
+    slices = page[page.index('id="slices"') :]
+    assert "<svg" not in slices[: slices.index("</section>")]
+    assert "None" not in Reading(slices[: slices.index("</section>")]).text
+
+
 def test_confusion_is_shaded_by_share_of_the_row(summary: IterationSummary) -> None:
     table = confusion_table(summary)
     assert table is not None
