@@ -14,7 +14,7 @@ import click
 
 from curation import cli_labeling
 from curation.errors import CurationError, InputError, printable
-from curation.runs import ended_by_signal, was_interrupted
+from curation.runs import ended_by_signal, quoted, was_interrupted
 from curation.terminal import (
     AS_JSON,
     DEVICE,
@@ -23,7 +23,6 @@ from curation.terminal import (
     how_far,
     open_project,
     print_json,
-    quoted,
     say,
     table_of,
     with_interval,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from curation.terminal import AS_JSON, DIRECTORY, WHO, ProgressLine, how_far, open_project, print_json, quoted
+from curation.runs import quoted
+from curation.terminal import AS_JSON, DIRECTORY, WHO, ProgressLine, how_far, open_project, print_json
 
 
 @click.command()

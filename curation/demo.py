@@ -21,14 +21,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from curation.config import BackboneSettings, DetectionSettings, ReviewSettings, Settings, SliceSettings, read_settings
 from curation.errors import ConfigError, ProjectError
 from curation.project import Project
 from curation.records import Progress
-from curation.runs import ProjectPaths, ended_by_signal, write_whole
+from curation.runs import ProjectPaths, ended_by_signal, quoted, write_whole
 
 FLIPPED = 0.10
 WRONG_ANSWERS = 0.05
@@ -102,8 +101,8 @@ def run_demo(
         show(table_of(project.status()))
         last = project.paths.iteration(max(done, 1))
         show(f"\nReport:       {last / 'report' / 'index.html'}")
-        show(f"FiftyOne App: curate review {quote(str(directory))}")
-        show(f"Label Studio: curate label {quote(str(directory))}")
+        show(f"FiftyOne App: curate review {quoted(directory)}")
+        show(f"Label Studio: curate label {quoted(directory)}")
 
 
 def check_folder(directory: Path) -> None:

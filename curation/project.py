@@ -13,7 +13,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from curation import dataset, files, releases, reviews
@@ -60,6 +59,7 @@ from curation.runs import (
     decision_lock,
     finished,
     project_lock,
+    quoted,
     read_json,
     sweep,
     write_json,
@@ -432,7 +432,7 @@ class Project:
         for one in [a for a in aside if a.path not in known][:10]:
             self.say(f"Set aside: {one.reason}")
         if len(aside) > max(10, len(known)):
-            self.say(f"Set aside: {len(aside):,} images in all; `curate doctor {quote(str(self.root))}` tells of them.")
+            self.say(f"Set aside: {len(aside):,} images in all; `curate doctor {quoted(self.root)}` tells of them.")
         self.aside = tuple(aside)
         if notes != before:
             with suppress(ProjectError):  # it can be made again

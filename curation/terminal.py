@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -70,15 +69,6 @@ def open_project(directory: Path, device: str | None = None) -> Project:
     from curation.project import Project
 
     return Project(directory, progress=ProgressLine(), say=say, device=device)
-
-
-def quoted(path: Path) -> str:
-    """A path as it stands in a command that people paste.
-
-    >>> quoted(Path("solar cells"))
-    "'solar cells'"
-    """
-    return shlex.quote(str(path))
 
 
 def print_json(value: Any) -> None:

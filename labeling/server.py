@@ -33,7 +33,7 @@ import httpx
 from curation.errors import LabelStudioError
 from curation.processes import birth, command_of, wait_until_gone
 from curation.runs import write_json, write_whole
-from labeling.web import faults_as_ours, origin_of, plain_client, post_form, post_json, sign_in, token_client
+from labeling.web import faults_as_ours, plain_client, post_form, post_json, sign_in, token_client, web_origin
 
 if TYPE_CHECKING:
     import psutil
@@ -98,7 +98,7 @@ def connection_from_environment(environ: Mapping[str, str] | None = None) -> Con
         missing = KEY_VARIABLE if url else URL_VARIABLE
         raise LabelStudioError(f"{missing} is not set; set both {URL_VARIABLE} and {KEY_VARIABLE}, or neither")
     try:
-        origin_of(url)
+        web_origin(url)
     except ValueError:
         raise LabelStudioError(f"{URL_VARIABLE} must be an address like http://localhost:8080, got '{url}'") from None
     return Connection(url, key, public=public_address(given))
@@ -111,7 +111,7 @@ def public_address(given: Mapping[str, str]) -> str:
     """
     public = given.get(PUBLIC_VARIABLE, "").strip().rstrip("/")
     try:
-        if public and (not origin_of(public) or urlsplit(public).path):
+        if public and (not web_origin(public) or urlsplit(public).path):
             raise ValueError
     except ValueError:
         raise LabelStudioError(

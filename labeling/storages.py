@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from curation.errors import ConfigError, LabelStudioError
-from labeling.web import origin_of
+from labeling.web import web_origin
 
 #: Label Studio's name of each kind of storage, by the scheme of its addresses.
 KINDS = {"s3": "s3", "gs": "gcs", "azure-blob": "azure"}
@@ -57,7 +57,7 @@ def check_web_images(images: Mapping[str, Path], server: str) -> None:
     with httpx.Client(timeout=_PATIENCE, follow_redirects=True) as client:
         for address, file in images.items():
             try:
-                answer = client.get(address, headers={"Origin": origin_of(server)})
+                answer = client.get(address, headers={"Origin": web_origin(server)})
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 raise LabelStudioError(_unseen(address, f"it can't be reached ({type(error).__name__})")) from None
             if why := hidden_because(answer.status_code, answer.headers, server) or other_file(answer.content, file):
@@ -72,7 +72,7 @@ def hidden_because(status: int, headers: Mapping[str, str], server: str) -> str:
     >>> hidden_because(200, {"access-control-allow-origin": "https://tools"}, "https://tools:443/label-studio")
     ''
     """
-    page = origin_of(server)
+    page = web_origin(server)
     if status != 200:
         return f"its server answers with status {status}"
     allowed = {name.lower(): value for name, value in headers.items()}.get("access-control-allow-origin", "")

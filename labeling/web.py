@@ -20,12 +20,12 @@ _TIMEOUT = 60.0
 _LONGEST_DETAIL = 200
 
 
-def origin_of(address: str) -> str:
+def web_origin(address: str) -> str:
     """Scheme, host and port of an http address, as browsers name where a page is from: without a default port.
 
     Raises ValueError where it is no such address.
 
-    >>> origin_of("https://Tools.example.org:443/label-studio"), origin_of("http://[::1]:8080")
+    >>> web_origin("https://Tools.example.org:443/label-studio"), web_origin("http://[::1]:8080")
     ('https://tools.example.org', 'http://[::1]:8080')
     """
     parts = urlsplit(address)
