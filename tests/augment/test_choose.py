@@ -108,7 +108,7 @@ class TestPlan:
         _, augmentation = plan(a_slice(ids, DARK), table, ids, labels, SliceSettings(), 0)
         assert sorted(augmentation.sample_ids) == sorted(ids)
 
-    @pytest.mark.parametrize(("members", "copies", "made"), [(1100, 1, 1), (1100, 20, 1), (300, 7, 3), (300, 2, 2)])
+    @pytest.mark.parametrize(("members", "copies", "made"), [(2200, 1, 1), (2200, 20, 1), (600, 7, 3), (600, 2, 2)])
     def test_copies_are_bounded_and_rather_of_many_images_than_several_of_one(
         self, members: int, copies: int, made: int
     ) -> None:
