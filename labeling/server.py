@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote, urljoin, urlsplit
@@ -31,7 +31,7 @@ from urllib.parse import parse_qsl, unquote, urljoin, urlsplit
 import httpx
 
 from curation.errors import LabelStudioError
-from curation.processes import birth, command_of, wait_until_gone
+from curation.processes import NotedServer, Serving, birth, command_of, wait_until_gone
 from curation.runs import write_json, write_whole
 from labeling.web import faults_as_ours, plain_client, post_form, post_json, sign_in, token_client, web_origin
 
@@ -181,16 +181,6 @@ def _prepared_file() -> Path | None:
     return Path(sys.prefix) / "share" / "curation-toolkit" / f"label-studio-{version}.sqlite3"
 
 
-@dataclass(frozen=True)
-class _Process:
-    """A server process of ours: ``created`` is its birth time (seconds), which tells it from a later one's id."""
-
-    pid: int
-    created: float
-    port: int
-    url: str
-
-
 class LabelStudioServer:
     """A project's own Label Studio.
 
@@ -206,9 +196,10 @@ class LabelStudioServer:
         self.images = self.home / "images"
         self.secrets_file = self.home / "secrets.json"
         self.state_file = self.home / "state.json"
+        self._server = NotedServer(self.state_file, lambda command: port_of_ours(command, self.home))
         self.log_file = self.home / "server.log"
         self._child: subprocess.Popen[bytes] | None = None
-        self._found: _Process | None = None
+        self._found: Serving | None = None
 
     def start(self, *, wait: bool = True, timeout: float = 240) -> Connection:
         """Use ours if it runs, else start it: 10 s, or 45 s where it makes its own database (``prepare_database``).
@@ -221,7 +212,7 @@ class LabelStudioServer:
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         with FileLock(self.home / "start.lock"):
             self._end_left_behind()
-            self._found = self._find()
+            self._found = self._server.find()
             begun = self._found or self._launch()
         return self.wait_ready(timeout) if wait else self._connection(begun)
 
@@ -233,8 +224,8 @@ class LabelStudioServer:
         began has died, or where none answers within ``timeout`` seconds.
         """
         give_up = time.monotonic() + timeout
-        while found := self._find():
-            if _is_up(found.url):
+        while found := self._server.find():
+            if _is_up(_url(found.port)):
                 return self._checked(found)
             if time.monotonic() > give_up:
                 raise LabelStudioError(
@@ -247,17 +238,17 @@ class LabelStudioServer:
 
     def running(self) -> Connection | None:
         """The way to our server where it answers, else ``None``."""
-        found = self._find()
-        return self._connection(found) if found and _is_up(found.url) else None
+        found = self._server.find()
+        return self._connection(found) if found and _is_up(_url(found.port)) else None
 
     def stop(self) -> None:
         """End our server cleanly and wait until it is gone; harmless where none is running."""
         self._end_left_behind()
-        if found := self._find():
+        if found := self._server.find():
             self._end_server(found)
-        self.state_file.unlink(missing_ok=True)
+        self._server.forget()
 
-    def _end_server(self, found: _Process) -> None:
+    def _end_server(self, found: Serving) -> None:
         import psutil
 
         with suppress(psutil.NoSuchProcess):
@@ -269,57 +260,27 @@ class LabelStudioServer:
 
     def _end_left_behind(self) -> None:
         """End our server where the project's folder was moved while it ran: it can't open its files any more."""
-        noted = self._noted()
+        noted = self._server.noted()
         if noted and (data := data_folder(command_of(noted.pid))) and not data.exists():
             self._end_server(noted)
-            self.state_file.unlink(missing_ok=True)
+            self._server.forget()
 
-    def _connection(self, found: _Process) -> Connection:
-        return Connection(found.url, self._secrets()["token"], self.images, public_address(os.environ))
+    def _connection(self, found: Serving) -> Connection:
+        return Connection(_url(found.port), self._secrets()["token"], self.images, public_address(os.environ))
 
-    def _checked(self, found: _Process) -> Connection:
+    def _checked(self, found: Serving) -> Connection:
         """Make sure that it is ours who answers: another program may have taken the port first."""
         connection = self._connection(found)
-        with faults_as_ours(found.url, "signing in"), token_client(found.url, connection.token) as client:
+        with faults_as_ours(_url(found.port), "signing in"), token_client(_url(found.port), connection.token) as client:
             answer = client.get("/api/current-user/whoami")
         if answer.status_code != 200:
             raise LabelStudioError(
-                f"the Label Studio at {found.url} does not know the token in {self.secrets_file}; stop it with "
+                f"the Label Studio at {_url(found.port)} does not know the token in {self.secrets_file}; stop it with "
                 f"`curate label --stop`, delete {self.home} and start it again (answers fetched before are kept)"
             )
         return connection
 
-    def _find(self) -> _Process | None:
-        """Our process as ``state.json`` remembers it, else any that holds our files (an orphan); ready or not."""
-        return self._remembered() or self._orphan()
-
-    def _remembered(self) -> _Process | None:
-        """The noted process, if it works on this very folder: notes of a copied project are of the original's."""
-        noted = self._noted()
-        return noted if noted and port_of_ours(command_of(noted.pid), self.home) == noted.port else None
-
-    def _noted(self) -> _Process | None:
-        """The process that ``state.json`` tells of, if it is still there; it may be another folder's."""
-        try:
-            noted = _Process(**json.loads(self.state_file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return None
-        return noted if birth(noted.pid) == noted.created else None
-
-    def _orphan(self) -> _Process | None:
-        import psutil
-
-        for process in psutil.process_iter(["cmdline", "create_time", "status"]):
-            port = port_of_ours(process.info["cmdline"] or (), self.home)
-            if port and process.info["status"] != psutil.STATUS_ZOMBIE:
-                return self._remember(_Process(process.pid, process.info["create_time"], port, _url(port)))
-        return None
-
-    def _remember(self, found: _Process) -> _Process:
-        write_json(self.state_file, asdict(found))
-        return found
-
-    def _launch(self) -> _Process:
+    def _launch(self) -> Serving:
         command = shlex.split(find_label_studio())
         data = self.home / "server"
         for folder in (data, self.images):
@@ -350,7 +311,7 @@ class LabelStudioServer:
         created = birth(self._child.pid)
         if created is None:
             raise LabelStudioError(f"Label Studio ended at once: {log_gist(self._log())}; see {self.log_file}")
-        return self._remember(_Process(self._child.pid, created, port, _url(port)))
+        return self._server.note(Serving(self._child.pid, created, port))
 
     def _secrets(self) -> dict[str, str]:
         """The owner's secrets, made up once; readable by the user alone."""

@@ -23,11 +23,10 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from curation.errors import DatabaseError
-from curation.processes import birth, command_of, wait_until_gone
+from curation.processes import NotedServer, Serving, birth, command_of, wait_until_gone
 from curation.runs import write_whole
 
 URI_VARIABLE = "FIFTYONE_DATABASE_URI"
@@ -76,16 +75,6 @@ def _bundled_mongod() -> Path:
     return binary
 
 
-@dataclass(frozen=True)
-class _Running:
-    """A mongod process of ours: ``created`` is its birth time (seconds), which tells it from a later one's id."""
-
-    pid: int
-    created: float
-    port: int
-    login: bool = False
-
-
 class Mongo:
     """One project's MongoDB. ``home`` is its folder, for instance ``<project>/.curation/fiftyone``.
 
@@ -96,10 +85,8 @@ class Mongo:
     def __init__(self, home: Path, environ: Mapping[str, str] | None = None) -> None:
         self.home = Path(home).resolve()
         self._environ = os.environ if environ is None else environ
-
-    @property
-    def state_file(self) -> Path:
-        return self.home / "state.json"
+        self.state_file = self.home / "state.json"
+        self._server = NotedServer(self.state_file, lambda command: port_of_ours(command, self.home))
 
     @property
     def is_ours(self) -> bool:
@@ -122,9 +109,12 @@ class Mongo:
             found = self._find() or self._launch()
         return self._address(found)
 
-    def _address(self, found: _Running) -> str:
-        login = f"{_USER}:{self._password()}@" if found.login else ""
-        return f"mongodb://{login}127.0.0.1:{found.port}/" + ("?authSource=admin" if login else "")
+    def _address(self, found: Serving) -> str:
+        with_login = "--auth" in command_of(found.pid)
+        return self._with_login(found.port) if with_login else f"mongodb://127.0.0.1:{found.port}/"
+
+    def _with_login(self, port: int) -> str:
+        return f"mongodb://{_USER}:{self._password()}@127.0.0.1:{port}/?authSource=admin"
 
     def _password(self) -> str:
         """The password of our database's one user; made where there is none."""
@@ -168,7 +158,7 @@ class Mongo:
         if found is not None and not _is_used_by_others(found):
             self._end(found)
 
-    def _end(self, found: _Running) -> None:
+    def _end(self, found: Serving) -> None:
         import psutil
 
         with suppress(psutil.NoSuchProcess):
@@ -178,11 +168,11 @@ class Mongo:
                 raise DatabaseError(
                     f"MongoDB (process {found.pid}) did not end within {_STOP_SECONDS:.0f} s; see {self._log_file}"
                 )
-        self.state_file.unlink(missing_ok=True)
+        self._server.forget()
 
     def _end_left_behind(self) -> None:
         """End our database where the project's folder was moved while it ran: it holds the files at their new place."""
-        noted = self._noted()
+        noted = self._server.noted()
         if noted and (folder := _files_of(command_of(noted.pid))) and not folder.exists():
             self._end(noted)
 
@@ -190,42 +180,11 @@ class Mongo:
     def _log_file(self) -> Path:
         return self.home / "mongod.log"
 
-    def _find(self) -> _Running | None:
-        """Our process as ``state.json`` remembers it, else any mongod that holds our files (an orphan)."""
-        found = self._remembered() or self._orphan()
+    def _find(self) -> Serving | None:
+        found = self._server.find()
         return found if found and _answers(found.port) else None
 
-    def _remembered(self) -> _Running | None:
-        """The noted process, if it works on this very folder: notes of a copied project are of the original's."""
-        noted = self._noted()
-        return noted if noted and port_of_ours(command_of(noted.pid), self.home) == noted.port else None
-
-    def _noted(self) -> _Running | None:
-        """The process that ``state.json`` tells of, if it is still there; it may be another folder's."""
-        try:
-            noted = _Running(**json.loads(self.state_file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return None
-        return noted if birth(noted.pid) == noted.created else None
-
-    def _orphan(self) -> _Running | None:
-        import psutil
-
-        for process in psutil.process_iter(["cmdline", "create_time", "status"]):
-            port = port_of_ours(process.info["cmdline"] or (), self.home)
-            if port and process.info["status"] != psutil.STATUS_ZOMBIE:
-                login = "--auth" in process.info["cmdline"]
-                found = _Running(process.pid, process.info["create_time"], port, login)
-                self._remember(found)
-                return found
-        return None
-
-    def _remember(self, found: _Running) -> None:
-        beside = self.state_file.with_suffix(".json.new")
-        beside.write_text(json.dumps(asdict(found)), encoding="utf-8")
-        beside.replace(self.state_file)
-
-    def _launch(self) -> _Running:
+    def _launch(self) -> Serving:
         binary = find_mongod(self._environ)
         folder = self._folder(binary)
         is_new = not folder.exists()
@@ -234,17 +193,16 @@ class Mongo:
             found = self._on_new_files(binary, folder, why)
         if found is None:
             raise DatabaseError(f"MongoDB did not start on {folder}: {_gist(self._log_file)}; see {self._log_file}")
-        self._remember(found)
-        return found
+        return self._server.note(found)
 
-    def _on(self, binary: Path, folder: Path) -> _Running | None:
+    def _on(self, binary: Path, folder: Path) -> Serving | None:
         folder.mkdir(mode=0o700, exist_ok=True)
         for _ in range(_START_TRIES):  # another program may take the free port before mongod does
             if found := self._try_launch(binary, folder):
                 return found
         return None
 
-    def _on_new_files(self, binary: Path, folder: Path, why: str) -> _Running | None:
+    def _on_new_files(self, binary: Path, folder: Path, why: str) -> Serving | None:
         """Start on new files; the old ones are put back where that fails too, since then it is not they."""
         aside = folder.with_name(f"damaged-{folder.name}")
         shutil.rmtree(aside, ignore_errors=True)
@@ -258,7 +216,7 @@ class Mongo:
         (aside / "why.txt").write_text(f"{why}\n", encoding="utf-8")
         return found
 
-    def _try_launch(self, binary: Path, folder: Path) -> _Running | None:
+    def _try_launch(self, binary: Path, folder: Path) -> Serving | None:
         port = free_port()
         with self._log_file.open("ab") as log:
             process = subprocess.Popen(
@@ -273,7 +231,7 @@ class Mongo:
             if _answers(port) and (created := birth(process.pid)):
                 if not self._is_let_in(port):
                     break
-                return _Running(process.pid, created, port, login=True)
+                return Serving(process.pid, created, port)
             time.sleep(0.05)
         process.kill()
         process.wait()
@@ -293,8 +251,7 @@ class Mongo:
                 except OperationFailure as error:
                     if error.code not in _HAS_USERS:
                         raise
-            address = self._address(_Running(0, 0, port, login=True))
-            with MongoClient(address, serverSelectionTimeoutMS=10_000) as client:
+            with MongoClient(self._with_login(port), serverSelectionTimeoutMS=10_000) as client:
                 client.admin.command("ping")
         except PyMongoError as error:
             told = {"s": "E", "msg": "the password does not open the database", "attr": {"error": str(error)}}
@@ -354,7 +311,7 @@ def _answers(port: int) -> bool:
     return True
 
 
-def _is_used_by_others(found: _Running) -> bool:
+def _is_used_by_others(found: Serving) -> bool:
     """Whether a process other than this one holds a connection to the database."""
     import psutil
 

@@ -242,7 +242,7 @@ def test_killed_while_it_records_the_next_review_makes_it_good_unasked(project: 
         us = psutil.Process(killed.pid)
         for process in [*us.children(recursive=True), us]:
             process.kill()
-    running = reporter.mongo._remembered()
+    running = reporter.mongo._server.find()
     assert running is not None
     psutil.Process(running.pid).kill()  # and the database with them
     assert reporter.recorded() == {1}

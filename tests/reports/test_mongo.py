@@ -156,7 +156,7 @@ def test_killed_database_is_started_again(tmp_path: Path) -> None:
     mongo = Mongo(tmp_path, {})
     try:
         mongo.start()
-        remembered = mongo._remembered()
+        remembered = mongo._server.find()
         assert remembered is not None
         os.kill(remembered.pid, signal.SIGKILL)
         psutil.wait_procs([psutil.Process(remembered.pid)] if psutil.pid_exists(remembered.pid) else [], timeout=10)
