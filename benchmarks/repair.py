@@ -310,16 +310,20 @@ def repaired(shop: Workshop, planted: PlantedDivided, seed: int) -> Deed:
 # --- contenders
 
 
-def trained(shop: Workshop, planted: PlantedDivided, deed: Deed, kind: str, strength: float) -> dict[str, ViewHead]:
+def trained(
+    shop: Workshop, planted: PlantedDivided, deed: Deed, kind: str, strength: float
+) -> Iterator[tuple[str, ViewHead]]:
     """A head for each contender; recipes that are not the planned one stand under the weakness they are against."""
     heads = Heads(planted.features, planted.labels, len(shop.images.names), shop.widths)
     count = len(deed.planned.labels)
     own = np.random.default_rng(0).permutation(np.flatnonzero(planted.inside))
     even = min(max(1, round(len(planted.labels) / len(own)) - 1), 19)
-    made = {NOTHING: heads.plain, PLANNED: heads.with_copies(deed.planned), CHOSEN: heads.with_copies(deed.chosen)}
-    made[ALIGNED] = heads.with_copies(replace(deed.planned, aligned=True))
-    made[OVERSAMPLED] = heads.repeated(np.resize(own, count))
-    made[BALANCED] = heads.repeated(np.tile(own, even))
+    yield NOTHING, heads.plain
+    yield PLANNED, heads.with_copies(deed.planned)
+    yield CHOSEN, heads.with_copies(deed.chosen)
+    yield ALIGNED, heads.with_copies(replace(deed.planned, aligned=True))
+    yield OVERSAMPLED, heads.repeated(np.resize(own, count))
+    yield BALANCED, heads.repeated(np.tile(own, even))
     place = {row: number for number, row in enumerate(planted.rows.tolist())}
     may = [row for row in shop.train[::-1].tolist() if row in place and not planted.inside[place[row]]][:count]
 
@@ -331,19 +335,18 @@ def trained(shop: Workshop, planted: PlantedDivided, deed: Deed, kind: str, stre
 
     others = np.array(may, dtype=np.int64)
     for name, copies in shop.general.items():
-        made[name] = heads.with_copies(placed(copies))
+        yield name, heads.with_copies(placed(copies))
     for name in POLICIES:
-        made[name] = heads.with_copies(placed(shop.by_policy(name, others)))
+        yield name, heads.with_copies(placed(shop.by_policy(name, others)))
     if kind in REACHED:
         altered = shop.copied(shop.altered(kind, strength, others))
-        made[ITSELF] = heads.with_copies(placed(Copies(altered, shop.images.labels[others], others)))
+        yield ITSELF, heads.with_copies(placed(Copies(altered, shop.images.labels[others], others)))
         rest = planted.rows[~planted.inside]
         every = np.concatenate([shop.copied(shop.altered(kind, strength, rest)), planted.features[planted.inside]])
         true = np.concatenate([shop.images.labels[rest], planted.labels[planted.inside]])
-        made[ALONE] = Heads(every, true, heads.classes, heads.widths).plain
+        yield ALONE, Heads(every, true, heads.classes, heads.widths).plain
     for name in POLICIES:
-        made[f"{name} of the slice"] = heads.with_copies(_of_slice(shop, planted, own, policy(name), count))
-    return made
+        yield f"{name} of the slice", heads.with_copies(_of_slice(shop, planted, own, policy(name), count))
 
 
 def _of_slice(shop: Workshop, planted: PlantedDivided, own: Columns, transform: Transform, count: int) -> Copies:
@@ -444,9 +447,9 @@ def measure(shop: Workshop, kind: str, strength: float, size: float, seed: int) 
     planted = plant_divided(shop, kind, strength, size, seed)
     deed = repaired(shop, planted, seed)
     seconds = time.perf_counter() - began
-    made = trained(shop, planted, deed, kind, strength)
     inside, labels = planted.held_inside, planted.held_labels
-    of = {name: head.probabilities(planted.held_features) for name, head in made.items()}
+    contenders = trained(shop, planted, deed, kind, strength)
+    of = {name: head.probabilities(planted.held_features) for name, head in contenders}
     right = {name: np.asarray(found.argmax(axis=1) == labels) for name, found in of.items()}
     right[WHOLE] = right[NOTHING].copy()
     without = Heads(*planted.whole, len(shop.images.names), shop.widths)
