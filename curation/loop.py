@@ -381,6 +381,7 @@ class Loop:
             "ambiguous": outcomes["ambiguous"],
             "other": outcomes[OTHER],
             "decisions": [asdict(d) for d in decisions],
+            "settled": [d.sample_id for d in decisions if d.sample_id in settled],
             "reviewers_decisions": [asdict(decision_of(v, before.get(s))) for s, v in reviewed.items()],
         }
 
@@ -406,9 +407,17 @@ class Loop:
         return [e for e in events if e.iteration == number and e.kind == "decision" and e.who == "consensus"]
 
     def _late(self, number: int, verdicts: Sequence[Verdict]) -> set[str]:
-        """Samples of earlier batches with an answer that came, or was changed, after its batch was decided."""
-        reviews = [finished(self.paths.iteration(n), "review") or {} for n in range(1, number)]
-        weighed = {verdict for review in reviews for d in review.get("decisions", ()) for verdict in d["cites"]}
+        """Samples of earlier batches with an answer that no decision took in.
+
+        It came, or was changed, after its batch was decided, or a reviewer's verdict had settled the sample then.
+        """
+        weighed: set[int] = set()
+        for n in range(1, number):
+            review = finished(self.paths.iteration(n), "review") or {}
+            by_reviewers = (d["sample_id"] for d in review.get("reviewers_decisions", ()))
+            settled = set(review.get("settled", by_reviewers))  # earlier versions note reviewers' decisions alone
+            taken_in = [d for d in review.get("decisions", ()) if d["sample_id"] not in settled]
+            weighed.update(verdict for d in taken_in for verdict in d["cites"])
         opinions = [v for v in verdicts if v.iteration < number and v.answer not in (SKIPPED, WITHDRAWN)]
         return {v.sample_id for v in opinions if v.id not in weighed}
 

@@ -64,6 +64,21 @@ def test_a_reviewers_verdict_outranks_labelers_and_leaves_the_audit_as_it_was(tm
     assert (manifests[1]["by_reviewers"], manifests[1]["changed"]) == (2, manifests[0]["changed"] - 1)
 
 
+def test_answers_that_a_reviewer_overruled_decide_once_the_reviewer_takes_the_verdict_back(tmp_path: Path) -> None:
+    house = House(tmp_path, silent=1)
+    house.loop.baseline()
+    assert house.loop.advance(1, lambda: house.people) == "waiting"
+    wrong = next(s for s in flipped(house) if s in {v.sample_id for v in house.ledger.verdicts()})
+    given = str(house.ledger.labels()[wrong].class_id)
+    review(house, wrong, given)
+    house.people.silent = 0
+    assert house.loop.advance(1, lambda: house.people) == "done"
+    take_back(house.ledger, [wrong], person="eve", iteration=2)
+    assert house.ledger.labels()[wrong].class_id == given
+    assert house.loop.advance(2, lambda: house.people) == "done"
+    assert house.ledger.labels()[wrong].class_id == house.truth[wrong] != given
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     truth = draw(tmp_path / "images", 30)
