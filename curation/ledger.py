@@ -72,6 +72,22 @@ class StoredSample:
     paths: tuple[NewPath, ...]
 
 
+@dataclass(frozen=True)
+class Undo:
+    """What is to be taken back of a sample: its events from ``since`` on (an id), which leaves it with a label.
+
+    ``old`` is its label now, ``new`` and ``excluded`` are what it becomes, each as in an event; ``cites`` the verdicts
+    that this label rests on, where it is not simply what it was before.
+    """
+
+    sample_id: str
+    since: int
+    old: str | None
+    new: str | None
+    excluded: bool
+    cites: tuple[int, ...] = ()
+
+
 def _now() -> datetime:
     return datetime.now(UTC)
 
@@ -528,11 +544,26 @@ class Ledger:
                 raise ProjectError(f"sample {sample_id[:12]} has no change to undo: its label is as it was imported")
             first = len(events) - 1 if since is None else next(n for n, e in enumerate(events) if e.id == since)
             new, excluded = (events[first - 1].new, events[first - 1].excluded) if first else (None, False)
-            row = _event_row(
-                "undo", sample_id, events[-1].new, new, excluded, writer.person(who), _stamp(at or _now()), why,
-                iteration, (),
-            )  # fmt: skip
-            return self._add_events(writer, [{**row, "undoes": events[first].id}])[0]
+            undo = Undo(sample_id, events[first].id, events[-1].new, new, excluded)
+            return self._undo(writer, [undo], who, iteration, why, at)[0]
+
+    def take_back(
+        self, undos: Sequence[Undo], *, who: str, iteration: int, why: str = "undone", at: datetime | None = None
+    ) -> list[LabelEvent]:
+        """Take back changes of several samples, as each undo says; returns the events added."""
+        with self._write() as writer:
+            return self._undo(writer, undos, who, iteration, why, at)
+
+    def _undo(
+        self, writer: schema.Writer, undos: Sequence[Undo], who: str, iteration: int, why: str, at: datetime | None
+    ) -> list[LabelEvent]:
+        person, stamp = writer.person(who), _stamp(at or _now())
+        rows = [
+            {**_event_row("undo", u.sample_id, u.old, u.new, u.excluded, person, stamp, why, iteration, u.cites),
+             "undoes": u.since}
+            for u in undos
+        ]  # fmt: skip
+        return self._add_events(writer, rows)
 
     def _add_events(self, writer: schema.Writer, rows: list[dict[str, Any]]) -> list[LabelEvent]:
         events = schema.label_events

@@ -126,7 +126,8 @@ class LabelEvent:
     """An entry of the ledger: what a sample's label became, from what, by whom, when and why.
 
     ``new`` is a class id, or ``None`` for no label. ``excluded`` says whether the sample is left out of training from
-    here on. ``cites`` are the ids of the verdicts that a decision rests on; ``undoes`` the id of the event taken back.
+    here on. ``cites`` are the ids of the verdicts that it rests on; ``undoes`` the id of the event taken back, with all
+    that came after it.
     """
 
     id: int

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from curation.errors import DataError
-from curation.ledger import Ledger
+from curation.ledger import Ledger, Undo
 from curation.records import (
     AMBIGUOUS,
     BAD_IMAGE,
@@ -20,6 +20,7 @@ from curation.records import (
     WITHDRAWN,
     CurrentLabel,
     Decision,
+    LabelEvent,
     QueueEntry,
     Remark,
     Verdict,
@@ -64,13 +65,18 @@ class Judged:
 
 def standing(verdicts: Sequence[Verdict]) -> dict[str, Verdict]:
     """The reviewer's verdict that is in force on each sample that has one: the last that was not withdrawn."""
+    return {sample_id: said[-1] for sample_id, said in not_withdrawn(verdicts).items()}
+
+
+def not_withdrawn(verdicts: Sequence[Verdict]) -> dict[str, list[Verdict]]:
+    """What reviewers say of each sample, the last verdict of each; one that is in force, others that it overruled."""
     latest: dict[str, Verdict] = {}
     for verdict in sorted((v for v in verdicts if v.mode == "review"), key=lambda v: (v.at, v.id)):
         latest[verdict.source] = verdict
-    found: dict[str, Verdict] = {}
+    found: dict[str, list[Verdict]] = {}
     for verdict in sorted(latest.values(), key=lambda v: (v.at, v.id)):
         if verdict.answer != WITHDRAWN:
-            found[verdict.sample_id] = verdict
+            found.setdefault(verdict.sample_id, []).append(verdict)
     return found
 
 
@@ -168,30 +174,114 @@ def take_back(
 ) -> Judged:  # fmt: skip
     """Take back what was last decided of each sample: a reviewer's verdict with its change, else the last change.
 
-    Nothing is deleted: the verdict is withdrawn by another, the change by an undo. Who takes back may be another than
-    who gave the verdict.
+    Nothing is deleted: the verdict is withdrawn by another, the change by an undo. The label is then what the reviewer
+    says whose verdict comes into force, else what it was before reviewers spoke; of a class that was merged since, the
+    one that it belongs to now. Who takes back may be another than who gave the verdict.
     """
-    in_force = standing(ledger.verdicts())
+    every, merged = ledger.verdicts(every=True), ledger.merged_classes()
+    said, sources = not_withdrawn(every), {v.id: v.source for v in every if v.mode == "review"}
+    wanted, now = list(dict.fromkeys(sample_ids)), at or datetime.now(UTC)
+    events = _events_of(ledger, wanted)
     given: list[str] = []
-    changed: list[str] = []
+    withdrawn: list[Verdict] = []
+    undos: list[Undo] = []
     left: dict[str, str] = {}
-    for sample_id in dict.fromkeys(sample_ids):
-        verdict, events = in_force.get(sample_id), ledger.label_events(sample_id)
-        has_change = bool(events) and events[-1].kind != "import"
-        if verdict is None and not has_change:
+    for sample_id in wanted:
+        own, stay = events.get(sample_id, []), said.get(sample_id, [])
+        verdict = stay.pop() if stay else None
+        undo = _undo_of_reviewers(own, in_classes_of_now(stay, merged), sources, merged)
+        if verdict is not None:
+            note = why if person == verdict.person else f"{why}, by {person}"
+            withdrawn.append(
+                Verdict(sample_id, WITHDRAWN, verdict.person, now, "", verdict.source, "review", iteration, None, note)
+            )
+        elif undo is None and (undo := _undo_of_last(own, sources, merged)) is None:
             left[sample_id] = "has nothing to take back"
             continue
         given.append(sample_id)
-        if verdict is not None:
-            now = at or datetime.now(UTC)
-            note = why if person == verdict.person else f"{why}, by {person}"
-            ledger.add_verdicts([
-                Verdict(sample_id, WITHDRAWN, verdict.person, now, "", verdict.source, "review", iteration, None, note)
-            ])  # fmt: skip
-        if has_change and (verdict is None or verdict.id in events[-1].cites):
-            ledger.undo(sample_id, who=person, iteration=iteration, why=why, at=at)
-            changed.append(sample_id)
+        undos += [undo] if undo is not None else []
+    ledger.add_verdicts(withdrawn)
+    ledger.take_back(undos, who=person, iteration=iteration, why=why, at=at)
+    changed = [u.sample_id for u in undos if (u.new, u.excluded) != _label(events[u.sample_id][-1])]
     return Judged(tuple(given), tuple(changed), left)
+
+
+def _events_of(ledger: Ledger, sample_ids: Sequence[str]) -> dict[str, list[LabelEvent]]:
+    found: dict[str, list[LabelEvent]] = {}
+    for event in ledger.label_events(sample_ids[0] if len(sample_ids) == 1 else None):
+        found.setdefault(event.sample_id, []).append(event)
+    return found
+
+
+def _label(event: LabelEvent) -> tuple[str | None, bool]:
+    return event.new, event.excluded
+
+
+def _undo_of_reviewers(
+    events: Sequence[LabelEvent], stay: Sequence[Verdict], sources: Mapping[int, str], merged: Mapping[str, str]
+) -> Undo | None:
+    """What takes back the last decisions in a row by reviewers other than those whose verdicts ``stay``, oldest first.
+
+    ``sources`` are those of all reviewers' verdicts, by their ids. ``None`` where there is no such decision.
+    """
+    stands = {v.source for v in stay}
+    place = {e.id: n for n, e in enumerate(events)}
+    n = before = len(events) - 1
+    first = None
+    while n >= 0:
+        event = events[n]
+        start = place[event.undoes] if event.undoes is not None else n  # an undo: what it took back is passed over
+        if event.cites:
+            if not all(cited in sources for cited in event.cites):
+                break
+            before = start - 1
+            first = first if all(sources[cited] in stands for cited in event.cites) else start
+        elif event.kind != "undo" and not _is_move(event, merged):
+            break
+        n = start - 1
+    if first is None:
+        return None
+    new, excluded = _label_before(events, before + 1, merged)
+    for verdict in stay:
+        if verdict.answer == BAD_IMAGE:
+            excluded = True
+        elif verdict.answer != AMBIGUOUS:
+            new, excluded = verdict.answer, False
+    cites = (stay[-1].id,) if stay else ()
+    return Undo(events[0].sample_id, events[first].id, events[-1].new, new, excluded, cites)
+
+
+def _undo_of_last(events: Sequence[LabelEvent], sources: Mapping[int, str], merged: Mapping[str, str]) -> Undo | None:
+    """What takes back the last decision that is in force, or the last undo of one; ``None`` where there is none.
+
+    Neither what moved a label when classes were merged nor what took a reviewer's decision back is one.
+    """
+    place = {e.id: n for n, e in enumerate(events)}
+    n = len(events) - 1
+    while n >= 0:
+        undone = place[undoes] if (undoes := events[n].undoes) is not None else n
+        if any(cited in sources for cited in events[undone].cites):
+            n = undone - 1
+        elif _is_move(events[n], merged):
+            n -= 1
+        else:
+            break
+    if n < 0 or events[n].kind == "import":
+        return None
+    return Undo(events[0].sample_id, events[n].id, events[-1].new, *_label_before(events, n, merged))
+
+
+def _is_move(event: LabelEvent, merged: Mapping[str, str]) -> bool:
+    """Whether an event moved a label because its class was merged into another."""
+    into = merged.get(event.old or "")
+    moved = into is not None and into == merged.get(event.new or "", event.new)
+    return moved and event.kind == "decision" and not event.cites
+
+
+def _label_before(events: Sequence[LabelEvent], n: int, merged: Mapping[str, str]) -> tuple[str | None, bool]:
+    """The label before a sample's ``n``-th event, of a class of now, and whether left out; none before the first."""
+    new, excluded = _label(events[n - 1]) if n else (None, False)
+    return merged.get(new or "", new), excluded
 
 
 def live_rows(ledger: Ledger, sample_ids: Collection[str] | None = None) -> list[dict[str, str]]:

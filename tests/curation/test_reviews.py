@@ -101,6 +101,68 @@ def test_taking_back_without_a_reviewers_verdict_undoes_the_consensus(ledger: Le
     assert ledger.labels()[A].class_id == "c1"
 
 
+def said_and_merged(ledger: Ledger, steps: str) -> None:
+    """Each step a reviewer and what they say of A (``ann:c2``), or a class that is merged into another (``c2>c3``)."""
+    for minute, step in enumerate(steps.split(", ")):
+        if ">" in step:
+            merged, into = step.split(">")
+            ledger.merge_class(merged, into, who="ann")
+            moved = [
+                Decision(s, "change", into, 1.0, (), "") for s, n in ledger.labels().items() if n.class_id == merged
+            ]
+            ledger.decide(moved, who="ann", iteration=1)
+        else:
+            person, answer = step.split(":")
+            judge(ledger, {A: answer}, minute, person)
+
+
+def stands(ledger: Ledger) -> str:
+    """The label of A and whose verdict is in force: ``c1 left out (ann)``."""
+    now, verdict = ledger.labels()[A], standing(ledger.verdicts()).get(A)
+    return f"{now.class_id}{' left out' if now.excluded else ''}{f' ({verdict.person})' if verdict else ''}"
+
+
+@pytest.mark.parametrize(
+    ("steps", "after"),
+    [
+        ("ann:c2, ben:c3", ["c2 (ann)", "c1"]),
+        ("ann:c2, ben:c1, cid:c3", ["c1 (ben)", "c2 (ann)", "c1"]),
+        ("ann:c2, ann:c1", ["c1"]),
+        ("ann:c2, ann:c3", ["c1"]),
+        ("ann:bad image, ann:c1", ["c1"]),
+        ("ann:c2, c2>c3", ["c1"]),
+        ("c1>c3, ann:c2, c2>c3", ["c3"]),
+        ("ann:c2, c2>c3, ben:c1", ["c3 (ann)", "c1"]),
+        ("ben:c2, ann:bad image, ben:c3", ["c1 left out (ann)", "c1"]),
+        ("ben:c2, ann:ambiguous, ben:c3", ["c1 (ann)", "c1"]),
+    ],
+)
+def test_what_is_taken_back_leaves_the_verdict_that_still_stands_or_the_label_before_reviewers(
+    ledger: Ledger, steps: str, after: list[str]
+) -> None:
+    ledger.add_classes(["fox"], who="ann")
+    said_and_merged(ledger, steps)
+    was = stands(ledger)
+    for expected in after:
+        taken = take_back(ledger, [A], person="eve", iteration=1)
+        assert stands(ledger) == expected
+        assert (A in taken.changed) == (was.split(" (")[0] != expected.split(" (")[0])
+        was = expected
+    assert take_back(ledger, [A], person="eve", iteration=1).left_alone == {A: "has nothing to take back"}
+    assert stands(ledger) == after[-1]
+    judge(ledger, {A: "c3"}, minute=2000 * 60 * 24)
+    take_back(ledger, [A], person="eve", iteration=1, at=NOON + timedelta(days=3000))
+    assert stands(ledger) == after[-1], "what was taken back before does not come back"
+
+
+def test_beneath_what_reviewers_took_back_the_consensus_is_taken_back_next(ledger: Ledger) -> None:
+    ledger.decide([Decision(A, "change", "c2", 1.0, (77,), "two say so")], who="consensus", iteration=1)
+    judge(ledger, {A: "bad image"})
+    for expected in ("c2", "c1"):
+        assert take_back(ledger, [A], person="eve", iteration=1).changed == (A,)
+        assert stands(ledger) == expected
+
+
 def test_the_last_reviewer_has_the_last_word_and_labelers_are_kept_apart(ledger: Ledger) -> None:
     judge(ledger, {A: "c2"}, person="ann")
     judge(ledger, {A: "c1"}, minute=1, person="ben")
