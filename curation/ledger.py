@@ -261,9 +261,13 @@ class Ledger:
 
     def merged_classes(self) -> dict[str, str]:
         """Ids of classes that were merged, each with the one that it now belongs to."""
+        return self._merged_classes(None)
+
+    def _merged_classes(self, connection: sa.Connection | None) -> dict[str, str]:
         into: dict[str, str] = {}
         table = schema.class_events
-        for row in self._read(sa.select(table).where(table.c.kind == "merge").order_by(table.c.id)):
+        merges = sa.select(table).where(table.c.kind == "merge").order_by(table.c.id)
+        for row in self._read(merges, connection):
             into = {merged: row.name if to == row.class_id else to for merged, to in into.items()}
             into[row.class_id] = row.name
         return into
@@ -502,7 +506,7 @@ class Ledger:
         """Turn decisions into label events where they change something; returns the events added.
 
         A decision that is in force, or was made before on the same verdicts (and perhaps undone since), adds nothing,
-        so that calling again after a crash is harmless and an undo stays.
+        so that calling again after a crash is harmless and an undo stays. One that cites none can be made again.
         """
         with self._write() as writer:
             current = self._labels(writer.connection)
@@ -519,7 +523,7 @@ class Ledger:
                 if change is None:
                     continue
                 old, new, excluded = change
-                if (decision.sample_id, new, excluded, decision.cites) in made:
+                if decision.cites and (decision.sample_id, new, excluded, decision.cites) in made:
                     continue
                 rows.append(
                     _event_row(
@@ -535,15 +539,15 @@ class Ledger:
     ) -> LabelEvent:  # fmt: skip
         """Take back the sample's last change, or all from the event ``since`` on; ProjectError where there is none.
 
-        The label before that change comes back by a new event, or none where there was none (an image of the pool); an
-        undo can itself be undone.
+        The label before that change comes back by a new event, or none where there was none (an image of the pool); as
+        one of the class that it belongs to now, where classes were merged since. An undo can itself be undone.
         """
         with self._write() as writer:
             events = self._label_events(sample_id, writer.connection)
             if not events or events[-1].kind == "import":
                 raise ProjectError(f"sample {sample_id[:12]} has no change to undo: its label is as it was imported")
             first = len(events) - 1 if since is None else next(n for n, e in enumerate(events) if e.id == since)
-            new, excluded = (events[first - 1].new, events[first - 1].excluded) if first else (None, False)
+            new, excluded = label_before(events, first, self._merged_classes(writer.connection))
             undo = Undo(sample_id, events[first].id, events[-1].new, new, excluded)
             return self._undo(writer, [undo], who, iteration, why, at)[0]
 
@@ -750,6 +754,12 @@ _NETWORKED = frozenset({
     "cifs", "fuse.sshfs", "glusterfs", "fuse.glusterfs", "ceph", "fuse.ceph", "lustre", "beegfs", "afs", "gpfs",
     "pvfs2", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "davfs", "fuse.davfs",
 })  # fmt: skip
+
+
+def label_before(events: Sequence[LabelEvent], n: int, merged: Mapping[str, str]) -> tuple[str | None, bool]:
+    """A sample's label before its ``n``-th event, as a class of now, and whether left out; none before the first."""
+    new, excluded = (events[n - 1].new, events[n - 1].excluded) if n else (None, False)
+    return merged.get(new or "", new), excluded
 
 
 def _erased(person: str) -> str:

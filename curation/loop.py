@@ -429,15 +429,11 @@ class Loop:
         for event in self.ledger.label_events():
             if event.sample_id in withdrawn:
                 events.setdefault(event.sample_id, []).append(event)
-        merged = self.ledger.merged_classes()
         for sample_id, own in events.items():
             if (first := _first_of_answers(own)) is None:
                 continue
             why = "the answers that the decision rests on were withdrawn"
-            undone = self.ledger.undo(sample_id, who="consensus", iteration=number, why=why, since=first.id)
-            if into := merged.get(undone.new or ""):
-                moved = Decision(sample_id, "change", into, 1.0, (), "the class before was merged into this one")
-                self.ledger.decide([moved], who="consensus", iteration=number)
+            self.ledger.undo(sample_id, who="consensus", iteration=number, why=why, since=first.id)
 
     def _decisions(
         self, verdicts: Sequence[Verdict], labels: Mapping[str, CurrentLabel], predictions: Predictions | None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from curation.errors import DataError
-from curation.ledger import Ledger, Undo
+from curation.ledger import Ledger, Undo, label_before
 from curation.records import (
     AMBIGUOUS,
     BAD_IMAGE,
@@ -144,10 +144,11 @@ def give_verdicts(
 ) -> Judged:
     """Record a reviewer's verdicts and decide by them at once.
 
-    ``answers`` maps sample ids to a class id, ``ambiguous`` or ``bad image``; ``splits`` sample ids to their split.
-    Images of the holdout are left alone. Raises DataError for an unknown sample or answer, before anything is recorded.
+    ``answers`` maps sample ids to a class id, ``ambiguous`` or ``bad image``; ``splits`` sample ids to their split. A
+    class that was merged counts for the one that it belongs to. Images of the holdout are left alone. Raises DataError
+    for an unknown sample or answer, before anything is recorded.
     """
-    allowed = (*ledger.classes().ids, AMBIGUOUS, BAD_IMAGE)
+    allowed, merged = (*ledger.classes().ids, AMBIGUOUS, BAD_IMAGE), ledger.merged_classes()
     for sample_id, answer in answers.items():
         if sample_id not in splits:
             raise DataError(
@@ -157,7 +158,7 @@ def give_verdicts(
             raise DataError(f"'{answer}' is no answer; there are {list(allowed)}")
     left = {s: HOLDOUT_STAYS for s in answers if splits[s] == "holdout"}
     now = at or datetime.now(UTC)
-    wanted = {s: a for s, a in answers.items() if s not in left}
+    wanted = {s: merged.get(a, a) for s, a in answers.items() if s not in left}
     ledger.add_verdicts([
         Verdict(s, answer, person, now, "", source_of(person, s), "review", iteration, None, note)
         for s, answer in wanted.items()
@@ -202,7 +203,8 @@ def take_back(
         undos += [undo] if undo is not None else []
     ledger.add_verdicts(withdrawn)
     ledger.take_back(undos, who=person, iteration=iteration, why=why, at=at)
-    changed = [u.sample_id for u in undos if (u.new, u.excluded) != _label(events[u.sample_id][-1])]
+    was = {u.sample_id: events[u.sample_id][-1] for u in undos}
+    changed = [s for u in undos if (u.new, u.excluded) != (was[s := u.sample_id].new, was[s].excluded)]
     return Judged(tuple(given), tuple(changed), left)
 
 
@@ -211,10 +213,6 @@ def _events_of(ledger: Ledger, sample_ids: Sequence[str]) -> dict[str, list[Labe
     for event in ledger.label_events(sample_ids[0] if len(sample_ids) == 1 else None):
         found.setdefault(event.sample_id, []).append(event)
     return found
-
-
-def _label(event: LabelEvent) -> tuple[str | None, bool]:
-    return event.new, event.excluded
 
 
 def _undo_of_reviewers(
@@ -241,7 +239,7 @@ def _undo_of_reviewers(
         n = start - 1
     if first is None:
         return None
-    new, excluded = _label_before(events, before + 1, merged)
+    new, excluded = label_before(events, before + 1, merged)
     for verdict in stay:
         if verdict.answer == BAD_IMAGE:
             excluded = True
@@ -268,7 +266,7 @@ def _undo_of_last(events: Sequence[LabelEvent], sources: Mapping[int, str], merg
             break
     if n < 0 or events[n].kind == "import":
         return None
-    return Undo(events[0].sample_id, events[n].id, events[-1].new, *_label_before(events, n, merged))
+    return Undo(events[0].sample_id, events[n].id, events[-1].new, *label_before(events, n, merged))
 
 
 def _is_move(event: LabelEvent, merged: Mapping[str, str]) -> bool:
@@ -276,12 +274,6 @@ def _is_move(event: LabelEvent, merged: Mapping[str, str]) -> bool:
     into = merged.get(event.old or "")
     moved = into is not None and into == merged.get(event.new or "", event.new)
     return moved and event.kind == "decision" and not event.cites
-
-
-def _label_before(events: Sequence[LabelEvent], n: int, merged: Mapping[str, str]) -> tuple[str | None, bool]:
-    """The label before a sample's ``n``-th event, of a class of now, and whether left out; none before the first."""
-    new, excluded = _label(events[n - 1]) if n else (None, False)
-    return merged.get(new or "", new), excluded
 
 
 def live_rows(ledger: Ledger, sample_ids: Collection[str] | None = None) -> list[dict[str, str]]:

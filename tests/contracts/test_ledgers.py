@@ -104,6 +104,19 @@ def test_undo_is_a_new_event_and_the_same_decision_does_not_come_back(ledger: Le
     assert ledger.labels()[A].class_id == "c1"
 
 
+def test_undo_brings_no_merged_class_back(ledger: Ledger) -> None:
+    ledger.decide([change(A, "c2", 1)], who="consensus", iteration=1)
+    ledger.add_classes(["fox"], who="eve")
+    ledger.merge_class("c1", "c3", who="eve")
+    assert ledger.undo(A, who="eve", iteration=1).new == "c3"
+
+
+def test_a_decision_that_rests_on_no_verdict_is_made_again(ledger: Ledger) -> None:
+    for class_id in ("c2", "c1", "c2"):
+        assert len(ledger.decide([change(A, class_id)], who="eve", iteration=1)) == 1
+    assert ledger.decide([change(A, "c2")], who="eve", iteration=1) == []
+
+
 def test_undo_without_a_change_says_so(ledger: Ledger) -> None:
     with pytest.raises(ProjectError, match="no change to undo"):
         ledger.undo(A, who="eve", iteration=0)

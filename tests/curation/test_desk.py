@@ -127,6 +127,25 @@ def test_a_merged_class_moves_its_labels_and_is_asked_for_no_more(project: Proje
     assert set(project.labels()["label"]) == {"right"}
 
 
+def test_no_label_is_of_a_class_that_was_merged_whatever_reviewers_say_and_take_back(project: Project) -> None:
+    desk.add_class(project, "leftish", who="ann")
+    labels = project.labels()
+    train = labels[labels["split"] == "train"]
+    one, other = train[train["label"] == "left"]["sample_id"][:2]
+    project.judge([other], "bad image", person="ann")
+    desk.merge_class(project, "left", "leftish", who="ann")
+    assert project.take_back([one], person="ann").left_alone, "that classes were merged is no change of this image"
+    project.judge([one], "right", person="ann")
+    assert project.judge([one], "left", person="ben").changed == (one,)
+    assert project.judge([other], person="ben").changed == (other,)
+    now = project.labels().set_index("sample_id")["label"]
+    assert (now[one], now[other], project.live([one])[0]["review"]) == ("leftish", "leftish", "leftish (ben)")
+    project.take_back([one], person="ben")
+    assert project.labels().set_index("sample_id")["label"][one] == "right"
+    desk.merge_class(project, "right", "leftish", who="ann")
+    assert set(project.labels()["label"]) == {"leftish"}
+
+
 def test_a_ruling_is_versioned_and_tells_agreement_before_and_after(project: Project) -> None:
     a, b, c = (s.id for s in project.samples()[:3])
     project.ledger.add_verdicts(
