@@ -346,7 +346,7 @@ class Loop:
             everything = self.ledger.verdicts()
             settled = standing(everything)
             labels = self.ledger.labels()
-            before = self.ledger.labels(as_of=number - 1)
+            before = self._in_classes_of_now(self.ledger.labels(as_of=number - 1))
             # What labelers say is judged as if no reviewer had spoken, so that estimates don't rest on reviewers.
             # Nor by what these answers have changed already, in a run that was stopped before it noted them.
             done = {e.sample_id for e in self._consensus_events(number)}
@@ -367,6 +367,7 @@ class Loop:
         held = self._held
         events = [e for e in events if e.sample_id not in held]
         opinions = [v for v in verdicts if v.iteration == number and v.answer not in (SKIPPED, WITHDRAWN)]
+        said_by_reviewers = in_classes_of_now(reviewed.values(), self.ledger.merged_classes())
         outcomes = count_outcomes((d for d in decisions if d.sample_id not in settled), verdicts)
         return {
             "asked": len(entries),
@@ -382,7 +383,7 @@ class Loop:
             "other": outcomes[OTHER],
             "decisions": [asdict(d) for d in decisions],
             "settled": [d.sample_id for d in decisions if d.sample_id in settled],
-            "reviewers_decisions": [asdict(decision_of(v, before.get(s))) for s, v in reviewed.items()],
+            "reviewers_decisions": [asdict(decision_of(v, before.get(v.sample_id))) for v in said_by_reviewers],
         }
 
     @property
