@@ -179,6 +179,24 @@ class Ledger:
         except sa.exc.DatabaseError as error:
             raise ProjectError(f"the backup could not be restored ({schema.first_line(error.orig)})") from error
 
+    def recorded(self, sample_id: str | None = None) -> dict[str, tuple[int, datetime, datetime]]:
+        """Block of each label event, verdict and remark (``event 3``), and between which moments it was written.
+
+        Of one sample or of all. The moments never go back from block to block, as clocks may.
+        """
+        blocks: dict[str, int] = {}
+        for word, table in (("event", schema.label_events), ("verdict", schema.verdicts), ("remark", schema.remarks)):
+            query = sa.select(table.c.id, table.c.block)
+            query = query if sample_id is None else query.where(table.c.sample_id == sample_id)
+            blocks |= {f"{word} {row.id}": row.block for row in self._read(query)}
+        spans: dict[int, tuple[datetime, datetime]] = {}
+        earliest = until = datetime.min.replace(tzinfo=UTC)
+        for row in self._read(sa.select(schema.blocks).order_by(schema.blocks.c.number)):
+            after, until = until, max(until, datetime.fromisoformat(row.at))
+            spans[row.number] = after, until
+        beyond = earliest, datetime.max.replace(tzinfo=UTC)  # of rows that were added past the chain
+        return {name: (block, *spans.get(block, beyond)) for name, block in blocks.items()}
+
     # --- people
 
     def people(self) -> list[str]:
@@ -779,10 +797,17 @@ def _change(decision: Decision, now: CurrentLabel | None) -> tuple[str | None, s
 
 
 def _latest(found: Sequence[Verdict]) -> list[Verdict]:
-    """The latest verdict of each source, in the order they were recorded."""
-    latest = {}
-    for verdict in sorted(found, key=lambda v: (v.at, v.id)):
-        latest[verdict.source] = verdict
+    """The latest verdict of each source, in the order they were recorded.
+
+    Reviewers' and those from files are so by when they were recorded: clocks are set back, and a corrected file may be
+    dated before the one that it corrects. Others may come late, and are so by when they were given.
+    """
+    latest: dict[str, Verdict] = {}
+    for verdict in sorted(found, key=lambda v: v.id):
+        known = latest.get(verdict.source)
+        as_recorded = verdict.mode == "review" or verdict.source.startswith(("file:", "replay:"))
+        if known is None or as_recorded or verdict.at >= known.at:
+            latest[verdict.source] = verdict
     return sorted(latest.values(), key=lambda v: v.id)
 
 

@@ -69,12 +69,15 @@ def standing(verdicts: Sequence[Verdict]) -> dict[str, Verdict]:
 
 
 def not_withdrawn(verdicts: Sequence[Verdict]) -> dict[str, list[Verdict]]:
-    """What reviewers say of each sample, the last verdict of each; one that is in force, others that it overruled."""
+    """What reviewers say of each sample, the last verdict of each; one that is in force, after others it overruled.
+
+    In the order in which they were recorded: clocks are set back, and those of two reviewers differ.
+    """
     latest: dict[str, Verdict] = {}
-    for verdict in sorted((v for v in verdicts if v.mode == "review"), key=lambda v: (v.at, v.id)):
+    for verdict in sorted((v for v in verdicts if v.mode == "review"), key=lambda v: v.id):
         latest[verdict.source] = verdict
     found: dict[str, list[Verdict]] = {}
-    for verdict in sorted(latest.values(), key=lambda v: (v.at, v.id)):
+    for verdict in sorted(latest.values(), key=lambda v: v.id):
         if verdict.answer != WITHDRAWN:
             found.setdefault(verdict.sample_id, []).append(verdict)
     return found
@@ -89,8 +92,8 @@ def open_entries(ledger: Ledger, iteration: int) -> list[QueueEntry]:
 def last_given(verdicts: Sequence[Verdict], person: str) -> list[str]:
     """The samples of a reviewer's last verdicts, those given at one moment, as far as they stand."""
     mine = [v for v in standing(verdicts).values() if v.person == person]
-    last = max((v.at for v in mine), default=None)
-    return [v.sample_id for v in mine if v.at == last]
+    last = max(mine, key=lambda v: v.id, default=None)
+    return [v.sample_id for v in mine if last is not None and v.at == last.at]
 
 
 def in_classes_of_now(verdicts: Iterable[Verdict], merged: Mapping[str, str]) -> list[Verdict]:

@@ -143,6 +143,16 @@ def test_a_verdict_that_arrives_late_does_not_replace_a_newer_one(ledger: Ledger
     assert [v.answer for v in ledger.verdicts()] == ["c2"]
 
 
+@pytest.mark.parametrize("source", ["file:k:ann", "replay:k:ann"])
+def test_of_answers_in_files_those_brought_in_last_count_whatever_the_dates_of_the_files(
+    ledger: Ledger, source: str
+) -> None:
+    first = verdict("c2", NOON.replace(hour=13), source)
+    assert ledger.add_verdicts([first]) == ledger.add_verdicts([verdict("c1", NOON, source)]) == 1
+    assert [v.answer for v in ledger.verdicts()] == ["c1"]
+    assert ledger.add_verdicts([first]) == 0, "a file that is brought in again says nothing new"
+
+
 def test_adding_samples_again_changes_nothing(ledger: Ledger) -> None:
     again = ledger.add_samples(
         [NewSample(A, "holdout", None, 4, 4)], [NewPath(A, "a.png", "/images", "c2", {})], {A: "c2"},

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from curation.errors import DataError
+from curation.history import history_rows
 from curation.ledger import Ledger, NewPath, NewSample
 from curation.records import Decision, Remark, Verdict
 from curation.reviews import (
@@ -170,6 +171,25 @@ def test_the_last_reviewer_has_the_last_word_and_labelers_are_kept_apart(ledger:
     assert standing(ledger.verdicts())[A].person == "ben"
     assert [v.person for v in by_labelers(ledger.verdicts())] == ["lab"]
     assert ledger.labels()[A].class_id == "c1"
+
+
+def test_what_a_reviewer_says_last_counts_whatever_the_clock_says(ledger: Ledger) -> None:
+    ledger.add_classes(["fox"], who="ann")
+    judge(ledger, {A: "c2", B: "c2"}, minute=60, person="ann")
+    judge(ledger, {A: "c3"}, person="ann")
+    assert stands(ledger) == "c3 (ann)"
+    assert last_given(ledger.verdicts(), "ann") == [A]
+    judge(ledger, {A: "c2"}, minute=-60, person="ben")
+    assert stands(ledger) == "c2 (ben)"
+    for expected in ("c3 (ann)", "c1"):
+        take_back(ledger, [A], person="eve", iteration=1, at=NOON - timedelta(days=1))
+        assert stands(ledger) == expected
+    told = [(row[2], row[4]) for row in history_rows(ledger) if row[1] == "a.png"]
+    assert told == [
+        ("import", "cat"),
+        ("verdict", "dog"), ("decision", "dog"), ("verdict", "fox"), ("decision", "fox"), ("verdict", "dog"),
+        ("decision", "dog"), ("verdict", "withdrawn"), ("undo", "fox"), ("verdict", "withdrawn"), ("undo", "cat"),
+    ]  # fmt: skip
 
 
 def test_causes_are_counted_by_iteration_and_the_list_of_them_grows(ledger: Ledger) -> None:
