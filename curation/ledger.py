@@ -8,6 +8,7 @@ same. Labels are a fold over the events, so "the labels as of iteration 3" is on
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -101,6 +102,7 @@ class Ledger:
 
     def __init__(self, url: str | sa.URL) -> None:
         self._engine = schema.connect(url)
+        self._thread = threading.local()  # ``writer``: what its transaction under way adds to, if any
         schema.prepare(self._engine, _stamp(_now()))
 
     @classmethod
@@ -120,21 +122,41 @@ class Ledger:
         self._engine.dispose()
 
     @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """One transaction for all that is written within: all of it, or nothing. What is read within sees it.
+
+        For the thread that calls; no table is to be added to twice.
+        """
+        with self._write():
+            yield
+
+    @contextmanager
     def _write(self) -> Iterator[schema.Writer]:
         """One transaction, alone among those that write; what it adds becomes a block of the chain."""
+        if (under_way := self._under_way()) is not None:
+            yield under_way
+            return
         try:
             with self._engine.connect().execution_options(writes=True) as connection, connection.begin():
                 schema.hold(connection)
-                writer = schema.Writer(connection)
-                yield writer
+                writer = self._thread.writer = schema.Writer(connection)
+                try:
+                    yield writer
+                finally:
+                    self._thread.writer = None
                 writer.finish(_stamp(_now()))
         except sa.exc.DatabaseError as error:
             raise ProjectError(
                 f"the ledger could not be written ({schema.first_line(error.orig)}); check disk space and rights"
             ) from error
 
+    def _under_way(self) -> schema.Writer | None:
+        return getattr(self._thread, "writer", None)
+
     def _read(self, query: sa.Select[Any], connection: sa.Connection | None = None) -> Sequence[sa.Row[Any]]:
-        """All rows; seen from within a transaction where its connection is given."""
+        """All rows; seen from within a transaction where its connection is given, or where one is under way."""
+        if connection is None and (writer := self._under_way()) is not None:
+            connection = writer.connection
         if connection is not None:
             return connection.execute(query).all()
         try:

@@ -145,13 +145,13 @@ def give_verdicts(
     note: str = "",
     at: datetime | None = None,
 ) -> Judged:
-    """Record a reviewer's verdicts and decide by them at once.
+    """Record a reviewer's verdicts and decide by them at once, all or nothing.
 
     ``answers`` maps sample ids to a class id, ``ambiguous`` or ``bad image``; ``splits`` sample ids to their split. A
     class that was merged counts for the one that it belongs to. Images of the holdout are left alone. Raises DataError
     for an unknown sample or answer, before anything is recorded.
     """
-    allowed, merged = (*ledger.classes().ids, AMBIGUOUS, BAD_IMAGE), ledger.merged_classes()
+    allowed = (*ledger.classes().ids, AMBIGUOUS, BAD_IMAGE)
     for sample_id, answer in answers.items():
         if sample_id not in splits:
             raise DataError(
@@ -161,14 +161,16 @@ def give_verdicts(
             raise DataError(f"'{answer}' is no answer; there are {list(allowed)}")
     left = {s: HOLDOUT_STAYS for s in answers if splits[s] == "holdout"}
     now = at or datetime.now(UTC)
-    wanted = {s: merged.get(a, a) for s, a in answers.items() if s not in left}
-    ledger.add_verdicts([
-        Verdict(s, answer, person, now, "", source_of(person, s), "review", iteration, None, note)
-        for s, answer in wanted.items()
-    ])  # fmt: skip
-    in_force, labels = standing(ledger.verdicts()), ledger.labels()
-    decisions = [decision_of(in_force[s], labels.get(s)) for s in wanted]
-    events = ledger.decide(decisions, who=person, iteration=iteration, at=at)
+    with ledger.at_once():
+        merged = ledger.merged_classes()
+        wanted = {s: merged.get(a, a) for s, a in answers.items() if s not in left}
+        ledger.add_verdicts([
+            Verdict(s, answer, person, now, "", source_of(person, s), "review", iteration, None, note)
+            for s, answer in wanted.items()
+        ])  # fmt: skip
+        in_force, labels = standing(ledger.verdicts()), ledger.labels()
+        decisions = [decision_of(in_force[s], labels.get(s)) for s in wanted]
+        events = ledger.decide(decisions, who=person, iteration=iteration, at=at)
     return Judged(tuple(wanted), tuple(e.sample_id for e in events), left)
 
 
@@ -178,37 +180,41 @@ def take_back(
 ) -> Judged:  # fmt: skip
     """Take back what was last decided of each sample: a reviewer's verdict with its change, else the last change.
 
-    Nothing is deleted: the verdict is withdrawn by another, the change by an undo. The label is then what the reviewer
-    says whose verdict comes into force, else what it was before reviewers spoke; of a class that was merged since, the
-    one that it belongs to now. Who takes back may be another than who gave the verdict.
+    All or nothing, and nothing is deleted: the verdict is withdrawn by another, the change by an undo. The label is
+    then what the reviewer says whose verdict comes into force, else what it was before reviewers spoke; of a class that
+    was merged since, the one that it belongs to now. Who takes back may be another than who gave the verdict.
     """
-    every, merged = ledger.verdicts(every=True), ledger.merged_classes()
-    said, sources = not_withdrawn(every), {v.id: v.source for v in every if v.mode == "review"}
-    wanted, now = list(dict.fromkeys(sample_ids)), at or datetime.now(UTC)
-    events = _events_of(ledger, wanted)
-    given: list[str] = []
-    withdrawn: list[Verdict] = []
-    undos: list[Undo] = []
-    left: dict[str, str] = {}
-    for sample_id in wanted:
-        own, stay = events.get(sample_id, []), said.get(sample_id, [])
-        verdict = stay.pop() if stay else None
-        undo = _undo_of_reviewers(own, in_classes_of_now(stay, merged), sources, merged)
-        if verdict is not None:
-            note = why if person == verdict.person else f"{why}, by {person}"
-            withdrawn.append(
-                Verdict(sample_id, WITHDRAWN, verdict.person, now, "", verdict.source, "review", iteration, None, note)
-            )
-        elif undo is None and (undo := _undo_of_last(own, sources, merged)) is None:
-            left[sample_id] = "has nothing to take back"
-            continue
-        given.append(sample_id)
-        undos += [undo] if undo is not None else []
-    ledger.add_verdicts(withdrawn)
-    ledger.take_back(undos, who=person, iteration=iteration, why=why, at=at)
-    was = {u.sample_id: events[u.sample_id][-1] for u in undos}
-    changed = [s for u in undos if (u.new, u.excluded) != (was[s := u.sample_id].new, was[s].excluded)]
+    with ledger.at_once():
+        every, merged = ledger.verdicts(every=True), ledger.merged_classes()
+        said, sources = not_withdrawn(every), {v.id: v.source for v in every if v.mode == "review"}
+        wanted, now = list(dict.fromkeys(sample_ids)), at or datetime.now(UTC)
+        events = _events_of(ledger, wanted)
+        given: list[str] = []
+        withdrawn: list[Verdict] = []
+        undos: list[Undo] = []
+        left: dict[str, str] = {}
+        for sample_id in wanted:
+            own, stay = events.get(sample_id, []), said.get(sample_id, [])
+            verdict = stay.pop() if stay else None
+            undo = _undo_of_reviewers(own, in_classes_of_now(stay, merged), sources, merged)
+            if verdict is not None:
+                withdrawn.append(_withdrawal(verdict, person, iteration, why, now))
+            elif undo is None and (undo := _undo_of_last(own, sources, merged)) is None:
+                left[sample_id] = "has nothing to take back"
+                continue
+            given.append(sample_id)
+            undos += [undo] if undo is not None else []
+        ledger.add_verdicts(withdrawn)
+        ledger.take_back(undos, who=person, iteration=iteration, why=why, at=at)
+        was = {u.sample_id: events[u.sample_id][-1] for u in undos}
+        changed = [s for u in undos if (u.new, u.excluded) != (was[s := u.sample_id].new, was[s].excluded)]
     return Judged(tuple(given), tuple(changed), left)
+
+
+def _withdrawal(verdict: Verdict, person: str, iteration: int, why: str, now: datetime) -> Verdict:
+    note = why if person == verdict.person else f"{why}, by {person}"
+    source = verdict.source
+    return Verdict(verdict.sample_id, WITHDRAWN, verdict.person, now, "", source, "review", iteration, None, note)
 
 
 def _events_of(ledger: Ledger, sample_ids: Sequence[str]) -> dict[str, list[LabelEvent]]:

@@ -231,6 +231,8 @@ class Writer:
         """Add rows, in this order; numbers and ids are given here. Once a table and transaction."""
         if not rows:
             return
+        if table.name in self._digests:
+            raise ValueError(f"{table.name} got rows before in this transaction")
         columns = _columns(table)
         key = columns[0]
         number = 0

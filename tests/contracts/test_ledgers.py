@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,25 @@ def test_a_decision_that_rests_on_no_verdict_is_made_again(ledger: Ledger) -> No
     for class_id in ("c2", "c1", "c2"):
         assert len(ledger.decide([change(A, class_id)], who="eve", iteration=1)) == 1
     assert ledger.decide([change(A, "c2")], who="eve", iteration=1) == []
+
+
+def test_what_is_written_at_once_is_there_as_a_whole_or_not_at_all(ledger: Ledger, url: str) -> None:
+    before, other = ledger.head()[0], Ledger(url)
+    with suppress(KeyboardInterrupt), ledger.at_once():
+        ledger.add_verdicts([verdict("c2")])
+        raise KeyboardInterrupt
+    assert (ledger.verdicts(), ledger.head()[0]) == ([], before)
+    with ledger.at_once():
+        ledger.add_verdicts([verdict("c2")])
+        ledger.decide([change(A, "c2", ledger.verdicts()[0].id)], who="eve", iteration=1)
+        assert (other.verdicts(), other.labels()[A].class_id) == ([], "c1")
+    assert (len(other.verdicts()), other.labels()[A].class_id, other.head()[0]) == (1, "c2", before + 1)
+    assert ledger.faults() == []
+    with ledger.at_once():
+        ledger.add_verdicts([verdict("c1", source="s2")])
+        with pytest.raises(ValueError, match="verdicts got rows before in this transaction"):
+            ledger.add_verdicts([verdict("c1", source="s3")])
+    other.close()
 
 
 def test_undo_without_a_change_says_so(ledger: Ledger) -> None:

@@ -192,6 +192,33 @@ def test_what_a_reviewer_says_last_counts_whatever_the_clock_says(ledger: Ledger
     ]  # fmt: skip
 
 
+def test_a_verdict_and_its_change_are_recorded_together_or_not_at_all(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_args: object, **_named: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stop:
+        stop.setattr(ledger, "decide", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            judge(ledger, {A: "c2"})
+    assert ledger.verdicts() == []
+    judge(ledger, {A: "c2", B: "c2"})
+    with monkeypatch.context() as stop:
+        stop.setattr(ledger, "take_back", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            take_back(ledger, [A], person="ann", iteration=1)
+    assert stands(ledger) == "c2 (ann)"
+
+
+def test_many_verdicts_are_taken_back_in_one_step(ledger: Ledger) -> None:
+    judge(ledger, {A: "c2", B: "c2", P: "c2"})
+    before, _ = ledger.head()
+    assert take_back(ledger, [A, B, P], person="ann", iteration=1).changed == (A, B, P)
+    assert ledger.head()[0] == before + 1
+    assert ledger.faults() == []
+
+
 def test_causes_are_counted_by_iteration_and_the_list_of_them_grows(ledger: Ledger) -> None:
     ledger.add_remarks([
         Remark(A, "error", "glare", "", "ann", NOON, 1), Remark(B, "error", "glare", "upper left", "ann", NOON, 1),
