@@ -23,7 +23,6 @@ from curation.issues import LABEL_KINDS
 from curation.judging import labeled_holdout, slice_table, trainable
 from curation.parts import Account, Scored
 from curation.records import (
-    Classes,
     Decision,
     Estimate,
     Predictions,
@@ -71,10 +70,12 @@ def summarize(
     before = account.model_before.take([s.id for s in holdout]) if holdout and account.model_before else None
     metrics = gains.measure(after, truth, seed=seed, classes=account.classes) if after else None
     metrics_before = gains.measure(before, truth, seed=seed, classes=account.classes) if before else None
-    gain = _gain(before, after, truth, seed, account.classes) if before and after else None
+    gain = _gain(account, before, after, truth, seed) if before and after else None
+    comparable = not (gain and gain.otherwise)
     cards = slice_cards(account, holdout, before, after)
+    cards = cards if comparable else tuple(replace(card, before=None) for card in cards)
     open_slices = len([c for c in cards if c.slice.status == "open"])
-    audit = audit_of(account, queue, settled, gain, open_slices, costs)
+    audit = audit_of(account, queue, settled, gain if comparable else None, open_slices, costs)
     row = Row(
         number=account.number,
         labels_reviewed=int(account.review.get("reviewed", 0)),
@@ -83,6 +84,7 @@ def summarize(
         balanced_accuracy=metrics.balanced_accuracy if metrics else None,
         weakest_slice=next((card.slice.name for card in cards if card.slice.status != "fixed"), ""),
         still_wrong=still_wrong,
+        otherwise=gain.otherwise if gain else (),
     )
     return IterationSummary(
         project=project,
@@ -112,7 +114,7 @@ def summarize(
         advice=advise(account, gain, cards, audit),
         links=links,
         credits=credits_of(account),
-        costs=costs_of(account, after, before, truth, costs) if after and costs else None,
+        costs=costs_of(account, after, before if comparable else None, truth, costs) if after and costs else None,
         cost_class=account.classes.name(positive_class(costs, account.classes, account.merged)) if costs else "",
     )
 
@@ -142,8 +144,10 @@ def credits_of(account: Account) -> tuple[Credit, ...]:
     )
 
 
-def _gain(before: Predictions, after: Predictions, truth: Mapping[str, str], seed: int, classes: Classes) -> Gain:
-    comparison = gains.compare(before, after, truth, seed=seed)
+def _gain(account: Account, before: Predictions, after: Predictions, truth: Mapping[str, str], seed: int) -> Gain:
+    settings = (trained.get("settings", {}) for trained in (account.trained_before, account.trained))
+    otherwise = gains.changed_settings(*settings)
+    comparison = gains.compare(before, after, truth, seed=seed, otherwise=otherwise)
     return Gain(
         accuracy=comparison.accuracy,
         balanced_accuracy=comparison.balanced_accuracy,
@@ -154,8 +158,10 @@ def _gain(before: Predictions, after: Predictions, truth: Mapping[str, str], see
         rows=len(before),
         disagreement=comparison.disagreement,
         per_class=tuple(
-            (classes.name(c.class_id), c.recall, c.shown) for c in gains.class_changes(before, after, truth)
+            (account.classes.name(c.class_id), c.recall, c.shown and not otherwise)
+            for c in gains.class_changes(before, after, truth)
         ),
+        otherwise=comparison.otherwise,
     )
 
 
@@ -434,7 +440,11 @@ def advise(account: Account, gain: Gain | None, cards: Sequence[SliceCard], audi
             for name, change, shown in gain.per_class
             if shown
         ]
-    if gain is not None and not gain.shown:
+    if gain is not None and gain.otherwise:
+        lines.append("Keep the settings as they are now: then the next gain is that of the labels.")
+        if account.trained.get("credits"):
+            lines.append("What single actions gained goes by heads that are trained alike, with the settings of now.")
+    elif gain is not None and not gain.shown:
         lines.append("No change shown yet: the holdout can't tell this gain from chance.")
         lines += too_small(gain)
     return tuple(lines)

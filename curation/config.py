@@ -327,6 +327,26 @@ def _value(hint: Any, value: Any, source: str, where: str) -> Any:
     return value
 
 
+def model_settings(settings: Settings) -> dict[str, Any]:
+    """What a model hangs on beside its data, by the settings' names; not what only says where and how fast it is made.
+
+    >>> model_settings(Settings(seed=3, training=TrainingSettings(method="head")))["seed"]
+    3
+    """
+    training = dataclasses.asdict(settings.training)
+    kept = {name: value for name, value in training.items() if name not in ("deterministic", "compile", "processes")}
+    if settings.training.method in ("head", "views"):  # in closed form
+        kept = {name: kept[name] for name in ("method", "class_balance")}
+    views = ("views", "rotation_invariant") if settings.training.method in ("auto", "views") else ()
+    return {
+        "seed": settings.seed,
+        "bits": settings.bits,
+        **{f"backbone.{name}": getattr(settings.backbone, name) for name in ("name", "weights", "size")},
+        **{f"training.{name}": value for name, value in kept.items()},
+        **{f"detection.{name}": getattr(settings.detection, name) for name in views},
+    }
+
+
 def read_settings(file: Path) -> Settings:
     """Read ``curation.toml``; raises ConfigError with the file's name for what is wrong in it."""
     try:

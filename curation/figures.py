@@ -31,6 +31,7 @@ def metrics_json(summary: IterationSummary) -> dict[str, Any]:
             "accuracy_ci": _interval(summary.gain.accuracy),
             "p_value": summary.gain.p_value,
             "shown": summary.gain.shown,
+            "otherwise": list(summary.gain.otherwise),
             "words": summary.gain.words,
             "per_class": [
                 {"name": name, "recall": change.value, "ci": _interval(change), "shown": shown}
@@ -164,6 +165,7 @@ def row_from_json(metrics: Mapping[str, Any]) -> Row:
         balanced_accuracy=_estimate(holdout, "balanced_accuracy"),
         weakest_slice=metrics["weakest_slice"],
         still_wrong=metrics["still_wrong"],
+        otherwise=tuple((metrics["gain"] or {}).get("otherwise", ())),
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +33,8 @@ Mask = npt.NDArray[np.bool_]
 class Comparison:
     """After minus before on the same rows; ``shown`` is true where the interval of ``accuracy`` leaves zero out.
 
-    Accuracies are fractions, the log loss (lower is better) in nats; ``p_value`` is McNemar's exact one.
+    Accuracies are fractions, the log loss (lower is better) in nats; ``p_value`` is McNemar's exact one. Nothing is
+    ``shown`` of the data where both models were trained ``otherwise``, by the settings that these words name.
     """
 
     accuracy: Estimate
@@ -42,6 +44,7 @@ class Comparison:
     shown: bool
     words: str
     disagreement: float = 0.0  #: share of the rows on which only one of both is right
+    otherwise: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,9 +160,25 @@ def mean_with_interval(values: Numbers, *, resamples: int = RESAMPLES, seed: int
 # --- comparing two models
 
 
-def compare(before: Predictions, after: Predictions, labels: Mapping[str, str], *, seed: int) -> Comparison:
+def changed_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:
+    """The settings that differ between two models, in words; of those only that are known of both.
+
+    >>> changed_settings({"seed": 0, "backbone.size": 32}, {"seed": 0, "backbone.size": 128, "bits": 16})
+    ('backbone.size 32, then 128',)
+    """
+    other = {name: (before[name], now) for name, now in after.items() if name in before and before[name] != now}
+    if "backbone.name" in other:  # another network has other weights
+        other.pop("backbone.weights", None)
+    return tuple("other backbone.weights" if n == "backbone.weights" else f"{n} {a}, then {b}"
+                 for n, (a, b) in other.items())  # fmt: skip
+
+
+def compare(
+    before: Predictions, after: Predictions, labels: Mapping[str, str], *, seed: int, otherwise: Sequence[str] = ()
+) -> Comparison:
     """Is ``after`` better than ``before``? Both on the rows of ``before``, labeled by ``labels`` (class ids).
 
+    ``otherwise`` are settings by which they were trained and that differ: the difference is told, and called no gain.
     Raises RecordError where there is no row, a row is missing in ``after``, or the classes differ.
     """
     if before.class_ids != after.class_ids:
@@ -169,15 +188,16 @@ def compare(before: Predictions, after: Predictions, labels: Mapping[str, str], 
     gained, lost, rows = int(won.sum()), int(gone.sum()), len(won)
     ups, sizes = _by_class(won, old.truth)
     accuracy = Estimate((gained - lost) / rows, paired_interval(gained, lost, rows))
-    shown = accuracy.ci is not None and not accuracy.ci[0] <= 0 <= accuracy.ci[1]
+    shown = accuracy.ci is not None and not accuracy.ci[0] <= 0 <= accuracy.ci[1] and not otherwise
     return Comparison(
         accuracy=accuracy,
         balanced_accuracy=_mean_change(ups, _by_class(gone, old.truth)[0], sizes),
         log_loss=mean_with_interval(new.loss - old.loss, seed=seed),
         p_value=mcnemar(gained, lost),
         shown=shown,
-        words=_words(accuracy, shown, gained, lost, rows),
+        words=_words(accuracy, shown, gained, lost, rows, otherwise),
         disagreement=(gained + lost) / rows,
+        otherwise=tuple(otherwise),
     )
 
 
@@ -248,12 +268,17 @@ def mcnemar(gained: int, lost: int) -> float:
     return float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
 
 
-def _words(accuracy: Estimate, shown: bool, gained: int, lost: int, rows: int) -> str:
+def _words(accuracy: Estimate, shown: bool, gained: int, lost: int, rows: int, otherwise: Sequence[str] = ()) -> str:
     low, high = accuracy.ci or (accuracy.value, accuracy.value)
     said = (
         f"{100 * accuracy.value:+.1f} points of accuracy ({100 * low:+.1f} to {100 * high:+.1f}) on {rows} images, "
         f"{gained} newly right and {lost} newly wrong"
     )
+    if otherwise:
+        return (
+            f"Trained otherwise than the iteration before ({'; '.join(otherwise)}), so that this is not what changed "
+            f"labels were worth: {said}."
+        )
     if not shown:
         return f"No change shown: {said}; the interval includes zero."
     return f"{'Better' if accuracy.value > 0 else 'Worse'}: {said}."

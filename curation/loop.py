@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from curation import holdout as checks
-from curation.config import Settings
+from curation.config import Settings, model_settings
 from curation.copies import copy_weights
 from curation.costs import label_weights, positive_class
 from curation.credit import Credit, TrainingSet, action_sets, credit_actions
@@ -496,10 +496,17 @@ class Loop:
         return {
             "trained_on": len(rows),
             "seed": self.settings.seed,
+            "settings": self._model_settings,
             "words": model.words,
             "recipes": [a.name for a in augmentations],
             "credits": [asdict(c) for c in self._credits(number, labels, augmentations)] if number else [],
         }
+
+    @property
+    def _model_settings(self) -> dict[str, Any]:
+        """What the model hangs on beside its data; weights by what they are, since their file may move."""
+        known = {"backbone.weights": self.parts.identity} if self.parts.identity else {}
+        return {**model_settings(self.settings), **known}
 
     def _credits(
         self, number: int, labels: Mapping[str, CurrentLabel], augmentations: Sequence[Augmentation]
@@ -615,6 +622,7 @@ class Loop:
             model_after=after,
             properties=self.parts.measure(samples, self.parts.progress),
             trained=finished(folder, "train") or {},
+            trained_before=(finished(self.paths.iteration(number - 1), "train") or {}) if number > 0 else {},
             said=self.said(scored.predictions, number) if scored else None,
             verdicts=[v for v in by_labelers(self.ledger.verdicts()) if v.iteration == number],
             looks=self.looks(number),

@@ -137,6 +137,7 @@ class Account:
     checked: Check | None = None  #: what people found in the holdout's labels so far
     merged: Mapping[str, str] = field(default_factory=dict)  #: classes that are others now, by id
     features: Callable[[], npt.NDArray[np.float32]] | None = None  #: of the samples, in their order; from the cache
+    trained_before: Mapping[str, Any] = field(default_factory=dict)  #: as ``trained``, of the iteration before
 
 
 @dataclass(frozen=True)

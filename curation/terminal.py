@@ -77,7 +77,9 @@ def print_json(value: Any) -> None:
 
 
 def table_of(status: dict[str, Any]) -> str:
-    """The iterations as a table of text, one line each, the baseline first."""
+    """The iterations as a table of text, one line each, the baseline first; below it what can't be compared."""
+    from reports.summary import breaks
+
     rows: list[tuple[str, ...]] = [
         (
             "iteration",
@@ -104,9 +106,9 @@ def table_of(status: dict[str, Any]) -> str:
     if all(row[4] == "-" for row in rows[1:]):
         rows = [row[:4] + row[5:] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    told = [(i["number"], (i.get("gain") or {}).get("otherwise", ())) for i in status["iterations"]]
+    return "\n".join([*lines, *breaks(told)])
 
 
 def how_far(people: list[dict[str, Any]]) -> list[str]:

@@ -15,7 +15,7 @@ from curation.records import Estimate
 from curation.runs import write_whole
 from reports import plots
 from reports.page import is_safe_link, issue_words, render
-from reports.summary import estimate_words, interval_words, percent
+from reports.summary import breaks, estimate_words, interval_words, percent
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ def overview_facts(overview: Overview) -> dict[str, Any]:
         "last": rows[-1] if rows else None,
         "advice": list(iterations[-1].get("advice", ())) if iterations else [],
         "charts": [chart for chart in (_curve(iterations, *what) for what in _CURVES) if chart],
+        "breaks": breaks((m["number"], (m.get("gain") or {}).get("otherwise", ())) for m in iterations),
         "has_key": any(row["still_wrong"] is not None for row in rows),
         "slices": slice_history(iterations),
         "causes": cause_table(overview.causes),

@@ -6,7 +6,7 @@ Class names here are for people; shapes and units are said at each field.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,10 @@ class SliceCard:
 
 @dataclass(frozen=True)
 class Gain:
-    """After minus before on the same rows. ``shown`` is false where the interval of ``accuracy`` holds zero."""
+    """After minus before on the same rows. ``shown`` is false where the interval of ``accuracy`` holds zero.
+
+    And where both models were trained ``otherwise``: these are the settings that differ, in words.
+    """
 
     accuracy: Estimate
     balanced_accuracy: Estimate
@@ -72,6 +75,7 @@ class Gain:
     rows: int = 0
     disagreement: float = 0.0  #: share of the rows on which only one of both is right
     per_class: tuple[tuple[str, Estimate, bool], ...] = ()  #: class name, change of recall, shown or not
+    otherwise: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,7 @@ class Row:
     balanced_accuracy: Estimate | None
     weakest_slice: str
     still_wrong: int | None = None
+    otherwise: tuple[str, ...] = ()  #: as of its gain
 
 
 @dataclass(frozen=True)
@@ -218,9 +223,24 @@ def gain_badge(gain: Gain | None) -> str:
     """
     if gain is None:
         return "Starting point"
+    if gain.otherwise:
+        return "Trained otherwise"
     if not gain.shown:
         return "No change shown"
     return "Better" if gain.accuracy.value > 0 else "Worse"
+
+
+def breaks(iterations: Iterable[tuple[int, Sequence[str]]]) -> list[str]:
+    """Where figures over iterations can't be compared: numbers, each with the settings that differ from before.
+
+    >>> breaks([(0, ()), (1, ("seed 0, then 5", "backbone.size 32, then 64"))])
+    ['Iteration 1 was trained otherwise than the one before: seed 0, then 5; backbone.size 32, then 64.']
+    """
+    return [
+        f"Iteration {number} was trained otherwise than the one before: {'; '.join(settings)}."
+        for number, settings in iterations
+        if settings
+    ]
 
 
 def what_is_weak(summary: IterationSummary) -> str:

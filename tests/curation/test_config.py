@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from curation.config import ReviewSettings, Settings, SliceSettings, read_settings, settings_from_dict, settings_to_toml
+from curation.config import (
+    ReviewSettings,
+    Settings,
+    SliceSettings,
+    TrainingSettings,
+    model_settings,
+    read_settings,
+    settings_from_dict,
+    settings_to_toml,
+)
 from curation.errors import ConfigError
 
 
@@ -90,3 +100,20 @@ def test_a_password_in_the_ledgers_address_is_refused_and_not_shown(ledger: str)
 @pytest.mark.parametrize("ledger", ["postgresql://ann@host:5432/db?sslmode=require", "sqlite:////here/a@b:c.db", ""])
 def test_a_ledgers_address_without_a_password_is_taken(ledger: str) -> None:
     assert settings_from_dict({"ledger": ledger}).ledger == ledger
+
+
+def test_a_model_hangs_on_all_settings_but_those_that_say_where_and_how_fast() -> None:
+    plain = Settings()
+    elsewhere = replace(
+        plain, engine="ray", backbone=replace(plain.backbone, device="cuda"),
+        training=replace(plain.training, compile="off", processes=2), review=replace(plain.review, budget=7),
+    )  # fmt: skip
+    assert model_settings(elsewhere) == model_settings(plain)
+    for other in (
+        replace(plain, seed=1), replace(plain, bits=12), replace(plain, backbone=replace(plain.backbone, size=32)),
+        replace(plain, training=replace(plain.training, epochs=3)),
+        replace(plain, detection=replace(plain.detection, views="one")),
+    ):  # fmt: skip
+        assert len(set(model_settings(other).items()) - set(model_settings(plain).items())) == 1
+    heads = [replace(plain, training=TrainingSettings(method="head", epochs=n)) for n in (1, 2)]
+    assert model_settings(heads[0]) == model_settings(heads[1])

@@ -10,6 +10,7 @@ import pytest
 
 from curation.errors import RecordError
 from curation.gain import (
+    changed_settings,
     class_changes,
     compare,
     confusion,
@@ -149,6 +150,26 @@ class TestCompare:
         assert found.log_loss.value == pytest.approx(-0.1 * np.log(8))
         assert found.words.startswith("Better: +10.0 points of accuracy (+")
         assert found.words.endswith("on 600 images, 80 newly right and 20 newly wrong.")
+
+    def test_what_other_settings_did_is_no_gain_of_the_labels(self) -> None:
+        truth = np.arange(600) % 3
+        before, after = predictions_of(with_errors(truth, np.arange(90))), predictions_of(truth)
+        was, now = {"seed": 0, "backbone.size": 32}, {"seed": 0, "backbone.size": 128}
+        found = compare(before, after, labels_of(truth), seed=0, otherwise=changed_settings(was, now))
+        assert not found.shown
+        assert found.words.startswith(
+            "Trained otherwise than the iteration before (backbone.size 32, then 128), so that this is not what "
+            "changed labels were worth: +15.0 points of accuracy (+"
+        )
+
+    def test_only_settings_that_both_models_note_are_compared(self) -> None:
+        assert changed_settings({}, {"seed": 1, "backbone.size": 32}) == ()
+        assert changed_settings({"seed": 1, "gone": 2}, {"seed": 1, "new": 3}) == ()
+        network = {"backbone.name": "a", "backbone.weights": "6f"}
+        assert changed_settings(network, {"backbone.name": "b", "backbone.weights": "70"}) == (
+            "backbone.name a, then b",
+        )
+        assert changed_settings(network, {**network, "backbone.weights": "70"}) == ("other backbone.weights",)
 
     def test_a_clear_loss_is_shown_as_worse(self) -> None:
         truth = np.arange(600) % 3

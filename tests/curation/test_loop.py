@@ -16,10 +16,11 @@ from tests_stand_ins import PixelFeatures, TruthfulPeople, content_id, draw
 
 from augment.choose import plan, unchanged
 from curation import streaming
-from curation.account import _confidence, audit_of, costs_of, credits_of
+from curation.account import _confidence, audit_of, costs_of, credits_of, summarize
 from curation.config import CostSettings, ReviewSettings, Settings
 from curation.copied import CopiedFeatures
 from curation.credit import action_sets
+from curation.figures import metrics_json, row_from_json
 from curation.gain import compare
 from curation.heads import HeadTrainer
 from curation.judging import joint_groups, trainable
@@ -28,9 +29,11 @@ from curation.ledger import Ledger, NewPath, NewSample
 from curation.loop import Loop
 from curation.parts import Account, Parts, Repaired
 from curation.properties import measure_properties
-from curation.records import SKIPPED, WITHDRAWN, Augmentation, Decision, Issue, Sample, Slice, Verdict
+from curation.records import SKIPPED, WITHDRAWN, Augmentation, Decision, Issue, Predictions, Sample, Slice, Verdict
 from curation.runs import ProjectPaths, finished, read_json
 from curation.tables import read_frame, slices_from_frame, slices_to_frame, write_frame
+from curation.terminal import table_of
+from reports.summary import IterationSummary, gain_badge
 
 FLIPPED = 8
 
@@ -205,6 +208,55 @@ def test_the_account_gives_credit_to_what_was_done(done: House) -> None:
     seconds = sum(v.seconds or 0 for v in account.verdicts if v.sample_id in account.said.sample_ids)  # type: ignore[union-attr]
     assert credits["relabeling"].per_minute == pytest.approx(credits["relabeling"].gain.value / (seconds / 60))
     assert ("augmentation" in credits) == bool(account.trained["recipes"])
+
+
+def test_a_model_that_was_trained_otherwise_is_no_gain_of_the_labels(done: House) -> None:
+    account = done.loop.account(1)
+    assert account.scored is not None
+    without = replace(account.scored, slices=())
+    shown = replace(account, model_before=wrong_predictions(account, 20), scored=without)
+
+    def told(account: Account) -> IterationSummary:
+        return summarize(
+            account, project="p", backbone="b", seed=0, earlier=[], queue=done.ledger.queue(1), settled=(), links={},
+            costs=CostSettings("left"),
+        )  # fmt: skip
+
+    assert account.trained["settings"]["seed"] == 0
+    assert account.trained_before == finished(done.paths.iteration(0), "train")
+    assert gain_badge(told(shown).gain) == "Better"
+    older = replace(shown, trained_before={"seed": 3}, trained={"seed": 0})  # before settings were noted
+    assert told(older).gain == told(shown).gain
+    other = {**account.trained["settings"], "seed": 3}
+    summary = told(replace(shown, trained_before={"settings": other}))
+    assert summary.gain is not None
+    assert summary.costs is not None
+    assert gain_badge(summary.gain) == "Trained otherwise"
+    assert summary.gain.otherwise == ("seed 3, then 0",)
+    assert not any(found for *_, found in summary.gain.per_class)
+    assert summary.costs.saved is None
+    assert all(ahead.gain is None for ahead in summary.audit.outlook)
+    assert summary.advice[-2:] == (
+        "Keep the settings as they are now: then the next gain is that of the labels.",
+        "What single actions gained goes by heads that are trained alike, with the settings of now.",
+    )
+    assert not any("than before" in line or "No change shown" in line for line in summary.advice)
+    metrics = metrics_json(summary)
+    assert metrics["gain"]["otherwise"] == ["seed 3, then 0"]
+    assert row_from_json(metrics) == summary.rows[-1]
+    status = {"baseline": None, "iterations": [{**metrics, "state": "done"}]}
+    assert table_of(status).endswith("\nIteration 1 was trained otherwise than the one before: seed 3, then 0.")
+
+
+def wrong_predictions(account: Account, count: int) -> Predictions:
+    """The model's predictions, turned for so many images of the holdout that it gets right."""
+    found = account.model_after
+    held = {s.id for s in account.samples if s.split == "holdout"}
+    right = [n for n, (s, c) in enumerate(zip(found.sample_ids, found.predicted(), strict=True))
+             if s in held and account.after[s].class_id == c]  # fmt: skip
+    turned = found.probabilities.copy()
+    turned[right[:count]] = turned[right[:count], ::-1]
+    return replace(found, probabilities=turned)
 
 
 def test_no_minute_counts_for_two_actions(done: House) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from curation.figures import metrics_json
 from curation.reporting import in_full
 from reports.overview import Overview, notebook_html, overview_facts, slice_history, write_overview
+from reports.page import HtmlReporter
 from tests.reports.cases import CLASSES, SLICE, make_images, make_overview, make_summary
 
 FILES = [Path(f"{n}.png") for n in range(24)]
@@ -71,3 +74,18 @@ def test_everything_that_the_report_shows_is_there_as_json(tmp_path: Path) -> No
     assert full["metrics"]["accuracy"] == {"value": 0.79, "ci": [0.74, pytest.approx(0.84)]}
     assert full["worst"][0]["reason"] == "looks like <i>another</i>"
     assert full["slices"][0]["slice"]["name"] == SLICE
+
+
+def test_iterations_that_were_trained_otherwise_are_told_wherever_they_stand_side_by_side(tmp_path: Path) -> None:
+    summary = make_summary(make_images(tmp_path), 2)
+    assert summary.gain is not None
+    rows = (*summary.rows[:2], replace(summary.rows[2], otherwise=("backbone.name <a>, then b",)))
+    told = replace(summary, rows=rows, gain=replace(summary.gain, otherwise=rows[2].otherwise, shown=False))
+    overview = Overview("p", [metrics_json(make_summary(FILES, 0)), metrics_json(told)])
+    words = "Iteration 2 was trained otherwise than the one before: backbone.name &lt;a&gt;, then b."
+    page = HtmlReporter().render(told)
+    assert words in page
+    assert ">Trained otherwise<" in page
+    for shown in (write_overview(overview, tmp_path / "r").read_text(encoding="utf-8"), notebook_html(overview)):
+        assert words in shown
+    assert "trained otherwise" not in HtmlReporter().render(summary)
