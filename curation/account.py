@@ -71,7 +71,7 @@ def summarize(
     metrics = gains.measure(after, truth, seed=seed, classes=account.classes) if after else None
     metrics_before = gains.measure(before, truth, seed=seed, classes=account.classes) if before else None
     gain = _gain(account, before, after, truth, seed) if before and after else None
-    comparable = not (gain and gain.otherwise)
+    comparable = gain is None or gain.tells
     cards = slice_cards(account, holdout, before, after)
     cards = cards if comparable else tuple(replace(card, before=None) for card in cards)
     open_slices = len([c for c in cards if c.slice.status == "open"])
@@ -139,6 +139,7 @@ def credits_of(account: Account) -> tuple[Credit, ...]:
             Estimate(c["gain"]["value"], tuple(c["gain"]["ci"]) if c["gain"]["ci"] else None),
             c["shown"],
             c["per_minute"],
+            c.get("unjudged", 0),
         )
         for c in account.trained.get("credits", [])
     )
@@ -147,7 +148,8 @@ def credits_of(account: Account) -> tuple[Credit, ...]:
 def _gain(account: Account, before: Predictions, after: Predictions, truth: Mapping[str, str], seed: int) -> Gain:
     settings = (trained.get("settings", {}) for trained in (account.trained_before, account.trained))
     otherwise = gains.changed_settings(*settings)
-    comparison = gains.compare(before, after, truth, seed=seed, otherwise=otherwise)
+    unjudged = _taught_alone(account, truth)
+    comparison = gains.compare(before, after, truth, seed=seed, otherwise=otherwise, unjudged=unjudged)
     return Gain(
         accuracy=comparison.accuracy,
         balanced_accuracy=comparison.balanced_accuracy,
@@ -158,11 +160,24 @@ def _gain(account: Account, before: Predictions, after: Predictions, truth: Mapp
         rows=len(before),
         disagreement=comparison.disagreement,
         per_class=tuple(
-            (account.classes.name(c.class_id), c.recall, c.shown and not otherwise)
+            (account.classes.name(c.class_id), c.recall, c.shown and not otherwise and not comparison.unjudged)
             for c in gains.class_changes(before, after, truth)
         ),
         otherwise=comparison.otherwise,
+        unjudged=tuple(account.classes.name(c) for c in comparison.unjudged),
     )
+
+
+def _taught_alone(account: Account, truth: Mapping[str, str]) -> set[str]:
+    """Classes that no image of the holdout has, where most labels that changed in training went to or from these."""
+    was, now = (
+        {s.id: known[s.id].class_id or "" for s in trainable(account.samples, known)}
+        for known in (account.before, account.after)
+    )
+    moved = [{was.get(s), now.get(s)} - {None} for s in {*was, *now} if was.get(s) != now.get(s)]
+    seen = set(truth.values())
+    alone = [classes - seen for classes in moved if classes - seen]
+    return {c for classes in alone for c in classes if c} if 2 * len(alone) > len(moved) else set()
 
 
 def _counts(account: Account) -> dict[str, int]:
@@ -444,6 +459,12 @@ def advise(account: Account, gain: Gain | None, cards: Sequence[SliceCard], audi
         lines.append("Keep the settings as they are now: then the next gain is that of the labels.")
         if account.trained.get("credits"):
             lines.append("What single actions gained goes by heads that are trained alike, with the settings of now.")
+    elif gain is not None and gain.unjudged:
+        named = ", ".join(f"'{name}'" for name in gain.unjudged)
+        lines.append(
+            f"No image of the holdout is labeled {named}, so that it can't tell what such labels are worth: bring in "
+            "images of it with split 'holdout', or have people look for it there (`curate holdout --check N`)."
+        )
     elif gain is not None and not gain.shown:
         lines.append("No change shown yet: the holdout can't tell this gain from chance.")
         lines += too_small(gain)

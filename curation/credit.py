@@ -50,13 +50,15 @@ class Credit:
     """What one action did to accuracy by itself: a fraction with its 95 % interval, on the same rows for all actions.
 
     ``shown`` is true where the interval, widened for the number of actions, leaves zero out; ``per_minute`` is the
-    gain over the minutes that people spent on it, ``None`` where that is not known or nobody had to.
+    gain over the minutes that people spent on it, ``None`` where that is not known or nobody had to. Where it hangs on
+    rows that a head takes for a class that no row is labeled with (``unjudged``), it is not shown.
     """
 
     action: str
     gain: Estimate
     shown: bool
     per_minute: float | None = None
+    unjudged: int = 0
 
 
 def fit_head(train: TrainingSet, n_classes: int, penalty: float = PENALTY) -> Floats:
@@ -94,20 +96,29 @@ def credit_actions(
     gain is shown is decided by Holm's step-down procedure, on intervals of level 1 - 0.05 / actions that are left
     (Holm, Scandinavian Journal of Statistics 1979). ``ALL`` is a question of its own, judged by its 95 % interval.
     """
-    base = predict_head(fit_head(before, n_classes), measured.features) == measured.labels
+    was = predict_head(fit_head(before, n_classes), measured.features)
+    base, known = was == measured.labels, np.isin(was, measured.labels)
     changes: dict[str, tuple[int, int]] = {}
+    judged: dict[str, tuple[int, int]] = {}
     for name, train in actions.items():
-        right = predict_head(fit_head(train, n_classes), measured.features) == measured.labels
-        changes[name] = int((right & ~base).sum()), int((base & ~right).sum())
+        now = predict_head(fit_head(train, n_classes), measured.features)
+        won, gone = (now == measured.labels) & ~base, base & (now != measured.labels)
+        changes[name] = int(won.sum()), int(gone.sum())
+        judged[name] = int((won & known).sum()), int((gone & np.isin(now, measured.labels)).sum())
     count = len(measured.labels)
-    single = {name: change for name, change in changes.items() if name != ALL}
-    shown = _shown(single, count) | _shown({ALL: changes[ALL]} if ALL in changes else {}, count)
+    shown = _all_shown(changes, count) & _all_shown(judged, count)
     found = []
     for name, (gained, lost) in changes.items():
         value, spent = (gained - lost) / count, (minutes or {}).get(name, 0.0)
         gain = Estimate(value, paired_interval(gained, lost, count))
-        found.append(Credit(name, gain, shown=name in shown, per_minute=value / spent if spent else None))
+        blind = gained + lost - sum(judged[name])
+        found.append(Credit(name, gain, name in shown, value / spent if spent else None, blind))
     return tuple(found)
+
+
+def _all_shown(changes: Mapping[str, tuple[int, int]], count: int) -> set[str]:
+    single = {name: change for name, change in changes.items() if name != ALL}
+    return _shown(single, count) | _shown({ALL: changes[ALL]} if ALL in changes else {}, count)
 
 
 def _shown(changes: Mapping[str, tuple[int, int]], count: int) -> set[str]:
@@ -188,7 +199,7 @@ def credit_words(credits: Sequence[Credit]) -> str:
     """
     named = causes(credits)
     if not named:
-        said = ", ".join(f"{c.action} {_points(c.gain)}" for c in credits if c.action != ALL)
+        said = ", ".join(f"{c.action} {_points(c.gain)}{_blind(c)}" for c in credits if c.action != ALL)
         return f"No single action is shown to have helped: {said}." if said else "Nothing was done that could help."
     by_name = {c.action: c for c in credits}
     parts = []
@@ -199,6 +210,11 @@ def credit_words(credits: Sequence[Credit]) -> str:
         parts.append(f"{name} helped: {value} points of accuracy {interval}{pace}")
     said = "; ".join(parts)
     return f"{said[:1].upper()}{said[1:]}."
+
+
+def _blind(credit: Credit) -> str:
+    images = "1 image" if credit.unjudged == 1 else f"{credit.unjudged} images"
+    return f", {images} of it by a class that no holdout image has" if credit.unjudged else ""
 
 
 def _points(gain: Estimate) -> str:

@@ -32,6 +32,7 @@ def metrics_json(summary: IterationSummary) -> dict[str, Any]:
             "p_value": summary.gain.p_value,
             "shown": summary.gain.shown,
             "otherwise": list(summary.gain.otherwise),
+            "unjudged": list(summary.gain.unjudged),
             "words": summary.gain.words,
             "per_class": [
                 {"name": name, "recall": change.value, "ci": _interval(change), "shown": shown}

@@ -6,7 +6,7 @@ and what both are for a mean of classes' proportions (``_mean_recall``, ``_mean_
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
 from statistics import NormalDist
@@ -34,7 +34,8 @@ class Comparison:
     """After minus before on the same rows; ``shown`` is true where the interval of ``accuracy`` leaves zero out.
 
     Accuracies are fractions, the log loss (lower is better) in nats; ``p_value`` is McNemar's exact one. Nothing is
-    ``shown`` of the data where both models were trained ``otherwise``, by the settings that these words name.
+    ``shown`` of the data where both models were trained ``otherwise``, by the settings that these words name; nor where
+    it hangs on classes that no row is labeled with: ``unjudged`` are their ids.
     """
 
     accuracy: Estimate
@@ -45,6 +46,7 @@ class Comparison:
     words: str
     disagreement: float = 0.0  #: share of the rows on which only one of both is right
     otherwise: tuple[str, ...] = ()
+    unjudged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +60,11 @@ class _Outcomes:
     @property
     def right(self) -> Mask:
         return np.asarray(self.predicted == self.truth, dtype=bool)
+
+    @property
+    def judged(self) -> Mask:
+        """Rows taken for a class that some row is labeled with; of any other nothing tells whether it is true."""
+        return np.isin(self.predicted, self.truth)
 
 
 # --- measuring one model
@@ -174,11 +181,19 @@ def changed_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> tup
 
 
 def compare(
-    before: Predictions, after: Predictions, labels: Mapping[str, str], *, seed: int, otherwise: Sequence[str] = ()
+    before: Predictions,
+    after: Predictions,
+    labels: Mapping[str, str],
+    *,
+    seed: int,
+    otherwise: Sequence[str] = (),
+    unjudged: Collection[str] = (),
 ) -> Comparison:
     """Is ``after`` better than ``before``? Both on the rows of ``before``, labeled by ``labels`` (class ids).
 
     ``otherwise`` are settings by which they were trained and that differ: the difference is told, and called no gain.
+    Nor is it one where rows decide that either takes for a class that no row is labeled with, or where that is known
+    of some classes (``unjudged``).
     Raises RecordError where there is no row, a row is missing in ``after``, or the classes differ.
     """
     if before.class_ids != after.class_ids:
@@ -187,18 +202,28 @@ def compare(
     won, gone = new.right & ~old.right, old.right & ~new.right
     gained, lost, rows = int(won.sum()), int(gone.sum()), len(won)
     ups, sizes = _by_class(won, old.truth)
-    accuracy = Estimate((gained - lost) / rows, paired_interval(gained, lost, rows))
-    shown = accuracy.ci is not None and not accuracy.ci[0] <= 0 <= accuracy.ci[1] and not otherwise
+    interval = paired_interval(gained, lost, rows)
+    accuracy = Estimate((gained - lost) / rows, interval)
+    blind = np.concatenate([old.predicted[won & ~old.judged], new.predicted[gone & ~new.judged]])
+    judged = paired_interval(int((won & old.judged).sum()), int((gone & new.judged).sum()), rows)
+    decided = np.unique(blind).tolist() if _leaves_zero_out(interval) != _leaves_zero_out(judged) else []
+    untold = {*unjudged, *(before.class_ids[column] for column in decided)}
+    shown = _leaves_zero_out(interval) and not otherwise and not untold
     return Comparison(
         accuracy=accuracy,
         balanced_accuracy=_mean_change(ups, _by_class(gone, old.truth)[0], sizes),
         log_loss=mean_with_interval(new.loss - old.loss, seed=seed),
         p_value=mcnemar(gained, lost),
         shown=shown,
-        words=_words(accuracy, shown, gained, lost, rows, otherwise),
+        words=_words(accuracy, shown, gained, lost, rows, otherwise, len(blind), tells=not untold),
         disagreement=(gained + lost) / rows,
         otherwise=tuple(otherwise),
+        unjudged=tuple(c for c in before.class_ids if c in untold),
     )
+
+
+def _leaves_zero_out(interval: Interval) -> bool:
+    return not interval[0] <= 0 <= interval[1]
 
 
 @dataclass(frozen=True)
@@ -215,18 +240,21 @@ def class_changes(before: Predictions, after: Predictions, labels: Mapping[str, 
     """How the recall of each class changed on the rows of ``before``, the largest fall first.
 
     Many figures are looked at, so a change is shown only where McNemar's test holds after Holm's correction (1979) for
-    as many classes as have rows. Raises RecordError as ``compare`` does.
+    as many classes as have rows, with and without the rows that are taken for a class that no row is labeled with.
+    Raises RecordError as ``compare`` does.
     """
     if before.class_ids != after.class_ids:
         raise RecordError(f"both must predict the same classes, got {before.class_ids} and {after.class_ids}")
     old, new = _outcomes(before, labels), _outcomes(after.take(before.sample_ids), labels)
+    won, gone = new.right & ~old.right, old.right & ~new.right
     found = []
     for column in np.unique(old.truth).tolist():
         own = old.truth == column
-        gained, lost = int((new.right & ~old.right & own).sum()), int((old.right & ~new.right & own).sum())
+        gained, lost = int((won & own).sum()), int((gone & own).sum())
         size = int(own.sum())
         recall = Estimate((gained - lost) / size, paired_interval(gained, lost, size))
-        found.append((before.class_ids[column], recall, size, mcnemar(gained, lost)))
+        judged = int((won & own & old.judged).sum()), int((gone & own & new.judged).sum())
+        found.append((before.class_ids[column], recall, size, max(mcnemar(gained, lost), mcnemar(*judged))))
     shown = _holm([p for *_, p in found])
     changes = [ClassChange(c, r, n, s) for (c, r, n, _), s in zip(found, shown, strict=True)]
     return tuple(sorted(changes, key=lambda change: (change.recall.value, change.class_id)))
@@ -268,17 +296,24 @@ def mcnemar(gained: int, lost: int) -> float:
     return float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
 
 
-def _words(accuracy: Estimate, shown: bool, gained: int, lost: int, rows: int, otherwise: Sequence[str] = ()) -> str:
+def _words(
+    accuracy: Estimate, shown: bool, gained: int, lost: int, rows: int, otherwise: Sequence[str], blind: int,
+    *, tells: bool,
+) -> str:  # fmt: skip
     low, high = accuracy.ci or (accuracy.value, accuracy.value)
     said = (
         f"{100 * accuracy.value:+.1f} points of accuracy ({100 * low:+.1f} to {100 * high:+.1f}) on {rows} images, "
         f"{gained} newly right and {lost} newly wrong"
     )
+    if blind and tells:
+        said += f", {blind} of these by a class that no holdout image has"
     if otherwise:
         return (
             f"Trained otherwise than the iteration before ({'; '.join(otherwise)}), so that this is not what changed "
             f"labels were worth: {said}."
         )
+    if not tells:
+        return f"No change shown: {said}; it hangs on labels of a class that no holdout image has."
     if not shown:
         return f"No change shown: {said}; the interval includes zero."
     return f"{'Better' if accuracy.value > 0 else 'Worse'}: {said}."

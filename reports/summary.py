@@ -63,7 +63,8 @@ class SliceCard:
 class Gain:
     """After minus before on the same rows. ``shown`` is false where the interval of ``accuracy`` holds zero.
 
-    And where both models were trained ``otherwise``: these are the settings that differ, in words.
+    And where both models were trained ``otherwise``: these are the settings that differ, in words. And where it hangs
+    on the ``unjudged``, names of classes that no image of the holdout has.
     """
 
     accuracy: Estimate
@@ -76,6 +77,12 @@ class Gain:
     disagreement: float = 0.0  #: share of the rows on which only one of both is right
     per_class: tuple[tuple[str, Estimate, bool], ...] = ()  #: class name, change of recall, shown or not
     otherwise: tuple[str, ...] = ()
+    unjudged: tuple[str, ...] = ()
+
+    @property
+    def tells(self) -> bool:
+        """Whether the figures, shown or not, tell of the data."""
+        return not self.otherwise and not self.unjudged
 
 
 @dataclass(frozen=True)

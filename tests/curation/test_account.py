@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from curation.account import _examples, _worst, advise, slice_cards
-from curation.records import Classes, Condition, CurrentLabel, Predictions, Sample, Slice
+from curation.account import _examples, _taught_alone, _worst, advise, slice_cards
+from curation.records import Classes, Condition, CurrentLabel, Estimate, Predictions, Sample, Slice
 from curation.tracking import Shot
+from reports.summary import Gain
 
 
 def test_the_pool_is_told_of_once_however_many_slices_ask_for_images() -> None:
@@ -49,6 +50,32 @@ def test_what_people_called_unclear_is_advised_on_in_singular_and_plural() -> No
     assert advice(contested=1, ambiguous=1, other=1) == one
     assert advice(contested=2, ambiguous=2, other=2) == two
     assert advice(ambiguous=1) == one[1:2]
+
+
+def test_a_class_that_the_holdout_lacks_is_named_with_what_to_do() -> None:
+    audit: Any = SimpleNamespace(next=None, flagger_precision=None)
+    account: Any = SimpleNamespace(number=1, checked=None, review={}, shots=(), trained={})
+    fell = Estimate(-0.3, (-0.4, -0.2))
+    gain = Gain(fell, fell, Estimate(0.5), 0.01, False, "", rows=72, unjudged=("light blue", "sky"))
+    assert advise(account, gain, (), audit) == (
+        "No image of the holdout is labeled 'light blue', 'sky', so that it can't tell what such labels are worth: "
+        "bring in images of it with split 'holdout', or have people look for it there (`curate holdout --check N`).",
+    )
+
+
+def test_labels_of_classes_that_the_holdout_lacks_decide_where_they_are_most_of_what_changed() -> None:
+    samples = [Sample(f"s{n}", f"{n}.png", Path(f"{n}.png"), "train") for n in range(6)]
+    before = {s.id: CurrentLabel(s.id, "c1", False, 1) for s in samples[:5]}
+
+    def told(**after: str) -> set[str]:
+        labels = before | {s: CurrentLabel(s, c, False, 2) for s, c in after.items()}
+        account: Any = SimpleNamespace(samples=samples, before=before, after=labels)
+        return _taught_alone(account, {"h0": "c1", "h1": "c2"})
+
+    assert told() == set()
+    assert told(s0="c3", s1="c3", s2="c2") == {"c3"}
+    assert told(s5="c4") == {"c4"}
+    assert told(s0="c3", s1="c2") == set()
 
 
 def test_slice_on_a_column_that_the_holdout_lacks_has_no_holdout_image() -> None:

@@ -130,3 +130,16 @@ def test_nothing_done_gets_no_credit() -> None:
     base, actions = action_sets(np.zeros((2, 1), dtype=np.float32), np.array([0, 1]), np.array([0, 1]))
     assert actions == {}
     assert credit_actions(base, actions, base, 2) == ()
+
+
+def test_labels_of_a_class_that_no_measured_row_has_are_said_to_harm_nothing() -> None:
+    """Half of one class becomes a third one in training; the rows measured on still call it the second."""
+    places = np.repeat([-3.0, 3.0, 9.0], 40)
+    features = np.stack([places, places**2], axis=1).astype(np.float32)
+    as_given, split = np.repeat([0, 1, 1], 40), np.repeat([0, 1, 2], 40)
+    measured = TrainingSet(features, as_given)
+    before = TrainingSet(features, as_given)
+    (credit,) = credit_actions(before, {"relabeling": TrainingSet(features, split)}, measured, 3)
+    assert credit.gain.value < -0.3
+    assert (credit.shown, credit.unjudged) == (False, 40)
+    assert credit_words((credit,)).endswith("40 images of it by a class that no holdout image has.")

@@ -162,6 +162,30 @@ class TestCompare:
             "changed labels were worth: +15.0 points of accuracy (+"
         )
 
+    def test_a_class_that_no_row_has_makes_no_model_worse_and_none_better(self) -> None:
+        """Of 40 cats and 40 dogs, after a split all dogs are foxes, of which the rows know nothing."""
+        truth = np.array([0] * 40 + [1] * 40)
+        split = np.array([0] * 40 + [2] * 40)
+        rows, after = predictions_of(truth), predictions_of(split)
+        for found, sign in ((compare(rows, after, labels_of(truth), seed=0), "-"),
+                            (compare(after, rows, labels_of(truth), seed=0), "+")):  # fmt: skip
+            assert (found.shown, found.unjudged) == (False, ("c3",))
+            assert found.words.startswith(f"No change shown: {sign}50.0 points")
+            assert found.words.endswith("; it hangs on labels of a class that no holdout image has.")
+        assert not any(change.shown for change in class_changes(rows, after, labels_of(truth)))
+        known = compare(rows, predictions_of(np.zeros(80, dtype=np.int64)), labels_of(truth), seed=0, unjudged=["c3"])
+        assert (known.shown, known.unjudged) == (False, ("c3",))
+
+    def test_what_is_lost_among_classes_that_rows_have_is_shown_beside_a_class_that_none_has(self) -> None:
+        truth = np.array([0] * 40 + [1] * 40)
+        after = predictions_of(np.array([1] * 40 + [2] * 3 + [1] * 37))
+        found = compare(predictions_of(truth), after, labels_of(truth), seed=0)
+        assert (found.shown, found.unjudged) == (True, ())
+        assert found.words.startswith("Worse: -53.8 points")
+        assert found.words.endswith("43 newly wrong, 3 of these by a class that no holdout image has.")
+        changes = class_changes(predictions_of(truth), after, labels_of(truth))
+        assert [(c.class_id, c.shown) for c in changes] == [("c1", True), ("c2", False)]
+
     def test_only_settings_that_both_models_note_are_compared(self) -> None:
         assert changed_settings({}, {"seed": 1, "backbone.size": 32}) == ()
         assert changed_settings({"seed": 1, "gone": 2}, {"seed": 1, "new": 3}) == ()
@@ -317,12 +341,12 @@ class TestClasses:
         assert found[0].rows == 40
 
     def test_what_would_be_shown_alone_is_not_among_ten(self) -> None:
-        """6 of 6 changed rows lost: p = 0.031, enough for one class, not for one of ten."""
-        one_before, labels = self.drawn([[True] * 40, []])
-        one_after, _ = self.drawn([[True] * 34 + [False] * 6, []])
-        assert class_changes(one_before, one_after, labels)[0].shown
+        """7 of 7 changed rows lost: p = 0.016, enough for one of two classes, not for one of ten."""
+        two_before, labels = self.drawn([[True] * 40] * 2)
+        two_after, _ = self.drawn([[True] * 33 + [False] * 7, [True] * 40])
+        assert class_changes(two_before, two_after, labels)[0].shown
         ten_before, labels = self.drawn([[True] * 40] * 10)
-        ten_after, _ = self.drawn([[True] * 34 + [False] * 6, *[[True] * 40] * 9])
+        ten_after, _ = self.drawn([[True] * 33 + [False] * 7, *[[True] * 40] * 9])
         assert not class_changes(ten_before, ten_after, labels)[0].shown
 
 
