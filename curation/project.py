@@ -662,7 +662,10 @@ class Project:
         return {"file": str(file), "iteration": chosen, "difference": difference}
 
     def report(self, number: int | None = None) -> Path:
-        """Write the HTML report of an iteration again (the last one by default); returns its path."""
+        """Write the HTML report of an iteration again (the last one by default); returns its path.
+
+        Figures of ``status`` stay as they were measured where images are set aside since; the report says so.
+        """
         done = [n for n in range(self._current() + 1) if finished(self.paths.iteration(n), "train") is not None]
         if not done:
             raise ProjectError("there is no iteration to report on yet; run `curate run`")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from curation.plane import neighbour_plane, principal_plane
 from curation.records import CurrentLabel, Iteration
 from curation.reviews import count_causes, live_rows, standing
 from curation.runs import ProjectPaths, finished, read_json, write_json
+from reports.summary import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,7 +110,10 @@ class Reporting:
     links: Callable[[], Mapping[str, str]] = dict
 
     def record(self, account: Account) -> dict[str, str]:
-        """Do so, in place of what was there of the same iteration; returns what to tell the user of it."""
+        """Do so, in place of what was there of the same iteration; returns what to tell the user of it.
+
+        Seed and network are told as they were. Figures stay as they were measured where images are set aside since.
+        """
         from reports.overview import write_overview
         from reports.page import HtmlReporter
 
@@ -117,8 +121,8 @@ class Reporting:
         summary = summarize(
             account,
             project=self.settings.name,
-            backbone=self.backbone,
-            seed=self.settings.seed,
+            backbone=_told_before(account.folder / "report" / "summary.json", "backbone") or self.backbone,
+            seed=account.trained.get("seed", self.settings.seed),
             earlier=[row_from_json(read_json(folder(n) / "metrics.json")) for n in range(account.number)],
             queue=self.ledger.queue(account.number),
             settled=self._settled(account),
@@ -126,7 +130,14 @@ class Reporting:
             still_wrong=self.still_wrong(account.after),
             costs=self.settings.costs,
         )
-        write_json(account.folder / "metrics.json", metrics_json(summary))
+        figures = account.folder / "metrics.json"
+        measured = read_json(figures) if figures.exists() else None
+        if measured is not None and (gone := images_gone(measured, summary)):
+            summary = replace(
+                summary, rows=(*summary.rows[:-1], row_from_json(measured)), advice=(gone, *summary.advice)
+            )
+        else:
+            write_json(figures, metrics_json(summary))
         write_json(account.folder / "report" / "summary.json", in_full(summary))
         told = {"report": str(HtmlReporter().write(summary, account.folder / "report"))}
         write_overview(
@@ -149,6 +160,24 @@ class Reporting:
         asked = {d["sample_id"] for d in account.review.get("decisions", [])}
         reviewed = {v.sample_id for v in standing(verdicts).values() if v.iteration == account.number}
         return {v.sample_id for v in verdicts if v.iteration < account.number} | (reviewed - asked)
+
+
+def _told_before(file: Path, name: str) -> str:
+    """What the report that was written last says of something; empty where there is none."""
+    return str(read_json(file).get(name, "")) if file.exists() else ""
+
+
+def images_gone(measured: Mapping[str, Any], summary: IterationSummary) -> str:
+    """Says how many images an iteration's figures were ``measured`` with that its report now lacks; empty if none."""
+    held = measured["holdout"]["size"] - (summary.metrics.size if summary.metrics else 0)
+    others = measured.get("counts", {}).get("samples", 0) - summary.counts["samples"] - max(held, 0)
+    gone = max(held, 0) + max(others, 0)
+    if not gone:
+        return ""
+    return (
+        f"{counted(gone, 'image is', 'images are')} set aside that this iteration was measured with: its figures in "
+        "`curate status` and the overview stay as they were, those here are of the others."
+    )
 
 
 def in_full(summary: IterationSummary) -> dict[str, Any]:

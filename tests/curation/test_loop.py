@@ -30,6 +30,7 @@ from curation.loop import Loop
 from curation.parts import Account, Parts, Repaired
 from curation.properties import measure_properties
 from curation.records import SKIPPED, WITHDRAWN, Augmentation, Decision, Issue, Predictions, Sample, Slice, Verdict
+from curation.reporting import Recording, Reporting
 from curation.runs import ProjectPaths, finished, read_json
 from curation.tables import read_frame, slices_from_frame, slices_to_frame, write_frame
 from curation.terminal import table_of
@@ -257,6 +258,30 @@ def wrong_predictions(account: Account, count: int) -> Predictions:
     turned = found.probabilities.copy()
     turned[right[:count]] = turned[right[:count], ::-1]
     return replace(found, probabilities=turned)
+
+
+def test_a_report_made_again_leaves_figures_as_they_were_measured_and_tells_the_seed_of_then(
+    done: House, tmp_path: Path
+) -> None:
+    settings = replace(Settings(), seed=5)
+    reporting = Reporting(done.paths, settings, done.ledger, "net", lambda _: None, Recording(print), None)
+    accounts = [done.loop.account(number) for number in (0, 1)]
+    accounts[1] = replace(accounts[1], scored=replace(accounts[1].scored, slices=()))  # type: ignore[arg-type]
+    for account in accounts:
+        reporting.record(account)
+    folder = done.paths.iteration(1)
+    measured, told = read_json(folder / "metrics.json"), read_json(folder / "report" / "summary.json")
+    assert (told["seed"], told["backbone"]) == (0, "net")
+    held = [s for s in accounts[1].samples if s.split == "holdout"]
+    fewer = replace(accounts[1], samples=[s for s in accounts[1].samples if s not in held[:15]])
+    replace(reporting, backbone="other net").record(fewer)
+    again = read_json(folder / "report" / "summary.json")
+    assert read_json(folder / "metrics.json") == measured
+    assert (again["seed"], again["backbone"], again["rows"]) == (0, "net", told["rows"])
+    assert again["metrics"]["size"] == 25
+    assert again["advice"][0].startswith("15 images are set aside that this iteration was measured with")
+    reporting.record(accounts[1])
+    assert read_json(folder / "report" / "summary.json") == told
 
 
 def test_no_minute_counts_for_two_actions(done: House) -> None:
