@@ -366,7 +366,8 @@ class Loop:
         events = [e for e in self.ledger.label_events() if e.iteration == number and e.kind == "decision" and e.cites]
         held = self._held
         events = [e for e in events if e.sample_id not in held]
-        opinions = [v for v in verdicts if v.iteration == number and v.answer not in (SKIPPED, WITHDRAWN)]
+        came_late = self._came_late(number, said)
+        opinions = [v for v in verdicts if v.iteration == number and v.answer not in (SKIPPED, WITHDRAWN)] + came_late
         said_by_reviewers = in_classes_of_now(reviewed.values(), self.ledger.merged_classes())
         outcomes = count_outcomes((d for d in decisions if d.sample_id not in settled), verdicts)
         return {
@@ -374,6 +375,7 @@ class Loop:
             "reviewed": len({v.sample_id for v in opinions} | set(reviewed)),
             "by_reviewers": len(reviewed),
             "opinions": len(opinions),
+            "late": [v.id for v in came_late],
             "seconds": sum(v.seconds or 0.0 for v in opinions),
             "changed": len([e for e in events if not e.excluded and e.old is not None]),
             "labeled": len([e for e in events if not e.excluded and e.old is None]),
@@ -421,6 +423,14 @@ class Loop:
             weighed.update(verdict for d in taken_in for verdict in d["cites"])
         opinions = [v for v in verdicts if v.iteration < number and v.answer not in (SKIPPED, WITHDRAWN)]
         return {v.sample_id for v in opinions if v.id not in weighed}
+
+    def _came_late(self, number: int, verdicts: Sequence[Verdict]) -> list[Verdict]:
+        """Answers to questions of earlier batches that none of these has counted, nor a later one as late."""
+        reviews = [finished(self.paths.iteration(n), "review") or {} for n in range(1, number)]
+        counted = {verdict for review in reviews for d in review.get("decisions", ()) for verdict in d["cites"]}
+        counted |= {verdict for review in reviews for verdict in review.get("late", ())}
+        asked = {e.key for e in self.ledger.queue() if e.iteration < number}
+        return [v for v in verdicts if v.key in asked and v.id not in counted and v.answer not in (SKIPPED, WITHDRAWN)]
 
     def _take_back(self, number: int, verdicts: Sequence[Verdict]) -> None:
         """Undo the decisions in force all of whose answers people have withdrawn since; classes stay merged."""
@@ -539,12 +549,16 @@ class Loop:
 
     def _minutes(self, number: int, gone: Collection[str]) -> dict[str, float]:
         """Minutes that labelers spent on images without a label (new labels), on those that are ``gone`` (exclusions),
-        and on the others, changed or kept (relabeling): none counts for two actions.
+        and on the others, changed or kept (relabeling): none counts for two actions. Answers that came late are there.
         """
-        given = {e.sample_id: e.given for e in self.ledger.queue(number)}
+        late = set((finished(self.paths.iteration(number), "review") or {}).get("late", ()))
+        verdicts = by_labelers(self.ledger.verdicts())
+        here = {v.sample_id for v in verdicts if v.id in late}
+        entries = [e for e in self.ledger.queue() if e.iteration == number or e.sample_id in here]
+        given = {e.sample_id: e.given for e in entries if e.iteration <= number}
         spent = {"relabeling": 0.0, "exclusions": 0.0, "new labels": 0.0}
-        for verdict in by_labelers(self.ledger.verdicts()):
-            if verdict.iteration == number and verdict.sample_id in given:
+        for verdict in verdicts:
+            if (verdict.iteration == number or verdict.id in late) and verdict.sample_id in given:
                 action = "exclusions" if verdict.sample_id in gone else "relabeling"
                 spent["new labels" if given[verdict.sample_id] is None else action] += (verdict.seconds or 0.0) / 60
         return {**spent, "all": sum(spent.values())}

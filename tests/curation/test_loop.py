@@ -525,7 +525,7 @@ def test_an_answer_that_comes_late_counts_and_one_that_is_withdrawn_counts_no_mo
     other = {"c1": "c2", "c2": "c1"}[house.ledger.labels()[late.sample_id].class_id or ""]
     taken_back = next(e for e in house.ledger.label_events() if e.kind == "decision")
     said = {v.id: v for v in house.ledger.verdicts()}[taken_back.cites[0]]
-    one = Verdict(late.sample_id, other, "zoe", said.at, late.key, "late", late.mode, 1)
+    one = Verdict(late.sample_id, other, "zoe", said.at, late.key, "late", late.mode, 1, 90.0)
     gone = replace(said, answer=WITHDRAWN, at=said.at + timedelta(seconds=1), id=0)
     house.ledger.add_verdicts([one, gone])
     house.people.silent = 0
@@ -535,6 +535,11 @@ def test_an_answer_that_comes_late_counts_and_one_that_is_withdrawn_counts_no_mo
     assert labels[late.sample_id].class_id == other
     assert labels[taken_back.sample_id].class_id == taken_back.old
     assert house.ledger.label_events(taken_back.sample_id)[-1].kind == "undo"
+    noted = finished(house.paths.iteration(2), "review") or {}
+    assert (noted["reviewed"], noted["opinions"], noted["seconds"], noted["changed"]) == (1, 1, 90.0, 1)
+    assert house.loop._minutes(2, set())["relabeling"] == 1.5
+    assert house.loop._came_late(2, house.ledger.verdicts())
+    assert house.loop._came_late(3, house.ledger.verdicts()) == [], "what was counted once is not counted again"
 
 
 def test_labels_may_be_judged_by_models_trained_without_each_fold(tmp_path: Path) -> None:
