@@ -174,6 +174,7 @@ def _taught_alone(account: Account, truth: Mapping[str, str]) -> set[str]:
         {s.id: known[s.id].class_id or "" for s in trainable(account.samples, known)}
         for known in (account.before, account.after)
     )
+    was = {s: c for s, c in was.items() if s not in account.imported}  # the model before was not trained on these
     moved = [{was.get(s), now.get(s)} - {None} for s in {*was, *now} if was.get(s) != now.get(s)]
     seen = set(truth.values())
     alone = [classes - seen for classes in moved if classes - seen]

@@ -140,12 +140,15 @@ def action_sets(
     copies: Features | None = None,
     copied: Columns | None = None,
     counts: Floats | None = None,
+    *,
+    brought: Mask | None = None,
 ) -> tuple[TrainingSet, dict[str, TrainingSet]]:
     """The set as it was, and as each action by itself makes it, by the action's name; only actions that were taken.
 
     ``features`` (rows, dimensions) are of all images that either set holds; ``before`` and ``after`` (rows,) their
     columns, -1 where an image is not trained on. ``copies`` (copies, dimensions) are features of augmented copies of
-    the rows ``copied``, each of which counts ``counts`` (copies,), 1 by default.
+    the rows ``copied``, each of which counts ``counts`` (copies,), 1 by default. ``brought`` (rows,) are those whose
+    labels came by import, not by people who were asked.
 
     >>> both = action_sets(np.zeros((3, 1), dtype=np.float32), np.array([0, 1, -1]), np.array([1, -1, 0]))[1]
     >>> {name: train.labels.tolist() for name, train in both.items()}
@@ -158,8 +161,10 @@ def action_sets(
         actions["relabeling"] = TrainingSet(features[was], np.where(changed, after, before)[was])
     if gone.any():
         actions["exclusions"] = TrainingSet(features[was & ~gone], before[was & ~gone])
-    if new.any():
-        actions["new labels"] = TrainingSet(features[was | new], np.where(new, after, before)[was | new])
+    imported = new & (False if brought is None else brought)
+    for name, came in (("new labels", new & ~imported), ("imported labels", imported)):
+        if came.any():
+            actions[name] = TrainingSet(features[was | came], np.where(came, after, before)[was | came])
     everything = TrainingSet(features[now], after[now])
     if copies is not None and copied is not None and len(copied):
         counts = np.ones(len(copied)) if counts is None else counts

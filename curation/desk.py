@@ -190,7 +190,7 @@ def merge_class(project: Project, name: str, into: str, *, who: str) -> int:
     merged, target = classes.id(name), classes.id(into)
     with project_lock(project.paths):
         project.ledger.merge_class(merged, target, who=who)
-        number = max((i.number for i in project.ledger.iterations()), default=0)
+        number = project.arriving_iteration()
         moved = [
             Decision(sample, "change", target, 1.0, (), f"class '{name}' was merged into '{into}'")
             for sample, now in project.ledger.labels().items()

@@ -346,7 +346,7 @@ class Loop:
             everything = self.ledger.verdicts()
             settled = standing(everything)
             labels = self.ledger.labels()
-            before = self._in_classes_of_now(self.ledger.labels(as_of=number - 1))
+            before = self._in_classes_of_now(self._labels_before(number))
             # What labelers say is judged as if no reviewer had spoken, so that estimates don't rest on reviewers.
             # Nor by what these answers have changed already, in a run that was stopped before it noted them.
             done = {e.sample_id for e in self._consensus_events(number)}
@@ -521,7 +521,7 @@ class Loop:
     def _credits(
         self, number: int, labels: Mapping[str, CurrentLabel], augmentations: Sequence[Augmentation]
     ) -> tuple[Credit, ...]:
-        """What relabeling, exclusions, new labels and augmentation each gained, by heads on cached features."""
+        """What relabeling, exclusions, new and imported labels and augmentation each gained, by heads on features."""
         from curation.scaling import scale
 
         earlier, labels = (self._in_classes_of_now(of) for of in (self.ledger.labels(as_of=number - 1), labels))
@@ -540,7 +540,11 @@ class Loop:
         if self.parts.copies is not None and augmentations:
             copies, copied = self.parts.copies(rows, augmentations, self.settings.seed)
         together = scale(features if copies is None or not len(copied) else np.concatenate([features, copies]))
-        base, actions = action_sets(together[: len(rows)], before, after, together[len(features) :], copied, counts)
+        imported = self._imported(number)
+        brought = np.array([s.id in imported for s in rows], dtype=np.bool_)
+        base, actions = action_sets(
+            together[: len(rows)], before, after, together[len(features) :], copied, counts, brought=brought
+        )
         measured = TrainingSet(
             together[len(rows) : len(features)],
             np.array([classes.index(class_of(labels, s)) for s in held], dtype=np.int64),
@@ -622,13 +626,15 @@ class Loop:
             )
         before, after = self.model_predictions(number - 1) if number > 0 else None, self.model_predictions(number)
         measured = set(after.sample_ids) & set((before or after).sample_ids)
-        samples = [s for s in self.samples if s.split != "holdout" or s.id in measured]  # both models, or neither
+        later = {e.sample_id for e in self.ledger.label_events() if e.kind == "import" and e.iteration > number}
+        samples = [s for s in self.samples if s.split == "pool" or s.id not in later]
+        samples = [s for s in samples if s.split != "holdout" or s.id in measured]  # both models, or neither
         return Account(
             number=number,
             folder=folder,
             samples=samples,
             classes=self.ledger.classes(),
-            before=self._in_classes_of_now(self.as_given(self.ledger.labels(as_of=max(number - 1, 0)))),
+            before=self._in_classes_of_now(self.as_given(self._labels_before(number))),
             after=self._in_classes_of_now(self.as_given(self.ledger.labels(as_of=number))),
             scored=scored,
             review=finished(folder, "review") or {},
@@ -641,10 +647,20 @@ class Loop:
             verdicts=[v for v in by_labelers(self.ledger.verdicts()) if v.iteration == number],
             looks=self.looks(number),
             shots=tuple(self.shots(number, self.ledger.labels(as_of=number))) if number > 0 else (),
-            features=lambda: self.parts.encoder.features(self.samples, self.parts.progress),
+            features=lambda: self.parts.encoder.features(samples, self.parts.progress),
             checked=self._holdout_check(number),
             merged=self.ledger.merged_classes(),
+            imported=frozenset(self._imported(number)),
         )
+
+    def _imported(self, number: int) -> dict[str, CurrentLabel]:
+        """The labels that came with images, or for images of the pool, for an iteration, as they were given."""
+        events = (e for e in self.ledger.label_events() if e.kind == "import" and e.iteration == number)
+        return {e.sample_id: CurrentLabel(e.sample_id, e.new, e.excluded, e.id) for e in events}
+
+    def _labels_before(self, number: int) -> dict[str, CurrentLabel]:
+        """What people began with: the labels after the iteration before, and those that were imported since."""
+        return {**self._imported(number), **self.ledger.labels(as_of=max(number - 1, 0))}
 
     def _holdout_check(self, number: int) -> checks.Check | None:
         """What people found in the holdout's labels up to an iteration; ``None`` before any check was asked for."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -137,6 +137,7 @@ class Account:
     checked: Check | None = None  #: what people found in the holdout's labels so far
     merged: Mapping[str, str] = field(default_factory=dict)  #: classes that are others now, by id
     features: Callable[[], npt.NDArray[np.float32]] | None = None  #: of the samples, in their order; from the cache
+    imported: Collection[str] = ()  #: samples whose labels came by import since the iteration before; in ``before`` too
     trained_before: Mapping[str, Any] = field(default_factory=dict)  #: as ``trained``, of the iteration before
 
 

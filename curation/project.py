@@ -185,7 +185,7 @@ class Project:
         with project_lock(self.paths):
             note_import(self.paths, found)
             return record_import(
-                self.ledger, gathered, found, iteration=max((i.number for i in self.ledger.iterations()), default=0),
+                self.ledger, gathered, found, iteration=self.arriving_iteration(),
                 notes=(too_deep(found, self.settings.bits),),
             )  # fmt: skip
 
@@ -215,6 +215,10 @@ class Project:
             rows = releases.released_rows(self.ledger, release)
         else:
             rows = releases.label_rows(self.ledger, as_of=as_of)
+        if as_of is not None:  # without images that came later with their labels
+            events = self.ledger.label_events()
+            later = {e.sample_id for e in events if e.kind == "import" and e.iteration > as_of}
+            rows = [row for row in rows if row[2] == "pool" or row[5] not in later]
         return pd.DataFrame(rows, columns=["path", "label", "split", "excluded", "group", "sample_id"])
 
     def find(self, path: str) -> Sample:
@@ -333,6 +337,13 @@ class Project:
         """The iteration that what people decide now belongs to: the one under way until its labels are trained on."""
         number = self._current()
         return number if finished(self.paths.iteration(number), "review") is None else number + 1
+
+    def arriving_iteration(self) -> int:
+        """The iteration that images brought in and classes merged now belong to; 0 until a model of the labels is made.
+
+        Else that of ``deciding_iteration``, so that labels as of the end of an iteration stay as they were.
+        """
+        return 0 if finished(self.paths.iteration(0), "train") is None else self.deciding_iteration()
 
     # --- releases
 

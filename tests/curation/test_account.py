@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,15 +68,16 @@ def test_labels_of_classes_that_the_holdout_lacks_decide_where_they_are_most_of_
     samples = [Sample(f"s{n}", f"{n}.png", Path(f"{n}.png"), "train") for n in range(6)]
     before = {s.id: CurrentLabel(s.id, "c1", False, 1) for s in samples[:5]}
 
-    def told(**after: str) -> set[str]:
+    def told(imported: Collection[str] = (), **after: str) -> set[str]:
         labels = before | {s: CurrentLabel(s, c, False, 2) for s, c in after.items()}
-        account: Any = SimpleNamespace(samples=samples, before=before, after=labels)
+        account: Any = SimpleNamespace(samples=samples, before=before, after=labels, imported=imported)
         return _taught_alone(account, {"h0": "c1", "h1": "c2"})
 
     assert told() == set()
     assert told(s0="c3", s1="c3", s2="c2") == {"c3"}
     assert told(s5="c4") == {"c4"}
     assert told(s0="c3", s1="c2") == set()
+    assert told(s0="c3", imported=("s2", "s3")) == set()
 
 
 def test_slice_on_a_column_that_the_holdout_lacks_has_no_holdout_image() -> None:

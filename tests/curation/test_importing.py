@@ -24,7 +24,7 @@ from curation.images import read_image
 from curation.importing import Imported
 from curation.project import Project
 from curation.properties import measure_properties
-from curation.runs import ProjectPaths
+from curation.runs import ProjectPaths, write_json
 
 
 class Home:
@@ -228,3 +228,24 @@ def test_the_next_command_can_be_pasted_wherever_the_project_is(tmp_path: Path) 
     done = CliRunner().invoke(curate, given)
     assert done.exit_code == 0, done.output
     assert shlex.split(done.output.split("`")[1]) == ["curate", "run", str(root)]
+
+
+def test_labels_as_of_an_iteration_that_is_over_stay_as_they_were(tmp_path: Path) -> None:
+    truth = draw(tmp_path / "images", 30)
+    rows = [{"path": p, "label": "links" if n % 4 == 1 else label} for n, (p, label) in enumerate(truth.items())]
+    home = Home(tmp_path, [*rows[:18], *({**row, "label": ""} for row in rows[18:20])])
+    home.add(rows[20:22])  # before there is a model of the labels as given
+    given = home.project.labels(as_of=0)
+    assert len(given) == 22
+    paths, ledger = home.project.paths, home.project.ledger
+    for number, stage in ((0, "train"), (1, "review")):
+        paths.iteration(number).mkdir(parents=True)
+        write_json(paths.iteration(number) / f"{stage}.json", {})
+    ledger.set_state(1, "done")
+    home.add(rows[18:])
+    assert merge_class(home.project, "links", "left", who="ann") > 0
+    for number in (0, 1):
+        assert home.project.labels(as_of=number).equals(given)
+    now = home.project.labels()
+    assert len(now) == 30
+    assert set(now["label"]) == {"left", "right"}

@@ -190,9 +190,9 @@ def test_copies_get_credit_for_what_they_count(done: House, monkeypatch: pytest.
     rows = [s.id for s in trainable(done.samples, labels)]
     given: list[npt.NDArray[np.float64] | None] = []
 
-    def noted(*how: Any) -> Any:
+    def noted(*how: Any, **more: Any) -> Any:
         given.append(how[-1])
-        return action_sets(*how)
+        return action_sets(*how, **more)
 
     monkeypatch.setattr("curation.loop.action_sets", noted)
     done.loop._credits(1, labels, [Augmentation("dark", tuple(rows), 1, unchanged)])
@@ -282,6 +282,41 @@ def test_a_report_made_again_leaves_figures_as_they_were_measured_and_tells_the_
     assert again["advice"][0].startswith("15 images are set aside that this iteration was measured with")
     reporting.record(accounts[1])
     assert read_json(folder / "report" / "summary.json") == told
+
+
+def test_labels_that_come_by_import_get_their_own_credit_and_are_no_work_of_people(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    pool = [s for s in house.samples if s.split == "pool"]
+    given = {s.id: house.truth[s.id] for s in pool[:6]}
+    house.ledger.add_samples([], [], given, who="import", why="label as given", iteration=1)
+    house.ledger.decide([Decision(pool[6].id, "change", "c1", 1.0, (7,), "said so")], who="consensus", iteration=1)
+    labels = house.ledger.labels(as_of=1)
+    named = {c.action for c in house.loop._credits(1, labels, [])}
+    assert named == {"imported labels", "new labels", "all"}
+    before = house.loop._labels_before(1)
+    assert {s: before[s].class_id for s in given} == given
+    assert pool[6].id not in before
+
+
+def test_an_account_tells_of_the_images_that_there_were(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.loop.baseline()
+    truth = draw(tmp_path / "more", 4, seed=1)
+    files = {content_id(tmp_path / "more" / path): tmp_path / "more" / path for path in truth}
+    splits = ["train", "train", "holdout", "holdout"]
+    house.ledger.add_samples(
+        [NewSample(i, s, None, 24, 24) for i, s in zip(files, splits, strict=True)],  # type: ignore[arg-type]
+        [NewPath(i, file.name, "", None, {}) for i, file in files.items()],
+        dict.fromkeys(files, "c1"), who="import", why="label as given", iteration=1,
+    )  # fmt: skip
+    house.loop.samples = [
+        *house.samples,
+        *(Sample(i, f.name, f, s) for (i, f), s in zip(files.items(), splits, strict=True)),  # type: ignore[arg-type]
+    ]
+    account = house.loop.account(0)
+    assert account.samples == house.samples
+    assert account.features is not None
+    assert len(account.features()) == len(account.samples)
 
 
 def test_no_minute_counts_for_two_actions(done: House) -> None:
