@@ -85,6 +85,7 @@ def summarize(
         weakest_slice=next((card.slice.name for card in cards if card.slice.status != "fixed"), ""),
         still_wrong=still_wrong,
         otherwise=gain.otherwise if gain else (),
+        size=metrics.size if metrics else None,
     )
     return IterationSummary(
         project=project,

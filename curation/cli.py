@@ -20,6 +20,7 @@ from curation.terminal import (
     DEVICE,
     DIRECTORY,
     ProgressLine,
+    breaks_of,
     how_far,
     open_project,
     print_json,
@@ -430,6 +431,8 @@ def holdout(directory: Path, count: int | None, as_json: bool) -> None:
             line += f"; gain {_points(row, 'gain')}"
             if row["gain_checked"] is not None:
                 line += f", {_points(row, 'gain_checked')} as checked"
+        click.echo(line)
+    for line in breaks_of(project.status()):
         click.echo(line)
 
 

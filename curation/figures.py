@@ -167,6 +167,7 @@ def row_from_json(metrics: Mapping[str, Any]) -> Row:
         weakest_slice=metrics["weakest_slice"],
         still_wrong=metrics["still_wrong"],
         otherwise=tuple((metrics["gain"] or {}).get("otherwise", ())),
+        size=holdout.get("size") or None,
     )
 
 

@@ -78,8 +78,6 @@ def print_json(value: Any) -> None:
 
 def table_of(status: dict[str, Any]) -> str:
     """The iterations as a table of text, one line each, the baseline first; below it what can't be compared."""
-    from reports.summary import breaks
-
     rows: list[tuple[str, ...]] = [
         (
             "iteration",
@@ -107,8 +105,17 @@ def table_of(status: dict[str, Any]) -> str:
         rows = [row[:4] + row[5:] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    told = [(i["number"], (i.get("gain") or {}).get("otherwise", ())) for i in status["iterations"]]
-    return "\n".join([*lines, *breaks(told)])
+    return "\n".join([*lines, *breaks_of(status)])
+
+
+def breaks_of(status: dict[str, Any]) -> list[str]:
+    """Where iterations of a status can't be compared, in sentences."""
+    from reports.summary import breaks
+
+    iterations = [*([status["baseline"]] if status.get("baseline") else []), *status["iterations"]]
+    return breaks(
+        (i["number"], (i.get("gain") or {}).get("otherwise", ()), i["holdout"].get("size")) for i in iterations
+    )
 
 
 def how_far(people: list[dict[str, Any]]) -> list[str]:

@@ -58,7 +58,9 @@ def overview_facts(overview: Overview) -> dict[str, Any]:
         "last": rows[-1] if rows else None,
         "advice": list(iterations[-1].get("advice", ())) if iterations else [],
         "charts": [chart for chart in (_curve(iterations, *what) for what in _CURVES) if chart],
-        "breaks": breaks((m["number"], (m.get("gain") or {}).get("otherwise", ())) for m in iterations),
+        "breaks": breaks(
+            (m["number"], (m.get("gain") or {}).get("otherwise", ()), m["holdout"].get("size")) for m in iterations
+        ),
         "has_key": any(row["still_wrong"] is not None for row in rows),
         "slices": slice_history(iterations),
         "causes": cause_table(overview.causes),

@@ -115,7 +115,7 @@ def page_facts(summary: IterationSummary) -> dict[str, Any]:
         "class_chart": class_chart(summary),
         "reliability_chart": reliability_chart(summary.reliability),
         "curve_chart": curve_chart(summary),
-        "breaks": breaks((row.number, row.otherwise) for row in summary.rows),
+        "breaks": breaks((row.number, row.otherwise, row.size) for row in summary.rows),
         "has_key": any(row.still_wrong is not None for row in summary.rows),
         "links": {name: url for name, url in summary.links.items() if is_safe_link(url)},
         "most_examples": MOST_EXAMPLES,

@@ -112,6 +112,7 @@ class Row:
     weakest_slice: str
     still_wrong: int | None = None
     otherwise: tuple[str, ...] = ()  #: as of its gain
+    size: int | None = None  #: images of the holdout that it was measured on
 
 
 @dataclass(frozen=True)
@@ -237,17 +238,27 @@ def gain_badge(gain: Gain | None) -> str:
     return "Better" if gain.accuracy.value > 0 else "Worse"
 
 
-def breaks(iterations: Iterable[tuple[int, Sequence[str]]]) -> list[str]:
-    """Where figures over iterations can't be compared: numbers, each with the settings that differ from before.
+def breaks(iterations: Iterable[tuple[int, Sequence[str], int | None]]) -> list[str]:
+    """Where accuracies over iterations can't be compared, in sentences.
 
-    >>> breaks([(0, ()), (1, ("seed 0, then 5", "backbone.size 32, then 64"))])
+    Of each its number, the settings that differ from before, and how many images of the holdout it was measured on.
+
+    >>> breaks([(0, (), 12), (1, ("seed 0, then 5", "backbone.size 32, then 64"), 12)])
     ['Iteration 1 was trained otherwise than the one before: seed 0, then 5; backbone.size 32, then 64.']
+    >>> breaks([(0, (), None), (1, (), 12), (2, (), 52)])[0][:79]
+    'Iteration 2 was measured on 52 images of the holdout, the one before on 12: the'
     """
-    return [
-        f"Iteration {number} was trained otherwise than the one before: {'; '.join(settings)}."
-        for number, settings in iterations
-        if settings
-    ]
+    said, before = [], 0
+    for number, settings, size in iterations:
+        if settings:
+            said.append(f"Iteration {number} was trained otherwise than the one before: {'; '.join(settings)}.")
+        if size and before and size != before:
+            said.append(
+                f"Iteration {number} was measured on {size:,} images of the holdout, the one before on {before:,}: "
+                "their accuracies are of different images."
+            )
+        before = size or before
+    return said
 
 
 def what_is_weak(summary: IterationSummary) -> str:

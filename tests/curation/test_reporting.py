@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+from tests_stand_ins import draw
 
+from curation.cli import curate
 from curation.errors import DatabaseError
+from curation.figures import metrics_json
+from curation.project import Project
 from curation.reporting import Recording
+from curation.runs import write_json
+from tests.reports.cases import make_summary
 
 BEGUN = "Recording the iteration in FiftyOne."
 
@@ -66,3 +75,20 @@ def test_a_fault_that_is_not_the_databases_is_never_swallowed() -> None:
     recording.start(Broken(), 0, None)
     with pytest.raises(KeyError, match="a column that is missing"):
         recording.finish()
+
+
+def test_gains_of_the_holdout_are_told_with_what_can_not_be_compared(tmp_path: Path) -> None:
+    truth = draw(tmp_path / "images", 10)
+    (tmp_path / "labels.csv").write_text("path,label\n" + "".join(f"{p},{c}\n" for p, c in truth.items()))
+    project, _ = Project.create(tmp_path / "p", tmp_path / "images", tmp_path / "labels.csv")
+    for number in (0, 1):
+        summary = make_summary([Path(f"{n}.png") for n in range(24)], number)
+        gain = replace(summary.gain, otherwise=("seed 0, then 5",)) if summary.gain else None
+        project.paths.iteration(number).mkdir(parents=True)
+        write_json(project.paths.iteration(number) / "metrics.json", metrics_json(replace(summary, gain=gain)))
+    project.ledger.set_state(1, "done")
+    for command in ("status", "holdout"):
+        told = CliRunner().invoke(curate, [command, str(tmp_path / "p")])
+        assert told.output.splitlines()[-1] == (
+            "Iteration 1 was trained otherwise than the one before: seed 0, then 5."
+        )

@@ -10,6 +10,7 @@ import pytest
 
 from curation.figures import metrics_json
 from curation.reporting import in_full
+from curation.terminal import table_of
 from reports.overview import Overview, notebook_html, overview_facts, slice_history, write_overview
 from reports.page import HtmlReporter
 from tests.reports.cases import CLASSES, SLICE, make_images, make_overview, make_summary
@@ -89,3 +90,17 @@ def test_iterations_that_were_trained_otherwise_are_told_wherever_they_stand_sid
     for shown in (write_overview(overview, tmp_path / "r").read_text(encoding="utf-8"), notebook_html(overview)):
         assert words in shown
     assert "trained otherwise" not in HtmlReporter().render(summary)
+
+
+def test_a_holdout_that_has_grown_is_told_beside_table_and_chart(tmp_path: Path) -> None:
+    first, second = make_summary(FILES, 0), make_summary(FILES, 1)
+    assert first.metrics is not None
+    first = replace(first, metrics=replace(first.metrics, size=12))
+    rows = (replace(second.rows[0], size=12), replace(second.rows[1], size=40))
+    overview = Overview("p", [metrics_json(first), metrics_json(second)])
+    words = "Iteration 1 was measured on 40 images of the holdout, the one before on 12"
+    assert HtmlReporter().render(replace(second, rows=rows)).count(words) == 2
+    assert write_overview(overview, tmp_path).read_text(encoding="utf-8").count(words) == 2
+    assert notebook_html(overview).count(words) == 1
+    status = {"baseline": overview.iterations[0], "iterations": [{**overview.iterations[1], "state": "done"}]}
+    assert table_of(status).splitlines()[-1].startswith(words)
