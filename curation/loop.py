@@ -506,17 +506,19 @@ class Loop:
         return {
             "trained_on": len(rows),
             "seed": self.settings.seed,
-            "settings": self._model_settings,
+            "settings": self._model_settings(folder / "model.safetensors"),
             "words": model.words,
             "recipes": [a.name for a in augmentations],
             "credits": [asdict(c) for c in self._credits(number, labels, augmentations)] if number else [],
         }
 
-    @property
-    def _model_settings(self) -> dict[str, Any]:
-        """What the model hangs on beside its data; weights by what they are, since their file may move."""
-        known = {"backbone.weights": self.parts.identity} if self.parts.identity else {}
-        return {**model_settings(self.settings), **known}
+    def _model_settings(self, file: Path) -> dict[str, Any]:
+        """What the model in a file hangs on beside its data; weights by what they are, since their file may move."""
+        from curation.ways import device_that_counts
+
+        weights, device = self.parts.identity, device_that_counts(file)
+        known = {"backbone.weights": weights} if weights else {}
+        return {**model_settings(self.settings), **known, **({"backbone.device": device} if device else {})}
 
     def _credits(
         self, number: int, labels: Mapping[str, CurrentLabel], augmentations: Sequence[Augmentation]

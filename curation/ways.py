@@ -8,6 +8,7 @@ differs between two of them is the data.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -103,6 +104,21 @@ def way_of(file: Path, identity: str) -> str | None:
     if found is None or found[0].get("identity") != identity:
         return None
     return str(found[0].get("way", "fine-tune"))
+
+
+def device_that_counts(file: Path) -> str | None:
+    """``cuda`` where all of the network was trained, as there only, ``cpu`` where its last blocks were.
+
+    ``None`` for a model that was not fine-tuned: it is the same wherever it was made.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(file), framework="np") as opened:
+            whole = json.loads((opened.metadata() or {}).get("curation", "{}")).get("whole")
+    except (SafetensorError, OSError, ValueError):
+        return None
+    return None if whole is None else "cuda" if whole else "cpu"
 
 
 def goes_by_views(folder: Path, identity: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
+from safetensors.numpy import save
 from tests_stand_ins import PixelFeatures, TruthfulPeople, content_id, draw
 
 from augment.choose import plan, unchanged
@@ -224,6 +226,7 @@ def test_a_model_that_was_trained_otherwise_is_no_gain_of_the_labels(done: House
         )  # fmt: skip
 
     assert account.trained["settings"]["seed"] == 0
+    assert "backbone.device" not in account.trained["settings"], "a head is the same wherever it is made"
     assert account.trained_before == finished(done.paths.iteration(0), "train")
     assert gain_badge(told(shown).gain) == "Better"
     older = replace(shown, trained_before={"seed": 3}, trained={"seed": 0})  # before settings were noted
@@ -247,6 +250,16 @@ def test_a_model_that_was_trained_otherwise_is_no_gain_of_the_labels(done: House
     assert row_from_json(metrics) == summary.rows[-1]
     status = {"baseline": None, "iterations": [{**metrics, "state": "done"}]}
     assert table_of(status).endswith("\nIteration 1 was trained otherwise than the one before: seed 3, then 0.")
+
+
+def test_a_device_counts_where_it_decides_how_much_of_the_network_is_trained(done: House, tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    for whole, device in ((True, "cuda"), (False, "cpu")):
+        about = {"curation": json.dumps({"whole": whole})}
+        file.write_bytes(save({"weight": np.zeros(1, dtype=np.float32)}, metadata=about))
+        assert done.loop._model_settings(file)["backbone.device"] == device
+    file.write_bytes(b"no model")
+    assert "backbone.device" not in done.loop._model_settings(file)
 
 
 def wrong_predictions(account: Account, count: int) -> Predictions:
