@@ -166,7 +166,7 @@ def row_from_json(metrics: Mapping[str, Any]) -> Row:
         balanced_accuracy=_estimate(holdout, "balanced_accuracy"),
         weakest_slice=metrics["weakest_slice"],
         still_wrong=metrics["still_wrong"],
-        otherwise=tuple((metrics["gain"] or {}).get("otherwise", ())),
+        otherwise=tuple((metrics.get("gain") or {}).get("otherwise", ())),
         size=holdout.get("size") or None,
     )
 

@@ -169,7 +169,7 @@ def _told_before(file: Path, name: str) -> str:
 
 def images_gone(measured: Mapping[str, Any], summary: IterationSummary) -> str:
     """Says how many images an iteration's figures were ``measured`` with that its report now lacks; empty if none."""
-    held = measured["holdout"]["size"] - (summary.metrics.size if summary.metrics else 0)
+    held = measured["holdout"].get("size", 0) - (summary.metrics.size if summary.metrics else 0)
     others = measured.get("counts", {}).get("samples", 0) - summary.counts["samples"] - max(held, 0)
     gone = max(held, 0) + max(others, 0)
     if not gone:

@@ -248,6 +248,7 @@ def test_a_model_that_was_trained_otherwise_is_no_gain_of_the_labels(done: House
     metrics = metrics_json(summary)
     assert metrics["gain"]["otherwise"] == ["seed 3, then 0"]
     assert row_from_json(metrics) == summary.rows[-1]
+    assert row_from_json({n: v for n, v in metrics.items() if n != "gain"}).otherwise == ()  # as once written
     status = {"baseline": None, "iterations": [{**metrics, "state": "done"}]}
     assert table_of(status).endswith("\nIteration 1 was trained otherwise than the one before: seed 3, then 0.")
 
