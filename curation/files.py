@@ -56,8 +56,8 @@ def check_files(
 ) -> tuple[list[Sample], list[SetAside]]:
     """Samples whose files are as they were at import, in their order, and the others with what is wrong.
 
-    A file that looks otherwise than in ``notes`` is read, and noted where its content is still the sample's; every file
-    is, where ``thorough``. One that was never noted is taken at its word, and read in full before it is used anyway.
+    A file that has no note, or looks otherwise than in ``notes``, is read, and noted where its content is still the
+    sample's; every file is, where ``thorough``.
     """
     usable, aside = [], []
     for sample in samples:
@@ -75,7 +75,7 @@ def _wrong_with(sample: Sample, notes: Noted, thorough: bool) -> str:
         return "is gone; put it back, or bring it in from its new place with `curate add`"
     if not os.access(sample.file, os.R_OK):
         return "may not be read; see to its rights"
-    if not thorough and notes.get(sample.id, now) == now:
+    if not thorough and notes.get(sample.id) == now:
         return ""
     try:
         with sample.file.open("rb") as content:

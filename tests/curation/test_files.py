@@ -56,3 +56,13 @@ def test_a_change_that_kept_size_and_time_is_found_by_reading_and_stays_found(sa
     assert [a.path for a in check_files(samples, notes)[1]] == ["a"]
     samples[0].file.write_text("content of a")
     assert check_files(samples, notes)[0] == samples
+
+
+def test_files_without_a_note_are_read_once_and_noted_so_that_a_change_is_seen(samples: list[Sample]) -> None:
+    notes: dict[str, tuple[int, int]] = {}  # as after a restore, or where the cache was deleted
+    samples[1].file.write_text("something else")
+    usable, aside = check_files(samples, notes)
+    assert (usable, [a.path for a in aside]) == ([samples[0], samples[2]], ["b"])
+    assert {s.id: notes[s.id] for s in usable} == noted(usable)
+    samples[0].file.write_text("black")
+    assert [a.path for a in check_files(samples, notes)[1]] == ["a", "b"]
