@@ -16,6 +16,7 @@ from curation.gain import needed_rows, paired_interval
 from curation.project import Project
 from curation.queue import opaque_key
 from curation.records import Estimate, QueueEntry
+from curation.reviews import in_classes_of_now
 from curation.runs import decision_lock, finished, read_json, write_json
 from curation.tables import predictions_from_frame, read_frame
 
@@ -74,14 +75,13 @@ def holdout_report(project: Project) -> dict[str, Any]:
     labels that would stand if all were checked, ``None`` before anything is known of them.
     """
     ledger = project.ledger
-    now = ledger.labels()
-    given = holdout.as_given(
-        now, ledger.label_events(), ledger.verdicts(holdout=True, every=True), ledger.merged_classes()
-    )
+    events, merged = ledger.label_events(), ledger.merged_classes()
+    labels, verdicts = ledger.labels(), ledger.holdout_verdicts()
+    given = holdout.as_given(labels, events, ledger.verdicts(holdout=True, every=True), merged)
+    now = holdout.as_agreed(labels, in_classes_of_now(verdicts, merged), events)
     entries = {e.sample_id: e for e in ledger.queue(holdout=True) if e.mode == "holdout"}
     flagged = set(_flagged(project)) if entries else set()
     rows = [s.id for s in project.samples() if s.split == "holdout" and _class(given, s.id)]
-    verdicts = ledger.holdout_verdicts()
     looked = (holdout.answered(verdicts) & entries.keys()) | holdout.changed_rows(rows, given, now)
     check = holdout.check_rows(rows, flagged, verdicts, given, now, seed=project.settings.seed)
     found: dict[str, Any] = {

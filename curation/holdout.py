@@ -90,6 +90,23 @@ def decisions(verdicts: Sequence[Verdict], given: Mapping[str, str | None]) -> l
     ]
 
 
+def as_agreed(
+    labels: Mapping[str, CurrentLabel], verdicts: Sequence[Verdict], events: Sequence[LabelEvent]
+) -> dict[str, CurrentLabel]:
+    """``labels``, with the class that two people agree on where no batch has decided it yet.
+
+    ``verdicts`` are those on the holdout, in classes of now. What was decided by ``events`` on the same verdicts, and
+    undone since, stays undone.
+    """
+    made = {(e.sample_id, e.new, e.cites) for e in events if e.kind == "decision"}
+    agreed_now = {
+        d.sample_id: replace(labels[d.sample_id], class_id=d.class_id, excluded=False)
+        for d in decisions(verdicts, {s: now.class_id for s, now in labels.items()})
+        if (d.sample_id, d.class_id, d.cites) not in made
+    }
+    return {**labels, **agreed_now}
+
+
 def as_given(
     labels: Mapping[str, CurrentLabel],
     events: Sequence[LabelEvent],

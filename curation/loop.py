@@ -668,11 +668,13 @@ class Loop:
         """What people found in the holdout's labels up to an iteration; ``None`` before any check was asked for."""
         if not self.paths.holdout_flags.exists():
             return None
-        now = self.ledger.labels(as_of=number)
+        labels = self._in_classes_of_now(self.ledger.labels(as_of=number))
         verdicts = [v for v in self.ledger.holdout_verdicts() if v.iteration <= number]
+        verdicts = in_classes_of_now(verdicts, self.ledger.merged_classes())
+        now = checks.as_agreed(labels, verdicts, [e for e in self.ledger.label_events() if e.iteration <= number])
         rows = [s.id for s in labeled_holdout(self.samples, now)]
         flagged = set(read_json(self.paths.holdout_flags))
-        return checks.check_rows(rows, flagged, verdicts, self.as_given(now), now, seed=self.settings.seed)
+        return checks.check_rows(rows, flagged, verdicts, self.as_given(labels), now, seed=self.settings.seed)
 
     def as_given(self, labels: Mapping[str, CurrentLabel]) -> dict[str, CurrentLabel]:
         """Labels, those of the holdout as they were before people checked them: figures over time go by these."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,13 @@ import pandas as pd
 import pytest
 from tests_stand_ins import draw
 
+from curation import holdout
 from curation.audit import wilson_interval
 from curation.checking import _figures, check_holdout, holdout_report
 from curation.flags import flag_table
 from curation.gain import paired_interval
 from curation.project import Project
-from curation.records import CurrentLabel, Issue, Predictions
+from curation.records import CurrentLabel, Issue, Predictions, Verdict
 from curation.runs import write_json
 
 
@@ -39,6 +41,29 @@ def test_flagged_labels_of_the_holdout_are_among_those_that_are_checked(project:
     asked = check_holdout(project, 6)
     assert (asked["queued"], asked["flagged"]) == (6, 3)
     assert holdout_report(project)["check"]["flagged"] == 3
+
+
+def answer(project: Project, wrong: int, *, people: tuple[str, ...] = ("ann", "bob")) -> None:
+    """Answers of these people to every check that is in the queue: of the first so many labels they name another."""
+    labels, now = project.ledger.labels(), datetime(2026, 1, 2, tzinfo=UTC)
+    other = {"c1": "c2", "c2": "c1"}
+    entries = project.ledger.queue(holdout=True)
+    project.ledger.add_verdicts([
+        Verdict(e.sample_id, other[given] if n < wrong else given, person, now, e.key, f"file:{e.key}:{person}",
+                "holdout", e.iteration, 2.0)
+        for n, e in enumerate(entries) for person in people if (given := labels[e.sample_id].class_id)
+    ])  # fmt: skip
+
+
+def test_what_people_found_is_told_before_the_batch_is_decided_as_after_it(project: Project) -> None:
+    check_holdout(project, 20)
+    answer(project, wrong=9)
+    before = holdout_report(project)["check"]
+    assert before["changed_flagged"] + before["changed_others"] == 9
+    found = {s: now.class_id for s, now in project.ledger.labels().items()}
+    decided = holdout.decisions(project.ledger.holdout_verdicts(), found)
+    assert len(project.ledger.decide(decided, who="consensus", iteration=1)) == 9
+    assert holdout_report(project)["check"] == before
 
 
 def test_flags_are_looked_for_again_where_an_earlier_version_found_none(project: Project) -> None:

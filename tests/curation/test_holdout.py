@@ -82,6 +82,18 @@ def test_a_label_that_a_check_changed_counts_though_an_answer_is_taken_back_late
     assert (check.looked_others, check.changed_others) == (2, 1)
 
 
+def test_what_two_people_agree_on_counts_before_it_is_decided_but_not_after_it_was_undone() -> None:
+    labels = {s: CurrentLabel(s, "c1", False, 1) for s in ("a", "b")}
+    verdicts = said("a", ("ann", "c2"), ("bob", "c2"))
+    found = holdout.as_agreed(labels, verdicts, [])
+    assert {s: now.class_id for s, now in found.items()} == {"a": "c2", "b": "c1"}
+    events = [
+        LabelEvent(1, "decision", "a", "c1", "c2", False, "consensus", NOON, "agreed", 1, (1, 2)),
+        LabelEvent(2, "undo", "a", "c2", "c1", False, "rev", NOON, "undone", 1, (), 1),
+    ]
+    assert holdout.as_agreed(labels, verdicts, events) == labels
+
+
 def test_nothing_is_said_of_a_kind_that_nobody_looked_at() -> None:
     flagged, looked = np.arange(20) < 5, np.arange(20) < 3
     check = holdout.check_of(flagged, looked, np.arange(20) < 2)

@@ -33,7 +33,7 @@ from curation.parts import Account, Parts, Repaired
 from curation.properties import measure_properties
 from curation.records import SKIPPED, WITHDRAWN, Augmentation, Decision, Issue, Predictions, Sample, Slice, Verdict
 from curation.reporting import Recording, Reporting
-from curation.runs import ProjectPaths, finished, read_json
+from curation.runs import ProjectPaths, finished, read_json, write_json
 from curation.tables import read_frame, slices_from_frame, slices_to_frame, write_frame
 from curation.terminal import table_of
 from reports.summary import IterationSummary, gain_badge
@@ -786,6 +786,24 @@ def test_an_answer_taken_over_with_another_project_changes_no_label_of_the_holdo
     assert house.loop.advance(1, lambda: house.people) == "done"
     assert house.ledger.labels()[held].class_id == before
     assert house.loop._contested(2, house.ledger.labels()) == []
+
+
+def test_a_report_counts_a_check_whose_answers_came_after_its_batch_was_decided_in_full_or_not_at_all(
+    tmp_path: Path,
+) -> None:
+    house = House(tmp_path)
+    held = [s.id for s in house.samples if s.split == "holdout"][:2]
+    labels, at = house.ledger.labels(), datetime(2026, 1, 1, tzinfo=UTC)
+    other = {"c1": "c2", "c2": "c1"}
+    answers = {held[0]: other[labels[held[0]].class_id or ""], held[1]: labels[held[1]].class_id or ""}
+    house.ledger.add_verdicts([
+        Verdict(s, answer, who, at, f"k{s}", f"file:k{s}:{who}", "holdout", 1)
+        for s, answer in answers.items() for who in ("ann", "bob")
+    ])  # fmt: skip
+    write_json(house.paths.holdout_flags, {})
+    check = house.loop._holdout_check(1)
+    assert check is not None
+    assert (check.looked_others, check.changed_others) == (2, 1)
 
 
 def test_an_answer_on_an_image_of_the_pool_can_be_withdrawn(tmp_path: Path) -> None:
