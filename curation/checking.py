@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 def check_holdout(project: Project, count: int) -> dict[str, Any]:
     """Ask two people each about ``count`` labels of the holdout, half of them flagged, shown neither label nor reason.
 
-    They go out with the batch of the iteration under way, or the next one, at once where Label Studio runs. Returns
-    ``queued``, ``flagged`` (how many of these), ``open`` (asked before and not yet answered) and ``sent``. Raises
-    ConfigError for a count below 1, ProjectError where there is no holdout or all of it has been asked about.
+    They go out with the batch of the iteration under way, or the next one, at once where Label Studio runs. What a
+    batch that was closed left without two answers can be asked again. Returns ``queued``, ``flagged`` (how many of
+    these), ``open`` (asked before with that batch and not yet answered) and ``sent``. Raises ConfigError for a count
+    below 1, ProjectError where there is no holdout or all of it has been asked about.
     """
     if count < 1:
         raise ConfigError(f"--check must be 1 or more, got {count}")
@@ -39,11 +40,13 @@ def check_holdout(project: Project, count: int) -> dict[str, Any]:
     number = project.deciding_iteration()
     with decision_lock(project.paths):
         labels = project.ledger.labels()
-        rows = {s.id: s.path for s in project.samples() if s.split == "holdout" and _class(labels, s.id)}
+        rows = {s.id for s in project.usable_samples() if s.split == "holdout" and _class(labels, s.id)}
         if not rows:
             raise ProjectError("there is no labeled holdout to check; bring in labeled images with split 'holdout'")
-        asked = {e.sample_id for e in project.ledger.queue(holdout=True) if e.mode == "holdout"}
-        fresh = rows.keys() - asked
+        asked = [e for e in project.ledger.queue(holdout=True) if e.mode == "holdout"]
+        answered = holdout.answered(project.ledger.holdout_verdicts())
+        waiting = {e.sample_id for e in asked if e.iteration == number} - answered
+        fresh = rows - answered - waiting
         if not fresh:
             raise ProjectError(f"all {len(rows):,} labels of the holdout have been asked about; collect the answers")
         flagged = fresh & reasons.keys()
@@ -61,7 +64,7 @@ def check_holdout(project: Project, count: int) -> dict[str, Any]:
     return {
         "queued": len(entries),
         "flagged": len(flagged & set(chosen)),
-        "open": len(asked - holdout.answered(project.ledger.holdout_verdicts())),
+        "open": len(waiting),
         "sent": project.send_open(number),
     }
 

@@ -58,9 +58,13 @@ def draw_rows(flagged: Collection[str], others: Collection[str], count: int, *, 
 
 
 def agreed(verdicts: Sequence[Verdict]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """By sample, the class that two people or more name, more than name any other, and the verdicts that do."""
+    """By sample, the class that two people or more name, more than name any other, and the verdicts that do.
+
+    Of a person who was asked twice the later answer counts.
+    """
+    last = {(v.sample_id, v.person): v for v in verdicts if v.answer not in (SKIPPED, WITHDRAWN)}
     named: dict[str, dict[str, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
-    for verdict in verdicts:
+    for verdict in last.values():
         if verdict.answer not in SPECIAL_ANSWERS:
             named[verdict.sample_id][verdict.answer][verdict.person] = verdict.id
     found = {}

@@ -13,6 +13,7 @@ from tests_stand_ins import draw
 from curation import holdout
 from curation.audit import wilson_interval
 from curation.checking import _figures, check_holdout, holdout_report
+from curation.errors import ProjectError
 from curation.flags import flag_table
 from curation.gain import paired_interval
 from curation.project import Project
@@ -44,10 +45,10 @@ def test_flagged_labels_of_the_holdout_are_among_those_that_are_checked(project:
 
 
 def answer(project: Project, wrong: int, *, people: tuple[str, ...] = ("ann", "bob")) -> None:
-    """Answers of these people to every check that is in the queue: of the first so many labels they name another."""
+    """Answers of these people to every check of the batch: of the first so many labels they name another."""
     labels, now = project.ledger.labels(), datetime(2026, 1, 2, tzinfo=UTC)
     other = {"c1": "c2", "c2": "c1"}
-    entries = project.ledger.queue(holdout=True)
+    entries = project.ledger.queue(project.deciding_iteration(), holdout=True)
     project.ledger.add_verdicts([
         Verdict(e.sample_id, other[given] if n < wrong else given, person, now, e.key, f"file:{e.key}:{person}",
                 "holdout", e.iteration, 2.0)
@@ -64,6 +65,31 @@ def test_what_people_found_is_told_before_the_batch_is_decided_as_after_it(proje
     decided = holdout.decisions(project.ledger.holdout_verdicts(), found)
     assert len(project.ledger.decide(decided, who="consensus", iteration=1)) == 9
     assert holdout_report(project)["check"] == before
+
+
+def test_checks_that_a_closed_batch_left_unanswered_are_asked_again(project: Project) -> None:
+    check_holdout(project, 12)
+    answer(project, wrong=0, people=("ann",))  # the other one never came
+    project.ledger.set_state(1, "done")
+    assert project.deciding_iteration() == 2
+    again = check_holdout(project, 20)
+    assert (again["queued"], again["open"]) == (20, 0)
+    with pytest.raises(ProjectError, match="all 20 labels of the holdout have been asked about"):
+        check_holdout(project, 1)
+    entries = project.ledger.queue(holdout=True)
+    assert (len(entries), len({e.key for e in entries})) == (32, 32)
+    answer(project, wrong=0)
+    project.ledger.set_state(2, "done")
+    with pytest.raises(ProjectError, match="all 20 labels of the holdout have been asked about"):
+        check_holdout(project, 1)
+
+
+def test_nobody_is_asked_about_a_file_that_is_gone(project: Project) -> None:
+    held = [s for s in project.samples() if s.split == "holdout"]
+    for sample in held[10:]:
+        sample.file.unlink()
+    assert check_holdout(project, 20)["queued"] == 10
+    assert {e.sample_id for e in project.ledger.queue(holdout=True)} == {s.id for s in held[:10]}
 
 
 def test_flags_are_looked_for_again_where_an_earlier_version_found_none(project: Project) -> None:

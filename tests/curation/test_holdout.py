@@ -44,6 +44,8 @@ def test_half_of_the_rows_are_flagged_and_the_rest_is_filled_up() -> None:
         ([("ann", "c2"), ("bob", "c2"), ("eve", "c1"), ("dan", "c1")], None),
         ([("ann", "c2"), ("bob", "c2"), ("eve", "c1")], "c2"),
         ([("ann", AMBIGUOUS), ("bob", AMBIGUOUS)], None),
+        ([("ann", "c2"), ("ann", "c1"), ("bob", "c2")], None),
+        ([("ann", "c2"), ("ann", SKIPPED), ("bob", "c2")], "c2"),
     ],
 )
 def test_a_label_changes_only_where_two_people_name_the_same_class(
