@@ -42,12 +42,12 @@ def positive_class(settings: CostSettings, classes: Classes, merged: Mapping[str
     """
     if not settings.positive:
         return None
-    if settings.positive not in classes.names:
+    named = classes.named(settings.positive)
+    if named is None:
         raise ConfigError(
             f"setting 'costs.positive' must be a class of this project, got '{settings.positive}'; "
             f"there are {list(classes.names)}"
         )
-    named = classes.id(settings.positive)
     return merged.get(named, named)
 
 

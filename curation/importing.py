@@ -12,7 +12,7 @@ from curation.config import Settings
 from curation.errors import ProjectError
 from curation.images import bits_in_use
 from curation.ledger import Ledger, NewPath, NewSample, StoredSample
-from curation.records import Sample
+from curation.records import Classes, Sample
 from curation.runs import ProjectPaths, write_json
 
 SMALL_SIDE = 112
@@ -75,16 +75,18 @@ def record_import(
     iteration: int = 0,
     notes: Sequence[str] = (),
 ) -> Imported:
-    """Write what was gathered into the ledger; names of merged classes count for those that they now belong to.
+    """Write what was gathered into the ledger; names of merged classes count for those that they now belong to, names
+    that a class had before it was renamed for that one.
 
     Every label of a row is a class, also one that no picture got because more of its rows have another.
     Labels of the pool are not taken, but those that come later for images of it, in rows that name no other split than
     train: these are learned from then. ``notes`` are told with those on contradictions, first.
     """
-    known, merged = ledger.add_classes(dataset.labels_of(gathered), who="import"), ledger.merged_classes()
+    before, merged = ledger.classes(), ledger.merged_classes()
+    known = ledger.add_classes([n for n in dataset.labels_of(gathered) if before.named(n) is None], who="import")
 
     def class_of(name: str) -> str:
-        class_id = known.id(name)
+        class_id = known.named(name) or known.id(name)
         return merged.get(class_id, class_id)
 
     samples = [NewSample(g.id, g.split, g.group, g.facts.width, g.facts.height) for g in gathered]
@@ -100,9 +102,21 @@ def record_import(
         rows=len(found.rows),
         splits=dict(Counter(g.split for g in gathered)),
         classes=known.names,
-        notes=tuple(note for note in (*notes, *(note for g in gathered for note in g.notes)) if note),
+        notes=tuple(
+            note for note in (*notes, *_renamed(gathered, known), *(note for g in gathered for note in g.notes)) if note
+        ),
         set_aside=found.set_aside,
     )
+
+
+def _renamed(gathered: Sequence[dataset.Gathered], classes: Classes) -> list[str]:
+    """Sentences on names in rows that were a class's before it was renamed."""
+    counts = Counter(row.label for g in gathered for row in g.rows if row.label and row.label in classes.former)
+    return [
+        f"class '{name}' is called '{classes.name(classes.former[name])}' now: {count:,} "
+        f"{'row counts' if count == 1 else 'rows count'} for it (`curate classes --add` makes the name another's)"
+        for name, count in sorted(counts.items())
+    ]
 
 
 def _is_taken(gathered: dataset.Gathered) -> bool:

@@ -268,12 +268,15 @@ class Ledger:
 
     def _classes(self, connection: sa.Connection | None, up_to: int | None = None) -> Classes:
         names: dict[str, str] = {}
+        had: dict[str, str] = {}
         query = sa.select(schema.class_events).order_by(schema.class_events.c.id)
         if up_to is not None:
             query = query.where(schema.class_events.c.id <= up_to)
         for row in self._read(query.where(schema.class_events.c.kind.in_(("add", "rename"))), connection):
             names[row.class_id] = row.name
-        return Classes(tuple(names), tuple(names.values()))
+            had[row.name] = row.class_id
+        former = {name: class_id for name, class_id in had.items() if names[class_id] != name}
+        return Classes(tuple(names), tuple(names.values()), former)
 
     def rename_class(self, class_id: str, name: str, *, who: str, at: datetime | None = None) -> Classes:
         """Give a class another name; its id, its labels and the answers that name it stay. Raises DataError."""

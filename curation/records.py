@@ -44,10 +44,16 @@ class Classes:
     >>> classes = Classes(("c1", "c2"), ("cat", "dog"))
     >>> classes.name("c2"), classes.id("cat"), len(classes)
     ('dog', 'c1', 2)
+
+    ``former`` maps names that were a class's before it was renamed, and are nobody's now, to its id.
+
+    >>> Classes(("c1",), ("cat",), {"kitten": "c1"}).named("kitten")
+    'c1'
     """
 
     ids: tuple[str, ...]
     names: tuple[str, ...]
+    former: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.names):
@@ -78,6 +84,10 @@ class Classes:
             return self.ids[self.names.index(name)]
         except ValueError:
             raise DataError(f"'{name}' is no class of this project; there are {list(self.names)}") from None
+
+    def named(self, name: str) -> str | None:
+        """The id of the class that has this name, or had it before it was renamed; ``None`` where none did."""
+        return self.id(name) if name in self.names else self.former.get(name)
 
     def index(self, class_id: str) -> int:
         """The column of the class in every array of probabilities."""

@@ -284,8 +284,8 @@ def _answer_by_name(said: str, classes: Classes) -> str | None:
 
 def _class_named(said: str, classes: Classes) -> str | None:
     """A class id or special answer from a name or a special answer."""
-    if said in classes.names:
-        return classes.id(said)
+    if (named := classes.named(said)) is not None:
+        return named
     return said if said in SPECIAL_ANSWERS and said not in (SKIPPED, WITHDRAWN) else None
 
 

@@ -152,8 +152,8 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _answer(label: str, classes: Classes, where: str) -> str:
-    if label in classes.names:
-        return classes.id(label)
+    if (named := classes.named(label)) is not None:
+        return named
     if label in (AMBIGUOUS, BAD_IMAGE, OTHER):
         return label
     raise DataError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -102,3 +104,7 @@ def test_no_costs_are_set_by_default_and_an_unknown_class_is_refused() -> None:
 
 def test_a_class_that_was_merged_stands_for_the_one_that_it_belongs_to() -> None:
     assert positive_class(CostSettings("functional"), CLASSES, {"c1": "c2"}) == "c2"
+
+
+def test_a_name_of_before_stands_for_the_class_that_had_it() -> None:
+    assert positive_class(CostSettings("broken"), replace(CLASSES, former={"broken": "c2"}), {}) == "c2"

@@ -17,7 +17,7 @@ from tests_stand_ins import draw
 from curation.assembly import made_from
 from curation.cli import curate
 from curation.config import BackboneSettings, DetectionSettings, Settings
-from curation.desk import merge_class
+from curation.desk import add_class, merge_class, rename_class
 from curation.errors import DataError
 from curation.files import for_people
 from curation.images import read_image
@@ -80,6 +80,24 @@ def test_a_name_of_a_merged_class_counts_for_the_one_it_belongs_to_now(tmp_path:
     home.add(rows[20:])
     expected = {row["path"]: "left" if row["label"] == "links" else row["label"] for row in rows}
     assert home.labels() == expected
+
+
+def test_a_name_of_before_counts_for_the_class_that_had_it(tmp_path: Path) -> None:
+    truth = draw(tmp_path / "images", 30)
+    rows = [{"path": path, "label": label} for path, label in truth.items()]
+    home = Home(tmp_path, rows[:20])
+    rename_class(home.project, "left", "links", who="ann")
+    (tmp_path / "images").rename(tmp_path / "moved")  # brought in from its new place, with new ones
+    pd.DataFrame(rows).to_csv(tmp_path / "more.csv", index=False)
+    done = home.project.add(tmp_path / "moved", tmp_path / "more.csv")
+    assert (done.samples, home.project.classes.names) == (10, ("links", "right"))
+    assert home.labels() == {path: "links" if label == "left" else label for path, label in truth.items()}
+    assert home.project.ledger.brought() == {}
+    assert done.notes == (
+        "class 'left' is called 'links' now: 15 rows count for it (`curate classes --add` makes the name another's)",
+    )
+    add_class(home.project, "left", who="ann")  # a new one of that name has it from then on
+    assert home.project.classes.named("left") == home.project.classes.id("left") == "c3"
 
 
 def test_a_class_that_no_picture_is_taken_for_is_one_of_the_project(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,13 @@ def test_a_name_that_a_spreadsheet_would_take_for_a_formula_comes_back_from_the_
         file.write_text(f"key,label\nk1,{said}\n")
         found = read_answers(file, ENTRIES, classes, PATHS, iteration=1)
         assert [v.answer for v in found.verdicts] == ([answer] if answer else []), said
+
+
+def test_a_name_of_before_counts_for_the_class_that_had_it(tmp_path: Path) -> None:
+    file = tmp_path / "batch.csv"
+    file.write_text("key,label,annotator,seconds\nk1,kitten,ann,2.5\n")
+    classes = replace(CLASSES, former={"kitten": "c1"})
+    assert [v.answer for v in read_answers(file, ENTRIES, classes, PATHS, iteration=1).verdicts] == ["c1"]
 
 
 def test_an_export_of_our_tasks_is_known_by_their_keys(tmp_path: Path) -> None:

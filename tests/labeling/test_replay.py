@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -40,6 +41,13 @@ def test_an_answer_carries_all_that_the_ledger_wants(tmp_path: Path) -> None:
 def test_as_many_people_answer_as_were_asked_in_file_order(tmp_path: Path) -> None:
     people = annotator(tmp_path, "path,label,annotator\na/2.png,dog,zoe\na/2.png,cat,ann\na/2.png,bad image,bob\n")
     assert said(people.collect([entry("s2", opinions=2)])) == [("zoe", "c2"), ("ann", "c1")]
+
+
+def test_a_name_of_before_counts_for_the_class_that_had_it(tmp_path: Path) -> None:
+    file = tmp_path / "answers.csv"
+    file.write_text("path,label\na/1.png,hound\n", encoding="utf-8")
+    people = ReplayAnnotator(file, classes=replace(CLASSES, former={"hound": "c2"}), paths=PATHS, now=NOW)
+    assert said(people.collect([entry("s1")])) == [("person 1", "c2")]
 
 
 def test_rows_without_annotator_are_several_people(tmp_path: Path) -> None:
