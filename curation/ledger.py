@@ -239,13 +239,13 @@ class Ledger:
         if self._engine.dialect.name == "sqlite":
             with self._engine.connect() as connection:  # the name is in the log of writes, too
                 connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        return _erased(str(known))
+        return schema.erased_name(str(known))
 
     def _names(self, connection: sa.Connection | None = None) -> dict[str, str]:
         """What stands for a person in the tables, to the name."""
         rows = self._read(sa.select(schema.people), connection)
         ordered = sorted(rows, key=lambda row: int(row.id[1:]))
-        return {row.id: row.name if row.name is not None else _erased(row.id) for row in ordered}
+        return {row.id: row.name if row.name is not None else schema.erased_name(row.id) for row in ordered}
 
     # --- about and classes
 
@@ -693,7 +693,7 @@ class Ledger:
                     continue
                 known[verdict.source] = verdict
                 seen.add((verdict.source, verdict.at, verdict.answer))
-                rows.append(_verdict_row(verdict, writer.person(verdict.person)))
+                rows.append(_verdict_row(verdict, writer))
             writer.add(schema.verdicts, rows)
         return len(rows)
 
@@ -805,10 +805,6 @@ def label_before(events: Sequence[LabelEvent], n: int, merged: Mapping[str, str]
     return merged.get(new or "", new), excluded
 
 
-def _erased(person: str) -> str:
-    return f"erased person {person[1:]}"
-
-
 def _change(decision: Decision, now: CurrentLabel | None) -> tuple[str | None, str | None, bool] | None:
     """Old label, new label and whether left out, where a decision changes something."""
     old, was_excluded = (now.class_id, now.excluded) if now else (None, False)
@@ -836,11 +832,14 @@ def _latest(found: Sequence[Verdict]) -> list[Verdict]:
     return sorted(latest.values(), key=lambda v: v.id)
 
 
-def _verdict_row(verdict: Verdict, person: str) -> dict[str, Any]:
-    row = dict(verdict.__dict__)
+def _verdict_row(verdict: Verdict, writer: schema.Writer) -> dict[str, Any]:
+    """A verdict as a row without a name, in its source either, which a reviewer has who may be another."""
+    row, person = dict(verdict.__dict__), writer.person(verdict.person)
     del row["id"]
     seconds = None if verdict.seconds is None else float(verdict.seconds)
     source = schema.stored_source(verdict.source, verdict.person, person)
+    if reviewer := schema.reviewer_in(source, verdict.sample_id):
+        source = f"review:{writer.person(reviewer)}:{verdict.sample_id}"
     return {**row, "person": person, "source": source, "seconds": seconds, "at": _stamp(verdict.at)}
 
 
@@ -877,8 +876,11 @@ def _entry(text: str) -> QueueEntry:
 
 def _verdict(row: sa.Row[Any], names: Mapping[str, str]) -> Verdict:
     name = names.get(row.person, row.person)
+    source = schema.stored_source(row.source, row.person, name)
+    if reviewer := schema.reviewer_in(row.source, row.sample_id):  # by name in older ledgers, then that of the person
+        source = f"review:{names.get(reviewer, name)}:{row.sample_id}"
     return Verdict(
         sample_id=row.sample_id, answer=row.answer, person=name, at=datetime.fromisoformat(row.at), key=row.key,
-        source=schema.stored_source(row.source, row.person, name), mode=row.mode, iteration=row.iteration,
+        source=source, mode=row.mode, iteration=row.iteration,
         seconds=row.seconds, note=row.note, id=row.id,
     )  # fmt: skip

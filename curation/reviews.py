@@ -124,7 +124,7 @@ def count_outcomes(decisions: Iterable[Decision], verdicts: Iterable[Verdict]) -
 
 def decision_of(verdict: Verdict, now: CurrentLabel | None) -> Decision:
     """What a reviewer's verdict means for a label that is as ``now`` says."""
-    why = f"reviewer {verdict.person}" + (f": {verdict.note}" if verdict.note else "")
+    why = "reviewer's verdict" + (f": {verdict.note}" if verdict.note else "")
     cites = (verdict.id,)
     if verdict.answer == BAD_IMAGE:
         return Decision(verdict.sample_id, "exclude", None, 1.0, cites, why)
@@ -212,9 +212,7 @@ def take_back(
 
 
 def _withdrawal(verdict: Verdict, person: str, iteration: int, why: str, now: datetime) -> Verdict:
-    note = why if person == verdict.person else f"{why}, by {person}"
-    source = verdict.source
-    return Verdict(verdict.sample_id, WITHDRAWN, verdict.person, now, "", source, "review", iteration, None, note)
+    return Verdict(verdict.sample_id, WITHDRAWN, person, now, "", verdict.source, "review", iteration, None, why)
 
 
 def _events_of(ledger: Ledger, sample_ids: Sequence[str]) -> dict[str, list[LabelEvent]]:

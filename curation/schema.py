@@ -26,6 +26,8 @@ SCHEMA_VERSION = 3
 _SAME_ROWS = (2, 3)
 #: Who acts without being a person; stands in the tables as it is.
 SYSTEM = ("import", "consensus")
+#: How the words begin that stand for a name that was erased.
+_ERASED = "erased person "
 #: The hash before the first block.
 BEGINNING = "0" * 64
 #: The block of everything that a ledger held before it had blocks.
@@ -263,10 +265,13 @@ class Writer:
             self.connection.execute(blocks.insert().values(values))
 
     def person(self, name: str) -> str:
-        """What stands for a person in the tables; a new person is noted."""
+        """What stands for a person in the tables; a new person is noted, one who was erased is known by those words."""
         if name in SYSTEM:
             return name
-        known = self.connection.execute(sa.select(people.c.id).where(people.c.name == name)).scalar()
+        wanted = people.c.name == name
+        if name.startswith(_ERASED):
+            wanted |= people.c.name.is_(None) & (people.c.id == f"p{name.removeprefix(_ERASED)}")
+        known = self.connection.execute(sa.select(people.c.id).where(wanted)).scalar()
         if known is None:
             count = self.connection.execute(sa.select(sa.func.count()).select_from(people)).scalar_one()
             known = f"p{count + 1}"
@@ -498,6 +503,25 @@ def stored_source(source: str, name: str, person: str) -> str:
     'replay:k1:p1'
     """
     return f"{source[: -len(name)]}{person}" if name and source.endswith(f":{name}") else source
+
+
+def reviewer_in(source: str, sample_id: str) -> str:
+    """Who gave the verdict that a reviewer's source names, '' for any other source.
+
+    >>> reviewer_in("review:p1:a17", "a17"), reviewer_in("replay:k1:p1", "a17")
+    ('p1', '')
+    """
+    before, after = "review:", f":{sample_id}"
+    return source[len(before) : -len(after)] if source.startswith(before) and source.endswith(after) else ""
+
+
+def erased_name(person: str) -> str:
+    """What a person is called whose name was erased.
+
+    >>> erased_name("p2")
+    'erased person 2'
+    """
+    return f"{_ERASED}{person[1:]}"
 
 
 def _to_3(connection: sa.Connection, _now: str) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from curation import schema
 from curation.errors import DataError
 from curation.history import history_rows
-from curation.ledger import Ledger, NewPath, NewSample
+from curation.ledger import Ledger, NewPath, NewSample, _verdict_row
 from curation.records import Decision, Remark, Verdict
 from curation.reviews import (
     by_labelers,
@@ -217,6 +218,33 @@ def test_many_verdicts_are_taken_back_in_one_step(ledger: Ledger) -> None:
     assert take_back(ledger, [A, B, P], person="ann", iteration=1).changed == (A, B, P)
     assert ledger.head()[0] == before + 1
     assert ledger.faults() == []
+
+
+def test_a_reviewers_name_can_be_erased_from_all_that_they_did(ledger: Ledger, tmp_path: Path) -> None:
+    judge(ledger, {A: "c2"}, person="Zebedee Unmistakable")
+    judge(ledger, {B: "c2"}, person="ben")
+    take_back(ledger, [B], person="Zebedee Unmistakable", iteration=1, at=NOON + timedelta(minutes=1))
+    assert [v.person for v in ledger.verdicts_of(B)] == ["ben", "Zebedee Unmistakable"]
+    assert set(standing(ledger.verdicts())) == {A}
+    judge(ledger, {A: "c1"}, 2, person="Zebedee Unmistakable")
+    assert len([v for v in ledger.verdicts() if v.sample_id == A]) == 1, "the later one replaces the earlier one"
+    ledger.erase_person("Zebedee Unmistakable")
+    assert "Zebedee" not in "".join(ledger.dump())
+    assert standing(ledger.verdicts())[A].person == "erased person 1"
+    take_back(ledger, [A], person="ben", iteration=1, at=NOON + timedelta(minutes=3))
+    assert standing(ledger.verdicts()) == {}
+
+
+def test_verdicts_of_before_names_were_kept_apart_are_replaced_as_ever(ledger: Ledger) -> None:
+    judge(ledger, {A: "c2"})
+    with ledger._write() as writer:  # as it was written then
+        old = {**_verdict_row(Verdict(B, "c2", "ann", NOON, "", "", "review", 1), writer), "source": f"review:ann:{B}"}
+        writer.add(schema.verdicts, [old])
+    judge(ledger, {B: "c1"}, 1)
+    assert [(v.sample_id, v.answer) for v in ledger.verdicts()] == [(A, "c2"), (B, "c1")]
+    ledger.erase_person("ann")
+    take_back(ledger, [B], person="ben", iteration=1, at=NOON + timedelta(minutes=2))
+    assert (set(standing(ledger.verdicts())), ledger.people()) == ({A}, ["erased person 1", "ben"])
 
 
 def test_causes_are_counted_by_iteration_and_the_list_of_them_grows(ledger: Ledger) -> None:
