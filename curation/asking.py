@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -77,8 +79,9 @@ class Asking:
 
             paths = {s.id: tuple(p.path for p in s.paths) for s in self.ledger.samples()}
             replayed = ReplayAnnotator(
-                Path(annotator.removeprefix("replay:")), classes=self.ledger.classes(), paths=paths
-            )
+                Path(annotator.removeprefix("replay:")), classes=self.ledger.classes(), paths=paths,
+                called=names_in_files(self.paths),
+            )  # fmt: skip
             return lambda: replayed
         made: list[Annotator] = []
 
@@ -279,3 +282,22 @@ class Asking:
             path = sample.file.relative_to(folder).as_posix() if inside else sample.path
             found[sample.file] = image_address(template, path, sample.id)
         return found
+
+
+def names_in_files(paths: ProjectPaths) -> Callable[[str], str]:
+    """What people whom files name are called in the ledger: those whose names were erased by the words for them."""
+    file = paths.home / "erased.json"
+    erased: dict[str, str] = read_json(file) if file.exists() else {}
+    return lambda name: erased.get(_digest_of(name, paths), name) if erased else name
+
+
+def note_erased(paths: ProjectPaths, name: str, words: str) -> None:
+    """Keep by which ``words`` a name was erased: not the name, but a digest of it with the project's secret."""
+    file = paths.home / "erased.json"
+    known = dict(read_json(file)) if file.exists() else {}
+    write_json(file, {**known, _digest_of(name, paths): words}, private=True)
+
+
+def _digest_of(name: str, paths: ProjectPaths) -> str:
+    secret = paths.secret.read_text(encoding="utf-8").strip()
+    return hmac.new(secret.encode(), name.encode(), hashlib.sha256).hexdigest()

@@ -29,7 +29,7 @@ from curation.runs import ProjectPaths, write_whole
 FORMAT = 1
 _ABOUT, _LEDGER, _SETTINGS = "backup.json", "ledger.jsonl", "curation.toml"
 _ITERATIONS = ".curation/iterations/"
-_PRIVATE = (".curation/secret", ".curation/people.json")
+_PRIVATE = (".curation/secret", ".curation/people.json", ".curation/erased.json")
 _SINGLE = (*_PRIVATE, ".curation/run.json", ".curation/adopted.json", ".curation/holdout-flags.json")
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation import reviews
+from curation.asking import names_in_files, note_erased
 from curation.config import Settings
 from curation.errors import DataError, ProjectError
 from curation.images import FilesAsSeen
@@ -96,12 +97,14 @@ def email_of(name: str, taken: Collection[str]) -> str:
 
 
 def erase_person(project: Project, name: str) -> str:
-    """Erase a name from the ledger and from who has an account; what the person said stays under what this returns.
+    """Erase a name from the ledger and from who has an account; what the person said stays under what this returns, and
+    so does what files that name them say again.
 
     Reports, FiftyOne, Label Studio, curation.toml and backups made before still hold the name. Raises DataError where
     nobody has that name.
     """
     now = project.ledger.erase_person(name)
+    note_erased(project.paths, name, now)
     home = project.paths.home
     (home / "queues.json").unlink(missing_ok=True)
     with accounts_lock(project.paths):
@@ -328,8 +331,9 @@ def sync_file(project: Project, file: Path) -> dict[str, Any]:
         paths = {s.id: tuple(p.path for p in s.paths) for s in project.ledger.samples()}
         number = max((i.number for i in project.ledger.iterations()), default=0)
         found = read_answers(
-            Path(file), project.ledger.queue(holdout=True), project.classes, paths, iteration=max(number - 1, 0)
-        )
+            Path(file), project.ledger.queue(holdout=True), project.classes, paths, iteration=max(number - 1, 0),
+            called=names_in_files(project.paths),
+        )  # fmt: skip
         kept = found.verdicts if project.settings.review.timing else [replace(v, seconds=None) for v in found.verdicts]
         new = project.ledger.add_verdicts(kept)
     return {"answers": len(found.verdicts), "new": new, "set_aside": list(found.set_aside)}

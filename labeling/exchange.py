@@ -13,7 +13,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -144,23 +144,31 @@ def read_answers(
     paths: Mapping[str, Sequence[str]],
     *,
     iteration: int,
+    called: Callable[[str], str] = str,
 ) -> Answers:
     """The answers in a file: Label Studio's JSON export, or a CSV ``key,label[,annotator][,seconds]``.
 
     An answer belongs to the queue entry whose key its task has. A task without a key, from a project that somebody made
     by hand, belongs to the sample one of whose ``paths`` (sample id to paths) ends like its image's address; such an
-    answer is a class's name, was given blind, and counts for ``iteration``. Reading a file again gives the same
-    sources. Raises DataError where the file can't be read.
+    answer is a class's name, was given blind, and counts for ``iteration``. ``called`` says what a person is called in
+    the ledger. Reading a file again gives the same sources. Raises DataError where the file can't be read.
     """
     by_key = {e.key: e for e in entries}
     found = _of_table(file, by_key, classes) if file.suffix.lower() == ".csv" else _of_export(
         file, by_key, classes, paths, iteration
     )  # fmt: skip
-    everything = list(found)
+    everything = [_said_by(called(v.person), v) if isinstance(v, Verdict) else v for v in found]
     return Answers(
         tuple(v for v in everything if isinstance(v, Verdict)),
         tuple(r.reason for r in everything if isinstance(r, Rejected)),
     )
+
+
+def _said_by(person: str, verdict: Verdict) -> Verdict:
+    """A verdict as that person's, in its source too, where it ends with who gave it."""
+    whole, name = verdict.source, f":{verdict.person}"
+    source = f"{whole.removesuffix(name)}:{person}" if whole.endswith(name) else whole
+    return replace(verdict, person=person, source=source)
 
 
 def _of_table(file: Path, by_key: Mapping[str, QueueEntry], classes: Classes) -> Iterator[Verdict | Rejected]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -34,16 +34,18 @@ class ReplayAnnotator:
     several people, in file order; a second row of the same annotator and path replaces the first. Without annotators
     the people of a path are called ``person 1``, ``person 2``, ... ``paths`` maps a sample id to its paths as they
     were given. Every answer is dated ``now``, by default when the file was last changed. Rows of other images are left
-    alone. Raises DataError naming file and row for what can't be used, and where no row fits any sample.
+    alone. ``called`` says what a person is called in the ledger. Raises DataError naming file and row for what can't be
+    used, and where no row fits any sample.
     """
 
     def __init__(
-        self, file: Path, *, classes: Classes, paths: Mapping[str, tuple[str, ...]], now: datetime | None = None
-    ) -> None:
+        self, file: Path, *, classes: Classes, paths: Mapping[str, tuple[str, ...]], now: datetime | None = None,
+        called: Callable[[str], str] = str,
+    ) -> None:  # fmt: skip
         self.file = Path(file)
         answers: dict[str, list[_Answer]] = defaultdict(list)
         for answer in _read(self.file, classes):
-            answers[answer.path].append(answer)
+            answers[answer.path].append(replace(answer, person=called(answer.person)))
         self._now = now or datetime.fromtimestamp(self.file.stat().st_mtime, tz=UTC)
         self._answers = {s: found for s, given in paths.items() if (found := _of_sample(given, answers))}
         if answers and paths and not self._answers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -199,6 +200,29 @@ def test_an_erased_name_is_in_no_file_of_the_project(project: Project) -> None:
     assert project.labelers() == {"b@example.com": "Bob"}
     holding = [file for file in home.rglob("*") if file.is_file() and b"Zebedee" in file.read_bytes()]
     assert holding == []
+
+
+def test_answers_of_an_erased_person_that_come_again_are_still_theirs(project: Project, tmp_path: Path) -> None:
+    sample = project.samples()[0]
+    project.ledger.add_queue([QueueEntry("k", sample.id, 1, 0, "blind", "c1", None, "", (), 2)])
+    table, replay = tmp_path / "answers.csv", tmp_path / "replay.csv"
+    table.write_text("key,label,annotator\nk,right,Zebedee\n")
+    replay.write_text(f"path,label,annotator\n{sample.path},right,Zebedee\n")
+    people = project._asking.annotator(f"replay:{replay}", None)
+    replayed = people().collect(project.ledger.queue())
+    project.ledger.add_verdicts(replayed)
+    desk.sync_file(project, table)
+    desk.erase_person(project, "Zebedee")
+    assert desk.sync_file(project, table)["new"] == 0
+    again = project._asking.annotator(f"replay:{replay}", None)().collect(project.ledger.queue())
+    assert project.ledger.add_verdicts(again) == 0
+    table.write_text("key,label,annotator\nk,left,Zebedee\n")  # the file is sent again, corrected
+    os.utime(table, (2_000_000_000, 2_000_000_000))
+    assert desk.sync_file(project, table)["new"] == 1
+    assert [(v.person, v.answer) for v in project.ledger.verdicts()] == [
+        ("erased person 1", "c2"), ("erased person 1", "c1"),
+    ]  # fmt: skip
+    assert project.ledger.people() == ["erased person 1"]
 
 
 def test_answers_in_a_file_reach_the_ledger_once(project: Project, tmp_path: Path) -> None:
