@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from curation.config import Settings
@@ -52,19 +52,20 @@ def note(file: Path) -> tuple[int, int] | None:
 
 
 def check_files(
-    samples: Sequence[Sample], notes: Noted, *, thorough: bool = False
+    samples: Sequence[Sample], notes: Noted, *, thorough: bool = False, replaced: Collection[str] = ()
 ) -> tuple[list[Sample], list[SetAside]]:
     """Samples whose files are as they were at import, in their order, and the others with what is wrong.
 
     A file that has no note, or looks otherwise than in ``notes``, is read, and noted where its content is still the
-    sample's; every file is, where ``thorough``.
+    sample's; every file is, where ``thorough``. Nothing is said of samples in whose place others were brought in since
+    (``replaced``, by id).
     """
     usable, aside = [], []
     for sample in samples:
         why = _wrong_with(sample, notes, thorough)
-        if why:
+        if why and sample.id not in replaced:
             aside.append(SetAside(sample.path, sample.path, f"{sample.file} {why}"))
-        else:
+        elif not why:
             usable.append(sample)
     return usable, aside
 

@@ -42,6 +42,6 @@ def flag_table(
             "true" if issue or conflict else "false",
             "; ".join(i.reason for i in (issue, *beside) if i is not None),
         )
-        rows += [(path.path, *told) for path in stored.paths]
+        rows += [(path, *told) for path in dict.fromkeys(p.path for p in stored.paths)]
     rows.sort(key=lambda row: (row[2], row[0]))
     return pd.DataFrame(rows, columns=list(COLUMNS))

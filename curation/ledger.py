@@ -382,14 +382,15 @@ class Ledger:
             for row in self._read(some.order_by(schema.samples.c.number))
         ]
 
-    def path_rows(self, *, up_to: int | None = None) -> Iterator[tuple[str, str, str, str | None]]:
-        """``path, sample id, split, group`` of every path (up to a number), samples in the order they were added.
+    def path_rows(self, *, up_to: int | None = None) -> Iterator[tuple[str, str, str, str | None, str | None]]:
+        """``path, sample id, split, group, replaced by`` of every path (up to a number), samples in the order they were
+        added; the last is the sample that has the file's place since, ``None`` where none has.
 
         Read a few at a time.
         """
         samples, paths = schema.samples, schema.paths
         query = (
-            sa.select(paths.c.path, samples.c.id, samples.c.split, samples.c.group_key)
+            sa.select(paths.c.path, samples.c.id, samples.c.split, samples.c.group_key, _replaced_by(up_to))
             .join_from(samples, paths, paths.c.sample_id == samples.c.id)
             .order_by(samples.c.number, paths.c.number)
         )
@@ -397,7 +398,15 @@ class Ledger:
             query = query.where(paths.c.number <= up_to)
         with self._engine.connect() as connection:
             for row in connection.execute(query, execution_options={"yield_per": 10_000}):
-                yield row[0], row[1], row[2], row[3]
+                yield row[0], row[1], row[2], row[3], row[4]
+
+    def replaced(self) -> set[str]:
+        """Samples all of whose places other samples have since; of a path in several folders the last one counts."""
+        paths, by = schema.paths.c, _replaced_by(None)
+        touched = sa.select(paths.sample_id).where(by.is_not(None))
+        query = sa.select(paths.sample_id, paths.path, by.label("other")).where(paths.sample_id.in_(touched))
+        last = {(row.sample_id, row.path): row.other for row in self._read(query.order_by(paths.number))}
+        return {sample for sample, _ in last} - {sample for (sample, _), other in last.items() if other is None}
 
     def find_samples(self, path: str) -> list[StoredSample]:
         """Samples that have this path, as given or absolute; and where there are none, those whose id begins so."""
@@ -803,6 +812,17 @@ def label_before(events: Sequence[LabelEvent], n: int, merged: Mapping[str, str]
     """A sample's label before its ``n``-th event, as a class of now, and whether left out; none before the first."""
     new, excluded = (events[n - 1].new, events[n - 1].excluded) if n else (None, False)
     return merged.get(new or "", new), excluded
+
+
+def _replaced_by(up_to: int | None) -> sa.ScalarSelect[Any]:
+    """Which sample has the place of a path since, within paths up to a number, as a column of a query of paths."""
+    later, paths = schema.paths.alias(), schema.paths
+    query = sa.select(later.c.sample_id).where(
+        later.c.root == paths.c.root, later.c.path == paths.c.path, later.c.number > paths.c.number
+    )
+    if up_to is not None:
+        query = query.where(later.c.number <= up_to)
+    return query.order_by(later.c.number.desc()).limit(1).correlate(paths).scalar_subquery()
 
 
 def _change(decision: Decision, now: CurrentLabel | None) -> tuple[str | None, str | None, bool] | None:

@@ -438,7 +438,7 @@ class Project:
         cache = self.paths.cache / "files.parquet"
         notes = files.read_notes(cache)
         before = dict(notes)
-        usable, aside = files.check_files(self.samples(), notes, thorough=thorough)
+        usable, aside = files.check_files(self.samples(), notes, thorough=thorough, replaced=self.ledger.replaced())
         known = {a.path for a in self.aside}
         for one in [a for a in aside if a.path not in known][:10]:
             self.say(f"Set aside: {one.reason}")

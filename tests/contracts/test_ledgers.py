@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -309,6 +310,18 @@ def test_a_chain_made_anew_after_tampering_is_found_by_the_head_that_was_noted(l
     by_hand(url, *updates)
     assert ledger.faults() == []
     assert ledger.faults(noted) == [f"here notes block {noted['here'][0]}, and its hash is another one"]
+
+
+def test_a_sample_is_replaced_where_others_have_all_of_its_places(ledger: Ledger) -> None:
+    places = {s.id: s.paths[0] for s in ledger.samples()}
+    assert ledger.replaced() == set()
+    ledger.add_samples([], [replace(places[A], sample_id=B)], {}, who="import", why="overwritten")
+    assert ledger.replaced() == {A}
+    rows = [(path, sample, other) for path, sample, _, _, other in ledger.path_rows()]
+    assert rows[0] == (places[A].path, A, B)
+    assert {other for _, _, other in rows[1:]} == {None}
+    before = ledger.heads()[2] - 1
+    assert {row[4] for row in ledger.path_rows(up_to=before)} == {None}
 
 
 # --- people

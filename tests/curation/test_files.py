@@ -44,6 +44,8 @@ def test_gone_changed_and_touched_files(samples: list[Sample]) -> None:
         ("a", "/a is gone"), ("b", "/b has changed since it was imported"),
     ]  # fmt: skip
     assert notes[samples[2].id] == note(samples[2].file)
+    replaced = check_files(samples, notes, replaced={samples[1].id, samples[2].id})
+    assert ([s.path for s in replaced[0]], [a.path for a in replaced[1]]) == (["c"], ["a"])
 
 
 def test_a_change_that_kept_size_and_time_is_found_by_reading_and_stays_found(samples: list[Sample]) -> None:

@@ -14,7 +14,7 @@ def stored(sample_id: str, *paths: str) -> StoredSample:
 
 
 def test_every_path_has_its_row_worst_first_ties_by_path() -> None:
-    samples = [stored("a", "b.jpg", "a.jpg"), stored("b", "c.jpg"), stored("never judged", "d.jpg")]
+    samples = [stored("a", "b.jpg", "a.jpg", "b.jpg"), stored("b", "c.jpg"), stored("never judged", "d.jpg")]
     labels = {s.id: CurrentLabel(s.id, "c1", False, 1) for s in samples}
     issue = Issue("b", "label", 0.1, "looks like a dog", given="c1", suggested="c2")
     table = flag_table(samples, labels, {"a": 0.9, "b": 0.1}, [issue], CLASSES)
