@@ -12,7 +12,7 @@ from curation.config import Settings
 from curation.errors import ProjectError
 from curation.images import bits_in_use
 from curation.ledger import Ledger, NewPath, NewSample, StoredSample
-from curation.records import Classes, Sample
+from curation.records import Classes, CurrentLabel, Sample
 from curation.runs import ProjectPaths, write_json
 
 SMALL_SIDE = 112
@@ -78,12 +78,18 @@ def record_import(
     """Write what was gathered into the ledger; names of merged classes count for those that they now belong to, names
     that a class had before it was renamed for that one.
 
-    Every label of a row is a class, also one that no picture got because more of its rows have another.
-    Labels of the pool are not taken, but those that come later for images of it, in rows that name no other split than
-    train: these are learned from then. ``notes`` are told with those on contradictions, first.
+    Every label of a row is a class, also one that no picture got because more of its rows have another; but not that of
+    a row that is known, whose image keeps the label and the split that it has: these are told. Labels of the pool are
+    not taken, but those that come later for images of it, in rows that name no other split than train: these are
+    learned from then. ``notes`` are told with those on contradictions, first.
     """
     before, merged = ledger.classes(), ledger.merged_classes()
-    known = ledger.add_classes([n for n in dataset.labels_of(gathered) if before.named(n) is None], who="import")
+    stored, labels = {s.id: s for s in ledger.samples()}, ledger.labels()
+    places = {(p.sample_id, p.root, p.path) for s in stored.values() for p in s.paths}
+    fresh = [(g, row) for g in gathered for row in g.rows if (g.id, _root(row), row.path) not in places]
+    taken = {g.id: g.label for g in gathered if g.label is not None and _is_taken(g) and g.id not in labels}
+    names = {row.label for _, row in fresh if row.label is not None} | set(taken.values())
+    known = ledger.add_classes(sorted(n for n in names if before.named(n) is None), who="import")
 
     def class_of(name: str) -> str:
         class_id = known.named(name) or known.id(name)
@@ -91,20 +97,19 @@ def record_import(
 
     samples = [NewSample(g.id, g.split, g.group, g.facts.width, g.facts.height) for g in gathered]
     paths = [
-        NewPath(g.id, row.path, "" if Path(row.path).is_absolute() else str(row.root),
-                class_of(row.label) if row.label else None, row.metadata)
-        for g in gathered for row in g.rows
-    ]  # fmt: skip
-    given = {g.id: class_of(g.label) for g in gathered if g.label is not None and _is_taken(g)}
+        NewPath(g.id, row.path, _root(row), class_of(row.label) if row.label else None, row.metadata)
+        for g, row in fresh
+    ]
+    given = {sample_id: class_of(label) for sample_id, label in taken.items()}
     added = ledger.add_samples(samples, paths, given, who="import", why="label as given", iteration=iteration)
+    told = _kept([g for g in gathered if g.id in stored], stored, labels, known, merged)
+    of_images = (note for g in gathered for note in g.notes)
     return Imported(
         samples=added,
         rows=len(found.rows),
         splits=dict(Counter(g.split for g in gathered)),
         classes=known.names,
-        notes=tuple(
-            note for note in (*notes, *_renamed(gathered, known), *(note for g in gathered for note in g.notes)) if note
-        ),
+        notes=tuple(note for note in (*notes, *_renamed(gathered, known), *told, *of_images) if note),
         set_aside=found.set_aside,
     )
 
@@ -117,6 +122,45 @@ def _renamed(gathered: Sequence[dataset.Gathered], classes: Classes) -> list[str
         f"{'row counts' if count == 1 else 'rows count'} for it (`curate classes --add` makes the name another's)"
         for name, count in sorted(counts.items())
     ]
+
+
+def _kept(
+    gathered: Sequence[dataset.Gathered],
+    stored: Mapping[str, StoredSample],
+    labels: Mapping[str, CurrentLabel],
+    classes: Classes,
+    merged: Mapping[str, str],
+) -> list[str]:
+    """Sentences on known images whose rows have a label that they never came with, or another split."""
+    others: list[str] = []
+    apart: list[str] = []
+    for g in gathered:
+        now = labels[g.id].class_id if g.id in labels else None
+        same = {now, *(merged.get(p.given, p.given) for p in stored[g.id].paths if p.given)}
+        named_class = classes.named(g.label) if g.label is not None else now
+        if now is not None and (named_class is None or merged.get(named_class, named_class) not in same):
+            others.append(f"{g.rows[0].path} is '{classes.name(now)}', not '{g.label}'")
+        named = {row.split for row in g.rows} - {None, g.split}
+        if named - ({"train"} if g.split == "pool" else set()):
+            apart.append(f"{g.rows[0].path} is in {g.split}")
+    told = []
+    if others:
+        told.append(
+            f"{_images(len(others))} known with another label, which stays ({others[0]}): labels change by what people "
+            "say, for instance in `curate review`"
+        )
+    if apart:
+        told.append(f"{_images(len(apart))} known in another split, which stays ({apart[0]})")
+    return told
+
+
+def _images(count: int) -> str:
+    return "1 image is" if count == 1 else f"{count:,} images are"
+
+
+def _root(row: dataset.Row) -> str:
+    """The folder that a row's path is told from; '' for an absolute one."""
+    return "" if Path(row.path).is_absolute() else str(row.root)
 
 
 def _is_taken(gathered: dataset.Gathered) -> bool:

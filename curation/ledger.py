@@ -465,18 +465,16 @@ class Ledger:
         """Add samples, their paths, and the labels given on import, all or nothing; returns the samples added.
 
         Samples and paths that are already there stay as they are (a holdout sample stays holdout); of a path that comes
-        twice for one sample, the first counts. ``labels`` maps sample id to class id; a sample that already has a label
-        event keeps its label.
+        twice for one sample, the first counts. ``labels`` maps sample id to class id; a sample that has a label, or was
+        left out, keeps that.
         """
         stamp = _stamp(at or _now())
-        of_paths, of_events = schema.paths.c, schema.label_events.c
+        of_paths = schema.paths.c
         with self._write() as writer:
             have = {row.id for row in self._read(sa.select(schema.samples.c.id), writer.connection)}
             known = sa.select(of_paths.root, of_paths.path, of_paths.sample_id)
             have_paths = {(row.root, row.path, row.sample_id) for row in self._read(known, writer.connection)}
-            labeled = {
-                row.sample_id for row in self._read(sa.select(of_events.sample_id).distinct(), writer.connection)
-            }
+            labeled = self._labels(writer.connection).keys()
             new = [s for s in samples if s.id not in have]
             places: dict[tuple[str, str, str], NewPath] = {}
             for path in paths:

@@ -100,6 +100,37 @@ def test_a_name_of_before_counts_for_the_class_that_had_it(tmp_path: Path) -> No
     assert home.project.classes.named("left") == home.project.classes.id("left") == "c3"
 
 
+def test_labels_that_a_later_table_has_for_known_images_are_told_and_make_no_class(tmp_path: Path) -> None:
+    truth = draw(tmp_path / "images", 30)
+    rows = [{"path": path, "label": label} for path, label in truth.items()]
+    home = Home(tmp_path, rows)
+    home.project.judge([home.project.find("002.png").id], "left", person="ann")
+    other = [rows[0] | {"label": "left"}, rows[1] | {"label": "purple"}]
+    done = home.add([*other, *rows[2:]])  # that people changed a label is no news
+    assert (done.samples, done.classes, home.labels()) == (0, ("left", "right"), truth | {"002.png": "left"})
+    assert done.notes == (
+        "2 images are known with another label, which stays (000.png is 'right', not 'left'): labels change by what "
+        "people say, for instance in `curate review`",
+    )
+    assert home.add(rows).notes == ()
+    trained = next(s.path for s in home.project.samples() if s.split == "train")
+    moved = home.add([{"path": trained, "label": truth[trained], "split": "holdout"}])
+    assert moved.notes == (f"1 image is known in another split, which stays ({trained} is in train)",)
+
+
+def test_an_image_of_the_pool_whose_label_was_taken_back_gets_that_of_a_later_table(tmp_path: Path) -> None:
+    truth = draw(tmp_path / "images", 30)
+    rows = [{"path": path, "label": label if n else ""} for n, (path, label) in enumerate(truth.items())]
+    home = Home(tmp_path, rows)
+    one = home.project.find("000.png").id
+    home.project.judge([one], "left", person="ann")
+    home.project.take_back([one], person="ann")
+    assert home.labels()["000.png"] == ""
+    home.add([{"path": "000.png", "label": truth["000.png"]}])
+    assert home.labels() == truth
+    assert home.project.ledger.counts()["labeled"] == 30
+
+
 def test_a_class_that_no_picture_is_taken_for_is_one_of_the_project(tmp_path: Path) -> None:
     truth = draw(tmp_path / "images", 30)
     rows = [{"path": path, "label": label} for path, label in truth.items()]
