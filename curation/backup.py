@@ -1,8 +1,8 @@
 """A project in one file: made while others go on working, restored into SQLite or PostgreSQL.
 
-Images and what can be made again (caches, Label Studio, FiftyOne) are left out. A stage's manifest is noted before its
-files are read, and the ledger is read last, so that what is restored never claims a stage whose files or events it
-lacks; a stage that ended meanwhile is made again.
+Images and what can be made again (caches, Label Studio, FiftyOne) are left out; files in the project's folder that its
+settings name are not. A stage's manifest is noted before its files are read, and the ledger is read last, so that what
+is restored never claims a stage whose files or events it lacks; a stage that ended meanwhile is made again.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+import tomllib
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -75,8 +76,9 @@ def _fill(archive: tarfile.TarFile, paths: ProjectPaths, ledger: Ledger) -> int:
 def _files(paths: ProjectPaths) -> Iterator[tuple[str, bytes]]:
     """Name and content of the files: manifests first, as they are at one moment."""
     noted = {file: file.read_bytes() for file in sorted(paths.iterations.glob("*/*.json"))}
-    for file in (paths.settings, *(paths.root / name for name in _SINGLE)):
-        if file.exists():
+    named = _named(paths.settings.read_bytes()) if paths.settings.exists() else ()
+    for file in (paths.settings, *(paths.root / name for name in (*_SINGLE, *named))):
+        if file.is_file():
             yield file.relative_to(paths.root).as_posix(), file.read_bytes()
     for file in sorted(paths.iterations.rglob("*")):
         if file in noted or (file.suffix == ".json" and file.parent.parent == paths.iterations):
@@ -118,9 +120,10 @@ def restore(file: Path, root: Path, *, ledger: str = "") -> None:
             restored.close()
         write_whole(paths.settings, settings_to_toml(settings))
     except BaseException:
-        shutil.rmtree(paths.home, ignore_errors=True)
-        if not there:
-            with suppress(OSError):
+        with suppress(OSError):
+            for made in root.iterdir():  # it was empty
+                shutil.rmtree(made, ignore_errors=True) if made.is_dir() else made.unlink()
+            if not there:
                 root.rmdir()
         raise
 
@@ -147,9 +150,10 @@ def _unpack(file: Path, paths: ProjectPaths, restored: Ledger, url: str) -> Sett
 def _unpack_files(archive: tarfile.TarFile, file: Path, paths: ProjectPaths, lines: IO[bytes]) -> bytes:
     """Everything but the settings, which it returns, and the ledger, which goes into ``lines``."""
     settings = None
+    named: tuple[str, ...] = ()
     for number, member in enumerate(archive):
         stream = archive.extractfile(member) if member.isfile() else None
-        if stream is None or not _allowed(member.name):
+        if stream is None or not (_allowed(member.name) or member.name in named):
             raise DataError(f"{file} holds '{member.name[:200]}', which is no part of a backup; nothing was made of it")
         if number == 0:
             about = json.loads(stream.read()) if member.name == _ABOUT else {}
@@ -157,6 +161,7 @@ def _unpack_files(archive: tarfile.TarFile, file: Path, paths: ProjectPaths, lin
                 raise DataError(f"{file} is no backup that this release reads; name a file made by `curate backup`")
         elif member.name == _SETTINGS:
             settings = stream.read()
+            named = _named(settings)
         elif member.name == _LEDGER:
             shutil.copyfileobj(stream, lines)
         else:
@@ -166,6 +171,24 @@ def _unpack_files(archive: tarfile.TarFile, file: Path, paths: ProjectPaths, lin
     if settings is None or not lines.tell():
         raise DataError(f"{file} lacks the settings or the ledger: it was cut short; use another backup")
     return settings
+
+
+def _named(settings: bytes) -> tuple[str, ...]:
+    """The files in the project's folder that its settings name, none of our own; nothing of broken settings.
+
+    >>> _named(b'answer_key = "./key.csv"\\n[slices]\\nrecipes = "../mine.toml"')
+    ('key.csv',)
+    """
+    try:
+        values = tomllib.loads(settings.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        return ()
+    sections = (values, values.get("review"), values.get("slices"))
+    pairs = zip(sections, ("answer_key", "texts", "recipes"), strict=True)
+    texts = [section.get(key) for section, key in pairs if isinstance(section, dict)]
+    paths = [PurePosixPath(text) for text in texts if isinstance(text, str) and text]
+    inside = [p for p in paths if p.parts and not p.is_absolute() and ".." not in p.parts and p.parts[0] != ".curation"]
+    return tuple(str(p) for p in inside if str(p) != _SETTINGS)
 
 
 def _allowed(name: str) -> bool:

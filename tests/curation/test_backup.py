@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from curation.backup import back_up, restore
-from curation.config import Settings, settings_to_toml
+from curation.config import ReviewSettings, Settings, SliceSettings, settings_to_toml
 from curation.errors import CurationError
 from curation.ledger import Ledger, NewPath, NewSample
 from curation.records import Decision
@@ -65,6 +65,42 @@ def test_what_is_restored_is_what_there_was(project: ProjectPaths, tmp_path: Pat
     restored = Ledger.in_file(other.ledger)
     assert (restored.samples(), restored.labels()) == (ledger.samples(), ledger.labels())
     assert restored.faults({"then": ledger.head()}) == []
+
+
+def test_files_in_the_folder_that_settings_name_come_along(project: ProjectPaths, tmp_path: Path) -> None:
+    (tmp_path / "outside.csv").write_text("path,label\n")
+    settings = Settings(
+        name="parts", answer_key="../outside.csv", review=ReviewSettings(texts="words/texts.toml"),
+        slices=SliceSettings(recipes="./recipes.toml"),
+    )  # fmt: skip
+    write_whole(project.settings, settings_to_toml(settings))
+    write_whole(project.root / "words" / "texts.toml", 'shown = "check"')
+    write_whole(project.root / "recipes.toml", "")
+    write_whole(project.root / "notes.txt", "named by nothing")
+    back_up(project, Ledger.in_file(project.ledger), tmp_path / "b.tar.gz")
+    restore(tmp_path / "b.tar.gz", tmp_path / "q")
+    assert (tmp_path / "q" / "words" / "texts.toml").read_text() == 'shown = "check"'
+    assert sorted(f.name for f in (tmp_path / "q").iterdir()) == [".curation", "curation.toml", "recipes.toml", "words"]
+    cut = tmp_path / "cut.tar.gz"
+    cut.write_bytes((tmp_path / "b.tar.gz").read_bytes()[:-9])
+    with pytest.raises(CurationError):
+        restore(cut, tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("named", ["../evil", "/tmp/evil", "a/../../evil", ".curation/evil", "curation.toml", ""])
+def test_settings_in_a_backup_let_no_file_lead_elsewhere(tmp_path: Path, named: str) -> None:
+    file, settings = tmp_path / "bad.tar.gz", f'answer_key = "{named}"'.encode()
+    with tarfile.open(file, "w:gz") as archive:
+        members = {"backup.json": b'{"format": 1}', "curation.toml": settings}
+        for member, content in (*members.items(), (named or "x", b"evil")):
+            info = tarfile.TarInfo(member)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    with pytest.raises(CurationError):
+        restore(file, tmp_path / "q")
+    assert list(tmp_path.rglob("evil*")) == []
+    assert not (tmp_path / "q").exists()
 
 
 def test_a_stage_that_ends_while_the_backup_is_made_is_whole_in_it_or_not_finished(
