@@ -155,8 +155,9 @@ class Project:
             backbone=replace(settings.backbone, size=size),
         )
         with project_lock(paths):
-            write_whole(paths.secret, secrets.token_hex(32), private=True)
             ledger = new_ledger(settings, paths, {g.id for g in gathered})
+            if not paths.secret.exists():
+                write_whole(paths.secret, secrets.token_hex(32), private=True)
             if "id" not in ledger.about():
                 ledger.set_about("id", uuid.uuid4().hex)
             imported = record_import(ledger, gathered, found, notes=(of_bits or too_deep(found, bits),))

@@ -18,7 +18,7 @@ from curation.assembly import made_from
 from curation.cli import curate
 from curation.config import BackboneSettings, DetectionSettings, Settings
 from curation.desk import add_class, merge_class, rename_class
-from curation.errors import DataError
+from curation.errors import DataError, ProjectError
 from curation.files import for_people
 from curation.images import read_image
 from curation.importing import Imported
@@ -146,6 +146,17 @@ def test_a_class_that_no_picture_is_taken_for_is_one_of_the_project(tmp_path: Pa
     assert home.project.ledger.brought()[strange] == [
         home.project.classes.id(name) for name in (truth[rows[1]["path"]], "strange")
     ]
+
+
+def test_a_project_that_is_not_made_anew_keeps_its_secret(tmp_path: Path) -> None:
+    truth = draw(tmp_path / "images", 30)
+    home = Home(tmp_path, [{"path": path, "label": label} for path, label in truth.items()])
+    home.project.judge([s.id for s in home.project.samples()], "left", person="ann")
+    secret = home.project.paths.secret.read_text()
+    home.project.paths.settings.unlink()
+    with pytest.raises(ProjectError, match="put that file back"):
+        Project.create(tmp_path / "project", tmp_path / "images", tmp_path / "labels.csv")
+    assert home.project.paths.secret.read_text() == secret
 
 
 def test_rows_that_repeat_a_path_come_in_once(tmp_path: Path) -> None:
