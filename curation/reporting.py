@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from curation.account import sample_table, summarize
 from curation.config import Settings
-from curation.errors import DatabaseError
+from curation.errors import DatabaseError, DataError
 from curation.figures import metrics_json, row_from_json
 from curation.ledger import Ledger
 from curation.parts import Account
@@ -42,10 +42,14 @@ class AnswerKey:
 
     def still_wrong(self, labels: Mapping[str, CurrentLabel]) -> int:
         """How many train labels differ from the key."""
-        key = self._key
+        key, merged = self._key, self._ledger.merged_classes()
+
+        def differs(given: str, true: str) -> bool:
+            return merged.get(given, given) != merged.get(true, true)
+
         return len([
             s for s, now in labels.items()
-            if s in key and not now.excluded and now.class_id is not None and now.class_id != key[s]
+            if s in key and not now.excluded and now.class_id is not None and differs(now.class_id, key[s])
         ])  # fmt: skip
 
     @cached_property
@@ -55,11 +59,11 @@ class AnswerKey:
         table = pd.read_csv(self._file, dtype=str)
         of_path = {p.path: s.id for s in self._ledger.samples() if s.split == "train" for p in s.paths}
         classes = self._ledger.classes()
-        return {
-            of_path[path]: classes.id(label)
-            for path, label in zip(table["path"], table["label"], strict=True)
-            if path in of_path
-        }
+        key = {p: label for p, label in zip(table["path"], table["label"], strict=True) if p in of_path}
+        unknown = next((label for label in key.values() if classes.named(label) is None), None)
+        if unknown is not None:
+            raise DataError(f"{self._file}: '{unknown}' is no class of this project; there are {list(classes.names)}")
+        return {of_path[path]: classes.named(label) or "" for path, label in key.items()}
 
 
 class Recording:

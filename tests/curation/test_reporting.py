@@ -12,10 +12,11 @@ from click.testing import CliRunner
 from tests_stand_ins import draw
 
 from curation.cli import curate
-from curation.errors import DatabaseError
+from curation.errors import DatabaseError, DataError
 from curation.figures import metrics_json
+from curation.ledger import Ledger, NewPath, NewSample
 from curation.project import Project
-from curation.reporting import Recording
+from curation.reporting import AnswerKey, Recording
 from curation.runs import write_json
 from tests.reports.cases import make_summary
 
@@ -92,3 +93,24 @@ def test_gains_of_the_holdout_are_told_with_what_can_not_be_compared(tmp_path: P
         assert told.output.splitlines()[-1] == (
             "Iteration 1 was trained otherwise than the one before: seed 0, then 5."
         )
+
+
+def test_an_answer_key_counts_by_the_classes_as_they_are_now(tmp_path: Path) -> None:
+    samples = ["a" * 64, "b" * 64, "c" * 64]
+    ledger = Ledger.in_file(tmp_path / "ledger.db")
+    ledger.add_classes(["cat", "dog", "fox"], who="import")
+    ledger.add_samples(
+        [NewSample(s, "train", None, 4, 4) for s in samples],
+        [NewPath(s, f"{s[0]}.png", "/images", None, {}) for s in samples],
+        dict(zip(samples, ("c1", "c2", "c2"), strict=True)), who="import", why="label as given",
+    )  # fmt: skip
+    (tmp_path / "key.csv").write_text("path,label\na.png,cat\nb.png,cat\nc.png,fox\n")
+    assert AnswerKey(tmp_path / "key.csv", ledger).still_wrong(ledger.labels()) == 2
+    ledger.rename_class("c1", "kitten", who="ann")
+    key = AnswerKey(tmp_path / "key.csv", ledger)
+    assert key.still_wrong(ledger.labels()) == 2
+    ledger.merge_class("c3", "c2", who="ann")
+    assert key.still_wrong(ledger.labels()) == 1
+    (tmp_path / "key.csv").write_text("path,label\na.png,cow\n")
+    with pytest.raises(DataError, match=r"key\.csv: 'cow' is no class of this project"):
+        AnswerKey(tmp_path / "key.csv", ledger).still_wrong({})
