@@ -101,9 +101,8 @@ class Ledger:
     """The project's record. Every method that writes does so in one transaction: all of it, or nothing."""
 
     def __init__(self, url: str | sa.URL) -> None:
-        self._engine = schema.connect(url)
+        self._engine = schema.prepare(schema.connect(url), _stamp(_now()))
         self._thread = threading.local()  # ``writer``: what its transaction under way adds to, if any
-        schema.prepare(self._engine, _stamp(_now()))
 
     @classmethod
     def in_file(cls, file: Path) -> Ledger:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 
@@ -33,6 +35,8 @@ BEGINNING = "0" * 64
 #: The block of everything that a ledger held before it had blocks.
 _BEFORE_BLOCKS = 1
 _ROWS_AT_ONCE = 20_000
+#: What SQLite takes on disk for the index of its log while a ledger is open.
+_LOG_INDEX_BYTES = 32_768
 #: How long a SQLite ledger waits for somebody else who writes.
 _PATIENCE_S = 30
 
@@ -408,17 +412,20 @@ def version_of(connection: sa.Connection) -> int | None:
         return 0
 
 
-def prepare(engine: sa.Engine, now: str) -> None:
-    """Make the tables, or bring those of an older release up to date: all of it or nothing.
+def prepare(engine: sa.Engine, now: str) -> sa.Engine:
+    """Make the tables, or bring those of an older release up to date: all of it or nothing; returns what to go on with.
 
-    A SQLite file of an older release is kept beside the new one, named by its version. Raises ProjectError where the
+    A SQLite file of an older release is kept beside the new one, named by its version. On a full disk, where SQLite has
+    no room to open a file that others may write, that is an engine that only reads. Raises ProjectError where the
     database can't be opened or is of a newer release.
     """
+    if (reader := _reader_on_a_full_disk(engine)) is not None:
+        engine = reader
     try:
         with engine.connect() as connection:
             found = version_of(connection)
         if found == SCHEMA_VERSION:
-            return
+            return engine
         if found is not None and found not in _MIGRATIONS:
             raise ProjectError(
                 f"the ledger has schema version {found}, this release reads {SCHEMA_VERSION}; upgrade curation-toolkit"
@@ -427,8 +434,41 @@ def prepare(engine: sa.Engine, now: str) -> None:
             _keep_old(Path(engine.url.database), found)
         with engine.connect().execution_options(writes=True) as connection, connection.begin():
             _make_or_migrate(connection, now)
+        return engine
     except sa.exc.DatabaseError as error:
-        raise ProjectError(f"the ledger at {engine.url!r} can't be opened: {first_line(error.orig)}") from error
+        full = "; the disk is full; make room on it" if _is_full(engine) else ""
+        raise ProjectError(f"the ledger at {engine.url!r} can't be opened: {first_line(error.orig)}{full}") from error
+
+
+def _is_full(engine: sa.Engine) -> bool:
+    """Whether a SQLite file lies on a disk that has no room for the index of its log."""
+    file = engine.url.database if engine.dialect.name == "sqlite" else None
+    try:
+        return bool(file) and shutil.disk_usage(Path(str(file)).parent)[2] < _LOG_INDEX_BYTES
+    except OSError:
+        return False
+
+
+def _reader_on_a_full_disk(engine: sa.Engine) -> sa.Engine | None:
+    """An engine that reads a SQLite file that nobody has open, where its disk is full; ``None`` anywhere else."""
+    if not _is_full(engine):
+        return None
+    file = Path(str(engine.url.database)).absolute()
+    try:
+        with engine.connect() as connection:
+            version_of(connection)
+        return None
+    except sa.exc.DatabaseError:
+        log = file.with_name(f"{file.name}-wal")
+        if not file.exists() or (log.exists() and log.stat().st_size):
+            return None  # the log holds what the file does not have yet
+    engine.dispose()
+    address = f"file:{quote(str(file))}?mode=ro&immutable=1"
+    reader = sa.create_engine(
+        "sqlite://", creator=lambda: sqlite3.connect(address, uri=True, isolation_level=None), poolclass=sa.NullPool
+    )
+    sa.event.listen(reader, "begin", _begin_sqlite)
+    return reader
 
 
 def first_line(error: object) -> str:

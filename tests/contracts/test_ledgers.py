@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import resource
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -347,6 +348,45 @@ def test_an_erased_name_is_in_no_file_of_the_database(tmp_path: Path) -> None:
     assert any(b"Zebedee" in file.read_bytes() for file in tmp_path.iterdir())
     ledger.erase_person("Zebedee Unmistakable")
     assert not any(b"Zebedee" in file.read_bytes() for file in tmp_path.iterdir())
+
+
+# --- a disk without room
+
+
+@contextmanager
+def no_room(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No file may grow, as on a full disk: there is no room for the index of SQLite's log."""
+    allowed = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda _where: (100, 100, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, allowed[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, allowed)
+
+
+def test_a_ledger_on_a_full_disk_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a ledger?.db"
+    made = Ledger.in_file(file)
+    made.add_classes(["cat", "dog"], who="import")
+    made.close()
+    with no_room(monkeypatch):
+        ledger = Ledger.in_file(file)
+        assert (ledger.classes().names, ledger.faults()) == (("cat", "dog"), [])
+        assert len(list(ledger.dump())) == 5
+        with pytest.raises(ProjectError, match=r"the ledger could not be written .* check disk space and rights"):
+            ledger.add_classes(["fox"], who="import")
+    assert Ledger.in_file(file).add_classes(["fox"], who="import").names == ("cat", "dog", "fox")
+
+
+def test_what_only_the_log_holds_is_not_passed_over_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Ledger.in_file(tmp_path / "ledger.db").close()
+    (tmp_path / "ledger.db-wal").write_bytes(b"somebody was stopped while writing")
+    with no_room(monkeypatch), pytest.raises(ProjectError, match="the disk is full; make room on it"):
+        Ledger.in_file(tmp_path / "ledger.db")
 
 
 # --- older releases
