@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import sqlite3
 import time
@@ -21,7 +22,7 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 
-from curation.errors import ProjectError
+from curation.errors import ProjectError, RecordError
 
 SCHEMA_VERSION = 3
 #: The versions whose rows are those of this one.
@@ -234,7 +235,7 @@ class Writer:
         self._count = 0
 
     def add(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add rows, in this order; numbers and ids are given here. Once a table and transaction."""
+        """Add rows, in this order; numbers and ids are given here. Once a table and transaction. RecordError."""
         if not rows:
             return
         if table.name in self._digests:
@@ -254,6 +255,7 @@ class Writer:
                 values = {c.name: row.get(c.name) for c in columns}
                 if isinstance(key.type, sa.Integer):
                     values[key.name] = number
+                _check_numbers(table, values)
                 digest.update(line_of(table.name, list(values.values())))
                 whole.append({**values, "block": self._number})
             self.connection.execute(table.insert(), whole)
@@ -281,6 +283,13 @@ class Writer:
             known = f"p{count + 1}"
             self.connection.execute(people.insert().values(id=known, name=name))
         return str(known)
+
+
+def _check_numbers(table: sa.Table, row: Mapping[str, Any]) -> None:
+    """Raise RecordError for a number that a database may not give back as it was hashed."""
+    for column, value in row.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise RecordError(f"'{column}' of a row for {table.name} must be a finite number, got {value}")
 
 
 def head(connection: sa.Connection) -> tuple[int, str]:

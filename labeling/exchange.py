@@ -33,6 +33,7 @@ from labeling.tasks import (
     served_order,
     stream_of,
     task_payload,
+    time_taken,
     verdict_from_annotation,
 )
 
@@ -201,10 +202,10 @@ def _row_verdict(
     if answer is None:
         return Rejected(f"{where}: '{said}' is no class of this project; use one of {list(classes.names)}")
     person = (row.get("annotator") or "").strip() or "somebody"
-    try:
-        seconds = float(row["seconds"]) if row.get("seconds") else None  # type: ignore[arg-type]
-    except ValueError:
-        return Rejected(f"{where}: seconds must be a number, got '{row['seconds']}'")
+    took = (row.get("seconds") or "").strip()
+    seconds = time_taken(took) if took else None
+    if took and seconds is None:
+        return Rejected(f"{where}: seconds must be a number, 0 or more, got '{took}'")
     source = f"file:{entry.key}:{person}"
     return Verdict(entry.sample_id, answer, person, at, entry.key, source, entry.mode, entry.iteration, seconds)
 

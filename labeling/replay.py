@@ -13,6 +13,7 @@ from pathlib import Path
 from curation.errors import DataError
 from curation.records import AMBIGUOUS, BAD_IMAGE, OTHER, Classes, Progress, QueueEntry, Verdict
 from curation.tables import plain_cell
+from labeling.tasks import time_taken
 
 _COLUMNS = ("path", "label", "annotator", "seconds")
 
@@ -167,10 +168,7 @@ def _answer(label: str, classes: Classes, where: str) -> str:
 def _seconds(text: str | None, where: str) -> float | None:
     if not text:
         return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
+    seconds = time_taken(text)
+    if seconds is None:
         raise DataError(f"{where}: seconds must be a number, 0 or more, got '{text}'")
     return seconds

@@ -8,6 +8,7 @@ through its interfaces either, so every answer is checked here before it counts.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -259,6 +260,19 @@ def is_passed_over(annotation: Mapping[str, Any]) -> bool:
     return skipped and annotation.get("lead_time") == 0
 
 
+def time_taken(said: str | float) -> float | None:
+    """How many seconds somebody took, from a number or a cell of a table; ``None`` where that is no possible time.
+
+    >>> time_taken("2.5"), time_taken("-1"), time_taken("nan"), time_taken("inf")
+    (2.5, None, None, None)
+    """
+    try:
+        seconds = float(said)
+    except (ValueError, OverflowError):
+        return None
+    return seconds if 0 <= seconds < math.inf else None
+
+
 def choice_result(answer: str) -> list[dict[str, Any]]:
     """The result that the labeling screen makes of an answer (a class id or a special answer)."""
     value = {"choices": [answer]}
@@ -303,7 +317,7 @@ def _name(user: int | None, people: Mapping[int, str]) -> str:
 
 
 def _seconds(lead_time: object) -> float | None:
-    return float(lead_time) if isinstance(lead_time, int | float) and lead_time >= 0 else None
+    return time_taken(lead_time) if isinstance(lead_time, int | float) else None
 
 
 def _moment(text: object) -> datetime | None:

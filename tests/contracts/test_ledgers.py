@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from tests_postgres import Postgres
 
 from curation import schema
-from curation.errors import DataError, ProjectError
+from curation.errors import DataError, ProjectError, RecordError
 from curation.ledger import Ledger, NewPath, NewSample, network_filesystem
 from curation.records import Decision, QueueEntry, Remark, Verdict
 
@@ -284,6 +284,14 @@ def test_tampering_is_found(ledger: Ledger, url: str, tampering: str) -> None:
     assert ledger.faults() == []
     by_hand(url, tampering)
     assert len(ledger.faults()) >= 1
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf")])
+def test_a_number_that_databases_do_not_keep_is_refused_and_breaks_no_chain(ledger: Ledger, seconds: float) -> None:
+    head = ledger.head()
+    with pytest.raises(RecordError, match=f"'seconds' of a row for verdicts must be a finite number, got {seconds}"):
+        ledger.add_verdicts([verdict("c2"), replace(verdict("c1", source="s2"), seconds=seconds)])
+    assert (ledger.head(), ledger.faults(), ledger.verdicts()) == (head, [], [])
 
 
 def test_a_ledger_cut_short_is_found_by_the_head_that_was_noted(ledger: Ledger, url: str) -> None:

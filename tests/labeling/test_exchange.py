@@ -75,6 +75,15 @@ def test_a_filled_in_table_comes_back_as_verdicts_twice_the_same(tmp_path: Path)
     assert read(file) == (found, aside)
 
 
+@pytest.mark.parametrize("seconds", ["soon", "nan", "inf", "1e400", "-500"])
+def test_a_row_with_a_time_that_makes_no_sense_is_set_aside_and_the_others_count(tmp_path: Path, seconds: str) -> None:
+    file = tmp_path / "batch.csv"
+    file.write_text(f"key,label,annotator,seconds\nk1,cat,ann,{seconds}\nk2,cat,ann,0\n")
+    (found,), (reason,) = read(file)
+    assert (found.key, found.seconds) == ("k2", 0.0)
+    assert reason.endswith(f"row 2: seconds must be a number, 0 or more, got '{seconds}'")
+
+
 def test_a_name_that_a_spreadsheet_would_take_for_a_formula_comes_back_from_the_cell_that_shows_it(
     tmp_path: Path,
 ) -> None:

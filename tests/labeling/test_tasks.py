@@ -158,7 +158,13 @@ def test_an_answer_that_cannot_count_is_rejected_with_its_place(changes: dict[st
     assert "task 3" in found.reason
 
 
-@pytest.mark.parametrize(("lead_time", "seconds"), [(None, None), (-1, None), ("3", None), (0, 0.0), (2, 2.0)])
+@pytest.mark.parametrize(
+    ("lead_time", "seconds"),
+    [
+        (None, None), (-1, None), ("3", None), (0, 0.0), (2, 2.0),
+        (float("nan"), None), (float("inf"), None), (10**400, None),
+    ],
+)  # fmt: skip
 def test_time_that_makes_no_sense_is_not_known(lead_time: object, seconds: float | None) -> None:
     found = verdict(lead_time=lead_time)
     assert isinstance(found, Verdict)
