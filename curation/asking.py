@@ -16,12 +16,13 @@ from curation import reviews
 from curation.config import Settings, read_settings
 from curation.errors import DataError, ProjectError, ProjectLocked
 from curation.files import for_people
+from curation.goal import annotator_of
 from curation.importing import samples_of
 from curation.ledger import Ledger
 from curation.parts import Annotator
 from curation.records import Classes, Progress, QueueEntry
 from curation.reporting import Say
-from curation.runs import ProjectPaths, project_lock, read_json, sending_lock, write_json
+from curation.runs import ProjectPaths, project_lock, quoted, read_json, sending_lock, write_json
 from curation.tables import predictions_from_frame, read_frame
 
 if TYPE_CHECKING:
@@ -155,9 +156,10 @@ class Asking:
         if connection is None:
             raise ProjectError("no Label Studio is known; set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
         waiting = {i.number: i.state for i in self.ledger.iterations()}.get(number) == "waiting"
+        by_files = waiting and annotator_of(self.paths, self.settings) == "files"
         streams: Mapping[str, str] = {}
         people: list[dict[str, Any]] = []
-        if waiting:
+        if waiting and not by_files:
             annotator = self.annotator("label-studio", server)()
             self._send(annotator, number, progress)
             streams = getattr(annotator, "addresses", dict)()
@@ -165,14 +167,21 @@ class Asking:
         access: dict[str, Any] = {"url": connection.address, "streams": dict(streams), "people": people}
         if connection.public:
             access["local_url"] = connection.url
+        if by_files:
+            access["by_files"] = self._how_by_files()
         if server is not None:
             access |= {"email": server.email, "password_file": str(server.secrets_file)}
         return access
 
     def send_open(self, number: int, progress: Progress | None = None) -> bool:
-        """Send what is open to a Label Studio that runs; false where none does, or where a run will send it."""
+        """Send what is open to a Label Studio that runs; false where none does, or where a run will send it.
+
+        False, too, where answers come in files.
+        """
         from labeling.server import connection_from_environment
 
+        if annotator_of(self.paths, self.settings) == "files":
+            return False
         server = None
         if connection_from_environment() is None:
             server = self.server()
@@ -228,7 +237,16 @@ class Asking:
             self.say(f"  {row['person']}: {row['answered']} of {row['asked']} answered")
             for stream, address in row["addresses"].items():
                 self.say(f"    {stream}: {address}")
-        self.say("`curate label` shows how to sign in; `curate run` goes on when the answers are there.")
+        by_files = annotator_of(self.paths, self.settings) == "files"
+        signing_in = "`curate label` shows how to sign in; `curate run` goes on when the answers are there."
+        self.say(self._how_by_files() if by_files else signing_in)
+
+    def _how_by_files(self) -> str:
+        root = quoted(self.paths.root)
+        return (
+            f"`curate export {root} --format label-studio --out FOLDER` writes what is asked, "
+            f"`curate sync {root} --from FILE` takes the answers; then `curate run {root}` goes on."
+        )
 
     def classes(self) -> Classes:
         """The classes that people can choose: those that were not merged into others."""

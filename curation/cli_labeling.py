@@ -178,7 +178,9 @@ def label(directory: Path, stop: bool, as_json: bool) -> None:
         click.echo(f"  {stream}: {address}")
     for words in how_far(access["people"]):
         click.echo(words)
-    if not access["streams"] and not access["people"]:
+    if "by_files" in access:
+        click.echo(f"Answers come in files: {access['by_files']}")
+    elif not access["streams"] and not access["people"]:
         click.echo("Nothing is waiting to be labeled; `curate run` sends the next batch.")
 
 

@@ -48,6 +48,13 @@ def goal_of(
     return goal
 
 
+def annotator_of(paths: ProjectPaths, settings: Settings) -> str:
+    """Who answers the run that is under way, or the next one where none is."""
+    file = paths.home / "run.json"
+    kept: dict[str, Any] = read_json(file) if file.exists() else {}
+    return str(kept.get("annotator") or settings.review.annotator)
+
+
 def settings_for(settings: Settings, goal: Mapping[str, Any]) -> Settings:
     """A project's settings, with those of a run's goal in place of its own."""
     review = replace(settings.review, budget=goal["budget"])

@@ -503,7 +503,7 @@ class Project:
 
         ``url``, ``streams`` (name to address, empty where nothing waits, and where people have queues of their own),
         ``people`` (rows of ``queues``); behind a proxy also ``local_url``, what that is before; for an own server also
-        ``email`` and ``password_file``.
+        ``email`` and ``password_file``; where the batch is answered in files, also ``by_files``, how that is done.
         """
         return self._asking.access(self._current(), self.progress)
 

@@ -22,6 +22,7 @@ from curation.asking import Asking
 from curation.cli import curate
 from curation.config import Settings
 from curation.errors import DataError
+from curation.goal import goal_of
 from curation.project import Project
 from curation.records import Mode, QueueEntry, Verdict
 from curation.runs import write_json
@@ -272,6 +273,27 @@ def test_holdout_checks_that_were_answered_in_files_are_waited_for_no_longer(pro
     file.write_text("key,label,annotator\nk,left,ann\nk,left,bob\n")
     assert desk.sync_file(project, file)["new"] == 2
     assert people.waiting([check]) == 0
+
+
+def test_a_batch_for_files_goes_to_no_label_studio_and_people_are_told_how_to_answer(
+    project: Project, accounts: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.ledger.add_queue([QueueEntry("k", project.samples()[0].id, 1, 0, "shown", "c1", "c2", "why")])
+    project.ledger.set_state(1, "waiting")
+    goal_of(project.paths, project.settings, 1, annotator="files")
+    said: list[str] = []
+    asking = Asking(project.paths, project.settings, project.ledger, said.append)
+    asking.say_waiting(1, asking.annotator("files", None)())
+    how = (
+        f"`curate export {project.root} --format label-studio --out FOLDER` writes what is asked, "
+        f"`curate sync {project.root} --from FILE` takes the answers; then `curate run {project.root}` goes on."
+    )
+    assert said == ["Iteration 1 waits for people: 1 of 1 answers to come.", how]
+    access = project.labeling_access()
+    assert (access["streams"], access["people"], access["by_files"]) == ({}, [], how)
+    assert project.send_open(1) is False
+    shown = CliRunner().invoke(curate, ["label", str(project.root)])
+    assert shown.output.splitlines() == ["Label Studio: http://127.0.0.1:9", f"Answers come in files: {how}"]
 
 
 def batch_keys(folder: Path) -> list[str]:
