@@ -160,8 +160,8 @@ class ReviewSettings:
             f"{len(self.people)} for review.opinions = {self.opinions}",
             "empty, or at least as many names as people are asked about each image",
         )
-        people_or_file = self.annotator in ("label-studio", "files") or self.annotator.startswith("replay:")
-        _require(people_or_file, "review.annotator", self.annotator, "'label-studio', 'files' or 'replay:FILE'")
+        known = is_annotator(self.annotator)
+        _require(known, "review.annotator", self.annotator, "'label-studio', 'files' or 'replay:FILE'")
         template = re.fullmatch(r"(https?|s3|gs|azure-blob)://[^/{}@]+/[^{}]*(\{(path|id)\}[^{}]*)+", self.images_url)
         _require(
             not self.images_url or template is not None,
@@ -271,6 +271,15 @@ class Settings:
                 "setting 'ledger' must not hold a password; put it into PGPASSWORD or ~/.pgpass (mode 600), "
                 "from where the database's driver takes it"
             )
+
+
+def is_annotator(name: str) -> bool:
+    """Whether somebody answers under this name: people in Label Studio or in files, or a file that is replayed.
+
+    >>> [is_annotator(name) for name in ("files", "replay:answers.csv", "replay:", "nobody")]
+    [True, True, False, False]
+    """
+    return name in ("label-studio", "files") or bool(re.fullmatch(r"replay:\s*\S.*", name, re.DOTALL))
 
 
 def _require(holds: bool, setting: str, value: object, allowed: str) -> None:

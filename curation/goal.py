@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from curation.config import Settings
+from curation.config import Settings, is_annotator
 from curation.errors import ConfigError
 from curation.runs import ProjectPaths, read_json, write_json
 
@@ -42,10 +42,14 @@ def goal_of(
         "trial": trial if trial is not None else kept.get("trial", settings.slices.trial),
     }
     settings_for(settings, goal)  # checks their ranges
-    if not (goal["annotator"] in ("label-studio", "files") or goal["annotator"].startswith("replay:")):
+    if not is_annotator(goal["annotator"]):
         raise ConfigError(f"annotator must be 'label-studio', 'files' or 'replay:FILE', got '{goal['annotator']}'")
-    write_json(file, goal)
     return goal
+
+
+def keep_goal(paths: ProjectPaths, goal: Mapping[str, Any]) -> None:
+    """Keep what the run is to reach, once it is known that it can begin."""
+    write_json(paths.home / "run.json", goal)
 
 
 def annotator_of(paths: ProjectPaths, settings: Settings) -> str:

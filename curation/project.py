@@ -22,7 +22,7 @@ from curation.config import Settings, read_settings, settings_to_toml
 from curation.errors import ConfigError, DataError, ProjectError
 from curation.figures import collect_json
 from curation.flags import flag_table
-from curation.goal import forget_goal, goal_of, settings_for
+from curation.goal import forget_goal, goal_of, keep_goal, settings_for
 from curation.history import HISTORY, history_rows
 from curation.importing import (
     Imported,
@@ -397,6 +397,7 @@ class Project:
             )  # fmt: skip
             server = self._asking.begin_server(goal["annotator"])
             who = self._asking.annotator(goal["annotator"], server)
+            keep_goal(self.paths, goal)
             if self._without_bad_files(lambda: self._advance(goal, who, wait, close_batch, poll)):
                 forget_goal(self.paths)
         return self.status()

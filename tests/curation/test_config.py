@@ -47,6 +47,7 @@ def test_settings_written_come_back_the_same(tmp_path: Path) -> None:
         ),
         ({"review": {"people": ["Ann", " "]}}, "'review.people' must be names, none empty, got"),
         ({"review": {"annotator": "nobody"}}, "'review.annotator' must be 'label-studio', 'files' or 'replay:FILE'"),
+        ({"review": {"annotator": "replay:"}}, "'review.annotator' must be 'label-studio', 'files' or 'replay:FILE'"),
         ({"training": {"batch_size": 70_000}}, "'training.batch_size' must be 1 to 65536, got 70000"),
         ({"training": {"head_rate": -1.0}}, "'training.head_rate' must be 0 or more, and finite, got -1.0"),
         ({"training": {"tail_rate": float("nan")}}, "'training.tail_rate' must be 0 or more, and finite, got nan"),

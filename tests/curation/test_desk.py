@@ -22,7 +22,7 @@ from curation.asking import Asking
 from curation.cli import curate
 from curation.config import Settings
 from curation.errors import DataError
-from curation.goal import goal_of
+from curation.goal import goal_of, keep_goal
 from curation.project import Project
 from curation.records import Mode, QueueEntry, Verdict
 from curation.runs import write_json
@@ -280,7 +280,7 @@ def test_a_batch_for_files_goes_to_no_label_studio_and_people_are_told_how_to_an
 ) -> None:
     project.ledger.add_queue([QueueEntry("k", project.samples()[0].id, 1, 0, "shown", "c1", "c2", "why")])
     project.ledger.set_state(1, "waiting")
-    goal_of(project.paths, project.settings, 1, annotator="files")
+    keep_goal(project.paths, goal_of(project.paths, project.settings, 1, annotator="files"))
     said: list[str] = []
     asking = Asking(project.paths, project.settings, project.ledger, said.append)
     asking.say_waiting(1, asking.annotator("files", None)())

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests_stand_ins import draw
 
 from curation.config import Settings
-from curation.goal import forget_goal, goal_of
+from curation.errors import ConfigError, DataError
+from curation.goal import annotator_of, forget_goal, goal_of, keep_goal
+from curation.project import Project
 from curation.runs import ProjectPaths
 
 
@@ -18,7 +21,9 @@ def paths(tmp_path: Path) -> ProjectPaths:
 
 
 def until(paths: ProjectPaths, current: int, iterations: int | None = None) -> int:
-    return int(goal_of(paths, Settings(), current, iterations=iterations)["until"])
+    goal = goal_of(paths, Settings(), current, iterations=iterations)
+    keep_goal(paths, goal)
+    return int(goal["until"])
 
 
 def test_a_run_is_of_one_iteration_unless_more_are_asked_for(paths: ProjectPaths) -> None:
@@ -46,3 +51,25 @@ def test_the_iteration_under_way_is_finished_whatever_number_is_given(paths: Pro
 def test_a_run_that_has_reached_what_it_was_to_reach_is_begun_anew(paths: ProjectPaths) -> None:
     assert until(paths, 1, 2) == 2
     assert until(paths, 3, 2) == 4
+
+
+def test_what_is_asked_for_counts_only_once_it_is_kept(paths: ProjectPaths) -> None:
+    asked = goal_of(paths, Settings(), 1, annotator="files", budget=7)
+    assert (annotator_of(paths, Settings()), goal_of(paths, Settings(), 1)["budget"]) == ("label-studio", 100)
+    keep_goal(paths, asked)
+    assert (annotator_of(paths, Settings()), goal_of(paths, Settings(), 1)["budget"]) == ("files", 7)
+
+
+@pytest.mark.parametrize("annotator", ["nobody", "replay:", "replay: "])
+def test_an_annotator_that_nobody_is_is_refused(paths: ProjectPaths, annotator: str) -> None:
+    with pytest.raises(ConfigError, match=f"annotator must be .* or 'replay:FILE', got '{annotator}'"):
+        goal_of(paths, Settings(), 1, annotator=annotator)
+
+
+def test_a_refused_run_leaves_nothing_behind(tmp_path: Path) -> None:
+    truth = draw(tmp_path / "images", 8)
+    (tmp_path / "labels.csv").write_text("path,label\n" + "".join(f"{p},{c}\n" for p, c in truth.items()))
+    project, _ = Project.create(tmp_path / "p", tmp_path / "images", tmp_path / "labels.csv")
+    with pytest.raises(DataError, match=r"nope\.csv is missing"):
+        project.run(annotator=f"replay:{tmp_path / 'nope.csv'}", budget=7, trial=True)
+    assert goal_of(project.paths, project.settings, 1) == goal_of(ProjectPaths(tmp_path), project.settings, 1)
