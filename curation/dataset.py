@@ -27,6 +27,8 @@ IMAGE_SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".jp2", ".j2k",
     ".ppm", ".pgm", ".pbm", ".pnm",
 })  # fmt: skip
+#: Names of images that are not decoded: listed with the others, so that each is set aside with its reason.
+_OTHER_SUFFIXES = frozenset({".heic", ".heif", ".hif", ".jxl", ".tga", ".dcm", ".psd", ".exr"})
 SPLITS: tuple[Split, ...] = ("train", "holdout", "pool")
 _SPLIT_ALIASES = {"test": "holdout", "val": "holdout", "valid": "holdout", "validation": "holdout", "unlabeled": "pool"}
 _NO_VALUE = frozenset({"", "nan", "none", "null", "na", "n/a"})
@@ -235,7 +237,8 @@ def _image_files(folder: Path) -> list[Path]:
                 seen.add(place)
                 onward.append(name)
         folders[:] = onward
-        found += [Path(parent) / name for name in sorted(files) if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+        images = IMAGE_SUFFIXES | _OTHER_SUFFIXES
+        found += [Path(parent) / name for name in sorted(files) if Path(name).suffix.lower() in images]
     return found
 
 

@@ -30,6 +30,16 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
+@pytest.fixture
+def phone(tmp_path: Path) -> Path:
+    """A class folder of photos, one of them of a format that is not read, and one that is called as if it were."""
+    for number in range(2):
+        paint(tmp_path / "phone" / "cat" / f"{number}.png", number)
+    (tmp_path / "phone" / "cat" / "IMG_2.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 64)
+    paint(tmp_path / "phone" / "cat" / "3.png", 3).rename(tmp_path / "phone" / "cat" / "IMG_3.heic")
+    return tmp_path / "phone"
+
+
 def table(tmp_path: Path, text: str) -> Path:
     file = tmp_path / "labels.csv"
     file.write_text(text, encoding="utf-8")
@@ -114,6 +124,14 @@ def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty holds no images"):
         dataset.rows_of_folder(tmp_path / "empty")
+
+
+def test_a_folder_tells_of_images_whose_format_is_not_read(phone: Path) -> None:
+    found = dataset.inspect_rows(dataset.rows_of_folder(phone))
+    assert [row.path for row, _ in found.rows] == ["cat/0.png", "cat/1.png", "cat/IMG_3.heic"]
+    assert [(a.path, "is not an image of a known format" in a.reason) for a in found.set_aside] == [
+        ("cat/IMG_2.HEIC", True)
+    ]
 
 
 def test_one_bad_image_is_set_aside_and_all_bad_is_an_error(tmp_path: Path, images: Path) -> None:
