@@ -290,6 +290,14 @@ def slice_table(
     return table.assign(**dict.fromkeys(sorted(needed - {*table}), np.nan))
 
 
+def not_in_metadata(samples: Sequence[Sample], columns: Sequence[str]) -> list[str]:
+    """Those of these metadata columns that no sample has, under either name of ``slice_table``."""
+    from curation.slices import column_name
+
+    names = {name for s in samples for name in s.metadata}
+    return [column for column in columns if column not in names | {column_name(name) for name in names}]
+
+
 def class_of(labels: Mapping[str, CurrentLabel], sample: Sample) -> str:
     """The class id of a sample that has a label; ProjectError where it has none."""
     class_id = labels[sample.id].class_id

@@ -19,6 +19,7 @@ from curation import dataset, files, releases, reviews
 from curation.asking import Asking
 from curation.assembly import Encoders, load_encoders, made_from, make_parts
 from curation.config import Settings, read_settings, settings_to_toml
+from curation.costs import positive_class
 from curation.errors import ConfigError, DataError, ProjectError
 from curation.figures import collect_json
 from curation.flags import flag_table
@@ -37,7 +38,7 @@ from curation.importing import (
     size_for,
     too_deep,
 )
-from curation.judging import class_of, labeled_holdout, trainable
+from curation.judging import class_of, labeled_holdout, not_in_metadata, trainable
 from curation.ledger import Ledger
 from curation.loop import Loop
 from curation.parts import Annotator
@@ -391,6 +392,7 @@ class Project:
             raise ConfigError(f"--iterations must be 1 or more, got {iterations}")
         with project_lock(self.paths), self._tidy():
             sweep(self.paths)
+            self._check_settings()
             goal = goal_of(
                 self.paths, self.settings, self._current(),
                 iterations=iterations, annotator=annotator, budget=budget, seed=seed, trial=trial,
@@ -401,6 +403,18 @@ class Project:
             if self._without_bad_files(lambda: self._advance(goal, who, wait, close_batch, poll)):
                 forget_goal(self.paths)
         return self.status()
+
+    def _check_settings(self) -> None:
+        """Raise ConfigError for a setting that does not fit what the project holds, before anything is worked out."""
+        positive_class(self.settings.costs, self.classes, self.ledger.merged_classes())
+        self.still_wrong({})  # reads the answer key
+        if self.settings.slices.ignore:
+            samples = self.samples()
+            there = ", ".join(sorted({column for s in samples for column in s.metadata})) or "none"
+            for name in not_in_metadata(samples, self.settings.slices.ignore):
+                self.say(
+                    f"Setting 'slices.ignore' names '{name}', which no image has; columns that images have: {there}."
+                )
 
     def _advance(
         self, goal: Mapping[str, Any], who: Callable[[], Annotator], wait: bool, close_batch: bool, poll: float

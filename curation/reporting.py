@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from curation.account import sample_table, summarize
 from curation.config import Settings
-from curation.errors import DatabaseError, DataError
+from curation.errors import ConfigError, DatabaseError
 from curation.figures import metrics_json, row_from_json
 from curation.ledger import Ledger
 from curation.parts import Account
@@ -54,15 +54,25 @@ class AnswerKey:
 
     @cached_property
     def _key(self) -> dict[str, str]:
+        """Class ids by sample. Raises ConfigError for a file that is no such table."""
         import pandas as pd
 
-        table = pd.read_csv(self._file, dtype=str)
+        try:
+            table = pd.read_csv(self._file, dtype=str)
+            rows = list(zip(table["path"], table["label"], strict=True))
+        except (OSError, KeyError, ValueError) as error:  # Pandas' own are ValueErrors
+            raise ConfigError(
+                f"setting 'answer_key' must name a CSV file with path and label; {self._file} is none ({error})"
+            ) from error
         of_path = {p.path: s.id for s in self._ledger.samples() if s.split == "train" for p in s.paths}
         classes = self._ledger.classes()
-        key = {p: label for p, label in zip(table["path"], table["label"], strict=True) if p in of_path}
+        key = {path: label for path, label in rows if path in of_path}
         unknown = next((label for label in key.values() if classes.named(label) is None), None)
         if unknown is not None:
-            raise DataError(f"{self._file}: '{unknown}' is no class of this project; there are {list(classes.names)}")
+            raise ConfigError(
+                f"setting 'answer_key', {self._file}: '{unknown}' is no class of this project; "
+                f"there are {list(classes.names)}"
+            )
         return {of_path[path]: classes.named(label) or "" for path, label in key.items()}
 
 

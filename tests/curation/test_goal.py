@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests_stand_ins import draw
 
-from curation.config import Settings
+from curation.config import Settings, settings_from_dict
 from curation.errors import ConfigError, DataError
 from curation.goal import annotator_of, forget_goal, goal_of, keep_goal
 from curation.project import Project
@@ -66,10 +67,51 @@ def test_an_annotator_that_nobody_is_is_refused(paths: ProjectPaths, annotator: 
         goal_of(paths, Settings(), 1, annotator=annotator)
 
 
+def drawn(root: Path, **changes: Any) -> Project:
+    """A project of few images, ``left`` and ``right``, with changed settings."""
+    truth = draw(root / "images", 8)
+    (root / "labels.csv").write_text("path,label,camera\n" + "".join(f"{p},{c},x\n" for p, c in truth.items()))
+    settings = settings_from_dict(changes)
+    return Project.create(root / "p", root / "images", root / "labels.csv", settings=settings)[0]
+
+
 def test_a_refused_run_leaves_nothing_behind(tmp_path: Path) -> None:
-    truth = draw(tmp_path / "images", 8)
-    (tmp_path / "labels.csv").write_text("path,label\n" + "".join(f"{p},{c}\n" for p, c in truth.items()))
-    project, _ = Project.create(tmp_path / "p", tmp_path / "images", tmp_path / "labels.csv")
+    project = drawn(tmp_path)
     with pytest.raises(DataError, match=r"nope\.csv is missing"):
         project.run(annotator=f"replay:{tmp_path / 'nope.csv'}", budget=7, trial=True)
     assert goal_of(project.paths, project.settings, 1) == goal_of(ProjectPaths(tmp_path), project.settings, 1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("costs", {"positive": "nope"}, "'costs.positive' must be a class of this project, got 'nope'"),
+        ("answer_key", "nope.csv", r"'answer_key' must name a CSV file .*nope\.csv .*No such file"),
+        ("answer_key", "../empty.csv", r"'answer_key' must name a CSV file .*empty\.csv"),
+        ("answer_key", "../labelless.csv", r"'answer_key' must name a CSV file .*'label'"),
+        ("answer_key", "../unknown.csv", r"'answer_key', .*'up' is no class of this project"),
+    ],
+)
+def test_a_setting_that_does_not_fit_the_project_is_told_before_any_work(
+    tmp_path: Path, setting: str, value: object, message: str
+) -> None:
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "labelless.csv").write_text("path,class\n000.png,left\n")
+    (tmp_path / "unknown.csv").write_text("path,label\n" + "".join(f"{n:03d}.png,up\n" for n in range(8)))
+    project = drawn(tmp_path, **{setting: value})
+    with pytest.raises(ConfigError, match=message):
+        project.run(annotator="files")
+    assert not (project.paths.home / "run.json").exists()
+    assert project.ledger.iterations() == []
+
+
+@pytest.mark.parametrize(("ignore", "told"), [(["camera"], []), (["camera", "camra"], ["camra"])])
+def test_a_column_to_ignore_that_no_image_has_is_told(tmp_path: Path, ignore: list[str], told: list[str]) -> None:
+    drawn(tmp_path, slices={"ignore": ignore})
+    said: list[str] = []
+    with pytest.raises(DataError, match=r"nope\.csv"):
+        Project(tmp_path / "p", say=said.append).run(annotator="replay:nope.csv")
+    assert said == [
+        f"Setting 'slices.ignore' names '{name}', which no image has; columns that images have: camera."
+        for name in told
+    ]

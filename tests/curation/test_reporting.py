@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from tests_stand_ins import draw
 
 from curation.cli import curate
-from curation.errors import DatabaseError, DataError
+from curation.errors import ConfigError, DatabaseError
 from curation.figures import metrics_json
 from curation.ledger import Ledger, NewPath, NewSample
 from curation.project import Project
@@ -112,5 +112,5 @@ def test_an_answer_key_counts_by_the_classes_as_they_are_now(tmp_path: Path) -> 
     ledger.merge_class("c3", "c2", who="ann")
     assert key.still_wrong(ledger.labels()) == 1
     (tmp_path / "key.csv").write_text("path,label\na.png,cow\n")
-    with pytest.raises(DataError, match=r"key\.csv: 'cow' is no class of this project"):
+    with pytest.raises(ConfigError, match=r"key\.csv: 'cow' is no class of this project"):
         AnswerKey(tmp_path / "key.csv", ledger).still_wrong({})
