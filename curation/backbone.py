@@ -257,15 +257,41 @@ def classifier_of(model: Any) -> Any:
     return found
 
 
+def check_named(name: str, weights: Path | None) -> None:
+    """Raise ConfigError for a model that timm does not have, WeightsError for a file that is not there; loads neither.
+
+    Whether the hub has a model, and weights for it, is not asked.
+    """
+    if weights is not None and not weights.exists():
+        raise _no_file(weights)
+    if name != BUNDLED:
+        _architecture(name)
+
+
+def _no_file(weights: Path) -> WeightsError:
+    return WeightsError(
+        f"{weights} does not exist; correct backbone.weights in curation.toml, or --weights of `curate init`"
+    )
+
+
+def _architecture(name: str) -> str:
+    """The model of a name without what tells its weights from others; ConfigError where timm has none such."""
+    import timm
+
+    if name.startswith(("hf-hub:", "hf_hub:")):  # the name of a repository then, dots and all
+        return name
+    architecture, known = name.split(".")[0], timm.list_models()
+    if architecture not in known:
+        near = difflib.get_close_matches(name, known, n=3)
+        raise ConfigError(f"timm has no model '{name}'; {'did you mean ' + ', '.join(near) if near else 'see timm'}?")
+    return architecture
+
+
 def _load(name: str, weights: Path | None) -> tuple[Any, str, bool]:
     """The model, where its weights come from in words, and whether they are those that are bundled."""
     import timm
 
-    on_hub = name.startswith(("hf-hub:", "hf_hub:"))  # the name of a repository then, dots and all
-    architecture = name if on_hub else name.split(".")[0]
-    if not on_hub and architecture not in timm.list_models():
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise ConfigError(f"timm has no model '{name}'; {'did you mean ' + ', '.join(near) if near else 'see timm'}?")
+    architecture = _architecture(name)
     if weights is not None:
         model = timm.create_model(architecture)
         return model, f"from {weights.name}", _give(model, weights)
@@ -278,7 +304,8 @@ def _load(name: str, weights: Path | None) -> tuple[Any, str, bool]:
     except Exception as error:  # timm passes on whatever the hub's client, the network or the file raised
         raise WeightsError(
             f"no weights for backbone '{name}': the hub did not give them ({type(error).__name__}). Connect to the "
-            f"network, or name a file with --weights FILE, or use --backbone {BUNDLED}, whose weights are bundled"
+            "network, or name a file as backbone.weights in curation.toml, or take the backbone.name whose weights are "
+            f"bundled, {BUNDLED}"
         ) from error
 
 
@@ -301,7 +328,7 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
     import torch
 
     if not file.exists():
-        raise WeightsError(f"{file} does not exist; name the weights with --weights FILE")
+        raise _no_file(file)
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file

@@ -192,7 +192,8 @@ def _trained(job: Job, crew: Crew, progress: Progress | None) -> FineTuned:
         backbone = load_backbone(job.backbone, weights=job.weights, size=job.size, device=device)
     if backbone.identity != job.identity:
         raise TrainingError(
-            f"{job.backbone} was loaded with other weights than before; name the file with --weights, the same for all"
+            f"{job.backbone} was loaded with other weights than before; name a file as backbone.weights in "
+            "curation.toml, the same for all"
         )
     store = FeatureStore(backbone, PixelCache(job.pixels, job.size), job.features)
     return fine_tune(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from curation import dataset, files, releases, reviews
 from curation.asking import Asking
 from curation.assembly import Encoders, load_encoders, made_from, make_parts
+from curation.backbone import check_named
 from curation.config import Settings, read_settings, settings_to_toml
 from curation.costs import positive_class
 from curation.errors import ConfigError, DataError, ProjectError
@@ -133,8 +134,8 @@ class Project:
     ) -> tuple[Project, Imported]:
         """Make a project from a folder of class folders, or from a table and a folder.
 
-        Nothing is written before all of it has been read and checked. Raises DataError or ConfigError for bad input,
-        ProjectError where there is a project already.
+        Nothing is written before all of it has been read and checked. Raises DataError, ConfigError or WeightsError for
+        bad input, ProjectError where there is a project already.
         """
         root = Path(root)
         paths = ProjectPaths(root)
@@ -142,6 +143,8 @@ class Project:
             raise ConfigError(f"{root} is a project already; bring in more with `curate add`, or name another folder")
         folder = Path(images).resolve()
         settings = settings or Settings()
+        chosen = settings.backbone
+        check_named(chosen.name, Path(chosen.weights) if chosen.weights else None)
         rows = read_rows(folder, labels, label_column)
         found = dataset.inspect_rows(rows, progress=progress)
         gathered = dataset.gather(found, known_splits={}, seed=settings.seed, holdout_share=settings.holdout_share)

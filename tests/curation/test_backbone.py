@@ -136,7 +136,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
 
 def test_without_weights_the_error_names_the_three_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(WeightsError, match=r"Connect to the network, or name a file .*, or use --backbone tf_eff"):
+    with pytest.raises(WeightsError, match=r"Connect to the network, or name a file .*, or take .*bundled, tf_eff"):
         backbones.load_backbone("resnet18.a1_in1k", size=64)
 
 

@@ -18,7 +18,7 @@ from curation.assembly import made_from
 from curation.cli import curate
 from curation.config import BackboneSettings, DetectionSettings, Settings
 from curation.desk import add_class, merge_class, rename_class
-from curation.errors import DataError, ProjectError
+from curation.errors import DataError, InputError, ProjectError
 from curation.files import for_people
 from curation.images import read_image
 from curation.importing import Imported
@@ -309,3 +309,19 @@ def test_labels_as_of_an_iteration_that_is_over_stay_as_they_were(tmp_path: Path
     now = home.project.labels()
     assert len(now) == 30
     assert set(now["label"]) == {"left", "right"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--weights", "nope.pth"], "nope.pth does not exist; correct backbone.weights in curation.toml, or --weights"),
+        (["--backbone", "resnt18"], "timm has no model 'resnt18'; did you mean resnet18"),
+    ],
+)
+def test_no_project_is_made_with_a_network_that_is_not_there(tmp_path: Path, options: list[str], message: str) -> None:
+    draw(tmp_path / "images" / "left", 8)
+    draw(tmp_path / "images" / "right", 8, seed=1)
+    done = CliRunner().invoke(curate, ["init", str(tmp_path / "p"), "--images", str(tmp_path / "images"), *options])
+    assert isinstance(done.exception, InputError)
+    assert message in str(done.exception)
+    assert not (tmp_path / "p").exists()
