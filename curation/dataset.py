@@ -191,7 +191,8 @@ def check_names(images: Sequence[Gathered]) -> None:
 
 
 def check_classes(images: Sequence[Gathered]) -> None:
-    """Raise DataError where training could not work: fewer than two classes, or a class with a single train image.
+    """Raise DataError where training could not work: fewer than two classes, also in train alone; a class with a single
+    image; train of one group, of which no image could be judged by the others.
 
     And for what ``check_names`` does not take.
     """
@@ -210,6 +211,31 @@ def check_classes(images: Sequence[Gathered]) -> None:
     single = sorted(name for name, count in counts.items() if count < 2)
     if single:
         raise DataError(f"class '{single[0]}' has a single image; give it at least two, or remove it")
+    _check_train([i for i in images if i.label is not None])
+
+
+def _check_train(labeled: Sequence[Gathered]) -> None:
+    train = [i for i in labeled if i.split == "train"]
+    if not train:
+        raise DataError(
+            f"none of the {len(labeled)} labeled images is in train; give some the split 'train', or none a split"
+        )
+    if len({i.label for i in train}) < 2:
+        raise DataError(
+            f"all {len(train)} labeled images of train are '{train[0].label}'; at least two classes are needed there"
+        )
+    if train[0].group is not None and len({i.group for i in train}) < 2:
+        raise DataError(
+            f"all {len(train)} labeled images of train are of the group '{train[0].group}', so that none can be judged "
+            "by others; give groups that divide them"
+        )
+
+
+def without_holdout(images: Sequence[Gathered]) -> str:
+    """A sentence on an import of which nothing is set apart to measure on; '' where something is."""
+    if any(i.split == "holdout" and i.label is not None for i in images):
+        return ""
+    return "no labeled image is in the holdout, so that no gain can be measured; bring some in with the split 'holdout'"
 
 
 def _check_folder(images: Path) -> None:

@@ -164,7 +164,8 @@ class Project:
                 write_whole(paths.secret, secrets.token_hex(32), private=True)
             if "id" not in ledger.about():
                 ledger.set_about("id", uuid.uuid4().hex)
-            imported = record_import(ledger, gathered, found, notes=(of_bits or too_deep(found, bits),))
+            notes = (of_bits or too_deep(found, bits), dataset.without_holdout(gathered))
+            imported = record_import(ledger, gathered, found, notes=notes)
             ledger.close()
             note_import(paths, found)
             write_whole(paths.settings, settings_to_toml(settings))

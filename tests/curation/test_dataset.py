@@ -12,6 +12,7 @@ from PIL import Image
 
 from curation import dataset
 from curation.errors import DataError
+from curation.records import Split
 from curation.tables import csv_text
 
 
@@ -187,6 +188,32 @@ def test_a_group_is_never_divided_between_train_and_holdout(images: Path) -> Non
         splits.setdefault(image.group, set()).add(image.split)
     assert all(len(found) == 1 for found in splits.values())
     assert {"holdout"} in splits.values()
+
+
+@pytest.mark.parametrize(
+    ("splits", "groups", "said"),
+    [
+        (["holdout"] * 4, [None] * 4, "none of the 4 labeled images is in train; give some the split 'train'"),
+        (["holdout", "pool"] * 2, [None] * 4, "none of the 4 labeled images is in train"),
+        (["train", "holdout"] * 2, [None] * 4, "all 2 labeled images of train are 'cat'; at least two classes"),
+        ([None] * 4, ["g"] * 4, "all 4 labeled images of train are of the group 'g', .*; give groups that divide them"),
+    ],
+)
+def test_what_train_can_not_be_learned_from_is_refused(
+    images: Path, splits: list[Split | None], groups: list[str | None], said: str
+) -> None:
+    rows = [
+        dataset.Row(f"{n:02d}.png", images, ["cat", "dog"][n % 2], splits[n], groups[n], {}, str(n)) for n in range(4)
+    ]
+    with pytest.raises(DataError, match=said):
+        dataset.check_classes(gathered(rows))
+
+
+@pytest.mark.parametrize(("split", "told"), [(None, False), ("train", True)])
+def test_an_import_without_a_holdout_is_told(images: Path, split: Split | None, told: bool) -> None:
+    rows = [dataset.Row(f"{n:02d}.png", images, ["cat", "dog"][n % 2], split, None, {}, str(n)) for n in range(20)]
+    note = dataset.without_holdout(gathered(rows))
+    assert ("no labeled image is in the holdout" in note) == told
 
 
 def test_known_samples_keep_their_split(images: Path) -> None:

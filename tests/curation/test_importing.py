@@ -45,6 +45,13 @@ class Home:
         return dict(zip(table["path"], table["label"], strict=True))
 
 
+def test_a_project_without_a_holdout_is_told_so(tmp_path: Path) -> None:
+    rows = [{"path": path, "label": label, "split": "train"} for path, label in draw(tmp_path / "images", 8).items()]
+    pd.DataFrame(rows).to_csv(tmp_path / "labels.csv", index=False)
+    _, imported = Project.create(tmp_path / "project", tmp_path / "images", tmp_path / "labels.csv")
+    assert [note[:34] for note in imported.notes] == ["no labeled image is in the holdout"]
+
+
 def test_a_group_that_is_trained_on_gets_no_images_in_the_holdout(tmp_path: Path) -> None:
     truth = draw(tmp_path / "images", 30)
     rows = [
