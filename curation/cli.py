@@ -544,7 +544,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        _stopped()
+        _stopped(given)
     except CurationError as error:
         if debug:
             raise
@@ -561,7 +561,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
     except Exception as error:  # the last resort: one line for the user, the traceback on demand
         if was_interrupted(error):
-            _stopped()
+            _stopped(given)
         if debug:
             raise
         click.echo(
@@ -570,6 +570,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
 
 
-def _stopped() -> NoReturn:
-    click.echo("Stopped. `curate run` goes on where it stopped.", err=True)
+def _stopped(given: Sequence[str]) -> NoReturn:
+    command = next((argument for argument in given if not argument.startswith("-")), "")
+    onward = f" `curate {command}` goes on where it stopped." if command in ("run", "demo") else ""
+    click.echo(f"Stopped.{onward}", err=True)
     sys.exit(130)

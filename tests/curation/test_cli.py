@@ -1,0 +1,45 @@
+"""What ``curate`` says of calls that are wrong or stopped, before any work is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests_stand_ins import draw
+
+from curation import cli
+from curation.project import Project
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    truth = draw(tmp_path / "images", 12)
+    (tmp_path / "labels.csv").write_text("path,label\n" + "".join(f"{p},{c}\n" for p, c in truth.items()))
+    return Project.create(tmp_path / "p", tmp_path / "images", tmp_path / "labels.csv")[0]
+
+
+def code_of(*arguments: object) -> int:
+    """The exit code of ``curate`` with these arguments."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(argument) for argument in arguments])
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("run", "Stopped. `curate run` goes on where it stopped."),
+        ("demo", "Stopped. `curate demo` goes on where it stopped."),
+        ("init", "Stopped."),
+        ("flag", "Stopped."),
+    ],
+)
+def test_who_stops_a_command_is_told_what_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, said: str
+) -> None:
+    def stopped(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.curate, "main", stopped)
+    assert code_of("--debug", command, ".") == 130
+    assert capsys.readouterr().err == f"{said}\n"
