@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 
 LAST_PORT = 65_535
+_LABEL_COLUMN = click.option(
+    "--label-column", default="label", show_default=True, help="Column of the table that holds the label."
+)
 
 
 class _Commands(click.Group):
@@ -64,7 +67,7 @@ def curate(debug: bool) -> None:
 @click.option(
     "--labels", type=click.Path(path_type=Path), help="CSV or Parquet table: path, label, optionally split and group."
 )
-@click.option("--label-column", default="label", show_default=True, help="Column of the table that holds the label.")
+@_LABEL_COLUMN
 @click.option("--backbone", help="A timm model; the default carries its weights along.")
 @click.option(
     "--weights", type=click.Path(path_type=Path), help="Weights of the backbone: a .safetensors or .pth file."
@@ -91,6 +94,7 @@ def init(
     from curation.config import BackboneSettings, Settings
     from curation.project import Project
 
+    _check_column(labels, label_column)
     default = BackboneSettings()
     settings = Settings(
         name=name or "",
@@ -112,10 +116,16 @@ def init(
 @DIRECTORY
 @click.option("--images", required=True, type=click.Path(path_type=Path), help="Folder of the new images.")
 @click.option("--labels", type=click.Path(path_type=Path), help="Table of their labels.")
-@click.option("--label-column", default="label", show_default=True, help="Column of the table that holds the label.")
+@_LABEL_COLUMN
 def add(directory: Path, images: Path, labels: Path | None, label_column: str) -> None:
     """Bring more images into the project; the holdout stays as it is."""
+    _check_column(labels, label_column)
     _tell_import(open_project(directory).add(images, labels, label_column=label_column))
+
+
+def _check_column(labels: Path | None, label_column: str) -> None:
+    if labels is None and label_column != "label":
+        raise InputError("--label-column names a column of --labels; give that table, too")
 
 
 def _tell_import(imported: Any) -> None:
@@ -173,7 +183,7 @@ def run(
 @curate.command()
 @DIRECTORY
 @DEVICE
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="CSV file to write.")
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="CSV file to write.")
 @click.option(
     "--predictions",
     type=click.Path(path_type=Path),
@@ -468,7 +478,9 @@ def release(directory: Path, name: str | None, who: str, note: str, as_json: boo
 
 @curate.command()
 @DIRECTORY
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write, such as parts.tar.gz.")
+@click.option(
+    "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File to write, such as parts.tar.gz."
+)
 def backup(directory: Path, out: Path) -> None:
     """Write the ledger, the settings and every iteration into one file, also while a run goes on."""
     from curation.backup import back_up

@@ -43,3 +43,16 @@ def test_who_stops_a_command_is_told_what_goes_on(
     monkeypatch.setattr(cli.curate, "main", stopped)
     assert code_of("--debug", command, ".") == 130
     assert capsys.readouterr().err == f"{said}\n"
+
+
+def test_a_call_that_is_wrong_is_refused_before_the_work(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Project, "flag", lambda *_: pytest.fail("the labels were judged"))
+    assert code_of("flag", project.root, "--out", tmp_path) == 2
+    assert "is a directory" in capsys.readouterr().err
+    assert code_of("backup", project.root, "--out", tmp_path) == 2
+    assert "is a directory" in capsys.readouterr().err
+    for command, folder in (("init", tmp_path / "new"), ("add", project.root)):
+        assert code_of(command, folder, "--images", tmp_path / "images", "--label-column", "kind") == 2
+        assert "--label-column names a column of --labels; give that table, too" in capsys.readouterr().err
