@@ -379,7 +379,7 @@ def export(
     from curation.runs import write_whole
     from curation.tables import csv_text, write_frame
 
-    chosen = file_format or out.suffix.removeprefix(".")
+    chosen = file_format or out.suffix.removeprefix(".").lower()
     if chosen == "label-studio":
         from curation.desk import export_batch
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from tests_stand_ins import draw
 
@@ -56,3 +57,8 @@ def test_a_call_that_is_wrong_is_refused_before_the_work(
     for command, folder in (("init", tmp_path / "new"), ("add", project.root)):
         assert code_of(command, folder, "--images", tmp_path / "images", "--label-column", "kind") == 2
         assert "--label-column names a column of --labels; give that table, too" in capsys.readouterr().err
+
+
+def test_labels_are_written_in_the_format_of_the_ending_in_either_case(project: Project, tmp_path: Path) -> None:
+    assert code_of("export", project.root, "--out", tmp_path / "labels.CSV") == 0
+    assert list(pd.read_csv(tmp_path / "labels.CSV")["label"]) == list(project.labels()["label"])
