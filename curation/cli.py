@@ -576,10 +576,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _stopped(given)
         if debug:
             raise
+        if isinstance(error, UnicodeEncodeError) and (bad := next((a for a in given if not _is_text(a)), None)):
+            click.echo(f"Error: '{printable(bad)}' is no UTF-8 text; write it so, or choose another name", err=True)
+            sys.exit(2)
         click.echo(
             f"Error: unexpected {type(error).__name__}: {error}; run again with --debug for the traceback", err=True
         )
         sys.exit(1)
+
+
+def _is_text(argument: str) -> bool:
+    """Whether an argument was given as UTF-8; Python takes any bytes."""
+    return not any("\ud800" <= character <= "\udfff" for character in argument)
 
 
 def _stopped(given: Sequence[str]) -> NoReturn:

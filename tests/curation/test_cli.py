@@ -62,3 +62,12 @@ def test_a_call_that_is_wrong_is_refused_before_the_work(
 def test_labels_are_written_in_the_format_of_the_ending_in_either_case(project: Project, tmp_path: Path) -> None:
     assert code_of("export", project.root, "--out", tmp_path / "labels.CSV") == 0
     assert list(pd.read_csv(tmp_path / "labels.CSV")["label"]) == list(project.labels()["label"])
+
+
+@pytest.mark.parametrize("arguments", [("release", "r1", "--note"), ("guide", "--class", "left", "--rule")])
+def test_an_argument_that_is_no_text_is_named(
+    project: Project, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    command, *options = arguments
+    assert code_of(command, project.root, *options, "sch\udcf6n") == 2
+    assert capsys.readouterr().err == "Error: 'sch\\udcf6n' is no UTF-8 text; write it so, or choose another name\n"
