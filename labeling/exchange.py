@@ -30,6 +30,7 @@ from labeling.tasks import (
     Rejected,
     choice_result,
     image_name,
+    offered,
     served_order,
     stream_of,
     task_payload,
@@ -200,7 +201,7 @@ def _row_verdict(
         return Rejected(f"{where}: key '{row['key']}' is of no task of this project")
     answer = _answer_by_name(said, classes) or _answer_by_name(_cell_words(said), classes)
     if answer is None:
-        return Rejected(f"{where}: '{said}' is no class of this project; use one of {list(classes.names)}")
+        return Rejected(f"{where}: '{said}' is no class of this project; use one of {offered(classes)}")
     person = (row.get("annotator") or "").strip() or "somebody"
     took = (row.get("seconds") or "").strip()
     seconds = time_taken(took) if took else None
@@ -431,6 +432,8 @@ def _fitting(name: str) -> str:
 
 
 def _there(file: Path) -> Path:
+    if file.is_dir():
+        raise DataError(f"{file} is a folder; name the file in it that has the answers")
     if not file.is_file():
         raise DataError(f"{file} is missing; give Label Studio's JSON export, or a CSV file with key and label")
     return file

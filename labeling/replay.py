@@ -13,7 +13,7 @@ from pathlib import Path
 from curation.errors import DataError
 from curation.records import AMBIGUOUS, BAD_IMAGE, OTHER, Classes, Progress, QueueEntry, Verdict
 from curation.tables import plain_cell
-from labeling.tasks import time_taken
+from labeling.tasks import offered, time_taken
 
 _COLUMNS = ("path", "label", "annotator", "seconds")
 
@@ -150,6 +150,8 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 yield reader.line_num, fields
     except FileNotFoundError:
         raise DataError(f"{file} is missing; give a CSV file with the columns path,label") from None
+    except IsADirectoryError:
+        raise DataError(f"{file} is a folder; name the file in it that has the answers") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file} can't be read as CSV in UTF-8 ({error})") from None
 
@@ -159,10 +161,7 @@ def _answer(label: str, classes: Classes, where: str) -> str:
         return named
     if label in (AMBIGUOUS, BAD_IMAGE, OTHER):
         return label
-    raise DataError(
-        f"{where}: '{label}' is no class of this project; use one of {list(classes.names)}, '{AMBIGUOUS}' or "
-        f"'{BAD_IMAGE}'"
-    )
+    raise DataError(f"{where}: '{label}' is no class of this project; use one of {offered(classes)}")
 
 
 def _seconds(text: str | None, where: str) -> float | None:

@@ -273,6 +273,16 @@ def time_taken(said: str | float) -> float | None:
     return seconds if 0 <= seconds < math.inf else None
 
 
+def offered(classes: Classes) -> str:
+    """What an answer in a table may say, in words.
+
+    >>> offered(Classes(("c1", "c2"), ("cat", "dog")))
+    "'cat', 'dog', 'ambiguous', 'bad image' or 'other'"
+    """
+    *first, last = (f"'{answer}'" for answer in (*classes.names, *_SPECIAL))
+    return f"{', '.join(first)} or {last}"
+
+
 def choice_result(answer: str) -> list[dict[str, Any]]:
     """The result that the labeling screen makes of an answer (a class id or a special answer)."""
     value = {"choices": [answer]}

@@ -72,6 +72,7 @@ def test_a_filled_in_table_comes_back_as_verdicts_twice_the_same(tmp_path: Path)
         ("k1", "s1", "c1", "ann", 2.5, "shown"), ("k3", "s3", BAD_IMAGE, "somebody", None, "control"),
     ]  # fmt: skip
     assert ["row 5: key 'k9'" in aside[0], "row 6: 'cow' is no class" in aside[1]] == [True, True]
+    assert aside[1].endswith("use one of 'cat', '=dog', 'ambiguous', 'bad image' or 'other'")
     assert read(file) == (found, aside)
 
 
@@ -219,6 +220,10 @@ def test_a_file_that_is_no_export_is_named(tmp_path: Path, text: str) -> None:
     file.write_text(text)
     with pytest.raises(DataError, match=r"e\.json"):
         read(file)
+    for file in (tmp_path, tmp_path / "folder.csv"):
+        file.mkdir(exist_ok=True)
+        with pytest.raises(DataError, match="is a folder; name the file in it"):
+            read(file)
     with pytest.raises(DataError, match="is missing"):
         read(tmp_path / "gone.csv")
 

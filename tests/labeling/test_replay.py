@@ -97,7 +97,7 @@ def test_answers_are_dated_by_the_file_where_no_time_is_given(tmp_path: Path) ->
     [
         ("path,class\na,b\n", r"answers\.csv: the first row must name the columns path,label"),
         ("", r"answers\.csv: the first row must name"),
-        ("path,label\na/2.png,bird\n", r"answers\.csv, row 2: 'bird' is no class of this project; use one of"),
+        ("path,label\na/2.png,bird\n", r"answers\.csv, row 2: 'bird' is no class .* 'bad image' or 'other'$"),
         ("path,label\na/2.png,\n", r"row 2: '' is no class"),
         ("path,label\n,dog\n", r"row 2: path is empty"),
         ("path,label\na/2.png\n", r"row 2: it must have 2 fields"),
@@ -115,6 +115,8 @@ def test_what_is_wrong_is_named_by_file_and_row(tmp_path: Path, text: str, compl
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is a folder; name the file in it"):
+        ReplayAnnotator(tmp_path, classes=CLASSES, paths=PATHS)
     with pytest.raises(DataError, match=r"none\.csv is missing"):
         ReplayAnnotator(tmp_path / "none.csv", classes=CLASSES, paths=PATHS)
 
