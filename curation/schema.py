@@ -366,6 +366,9 @@ def connect(url: str | sa.URL) -> sa.Engine:
     if isinstance(url, str) and url.startswith("postgresql://"):
         url = url.replace("postgresql://", "postgresql+psycopg://", 1)
     try:
+        kind = sa.make_url(url).get_backend_name()
+        if kind not in ("postgresql", "sqlite"):
+            raise ProjectError(f"setting 'ledger' must be an address of PostgreSQL or SQLite, got {kind}")
         engine = sa.create_engine(url)
     except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError) as error:
         raise ProjectError(f"setting 'ledger' is no database URL that can be used: {error}") from None

@@ -636,9 +636,11 @@ def test_a_ledger_on_a_networks_file_system_is_refused(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize(
-    "url", ["nonsense", "mysql+nothing://x/y", "postgresql://localhost:1/none", "sqlite:////nowhere/x"]
+    "url",
+    ["nonsense", "mysql+nothing://x/y", "mysql://x/y", "postgresql://localhost:1/none", "sqlite:////nowhere/x"],
 )
 def test_a_database_that_can_not_be_used_is_one_sentence(url: str) -> None:
     with pytest.raises(ProjectError) as caught:
         Ledger(url)
     assert "\n" not in str(caught.value)
+    assert ("must be an address of PostgreSQL or SQLite, got mysql" in str(caught.value)) == url.startswith("mysql")
