@@ -253,7 +253,7 @@ class Project:
         sample = self.find(path)
         taken = self.take_back([sample.id], person=who, why=why)
         if not taken.given:
-            raise ProjectError(f"sample {sample.id[:12]} has no change to undo: nothing that was decided of it stands")
+            raise ProjectError(f"{sample.path} has no change to undo: nothing that was decided of it stands")
         return self.ledger.label_events(sample.id)[-1] if taken.changed else None
 
     # --- what reviewers do

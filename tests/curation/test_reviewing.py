@@ -147,7 +147,7 @@ def test_undo_withdraws_a_verdict_that_changed_nothing(project: Project) -> None
     sample = project.samples()[10]
     project.judge([sample.id], person="eve")
     assert project.undo(sample.path) is None
-    with pytest.raises(ProjectError, match="no change to undo"):
+    with pytest.raises(ProjectError, match=f"^{sample.path} has no change to undo"):
         project.undo(sample.path)
 
 
