@@ -163,7 +163,7 @@ def gather(
     ``known_splits`` are those of samples that the ledger has, which stay. Where no row names a split, ``holdout_share``
     of the labeled become holdout: stratified by label, seeded, groups and duplicates together. A picture that is in
     train and in holdout stays in the holdout; one with several labels gets the label of most of its rows, on a tie the
-    first, with a note.
+    first, with a note. New images of the pool whose group is in the holdout go there too, without a label.
     """
     by_content: dict[str, list[tuple[Row, ImageFacts]]] = defaultdict(list)
     for row, facts in found.rows:
@@ -172,11 +172,13 @@ def gather(
     images = _one_split_a_group(images)
     anything_named = any(row.split in ("train", "holdout") for row, _ in found.rows)
     if anything_named or known_splits or not draw_holdout:
-        return [_with_split(i, i.split if i.split != "undrawn" else "train") for i in images]
-    holdout = _draw_holdout(images, seed=seed, share=holdout_share)
-    return [
-        _with_split(i, ("holdout" if i.id in holdout else "train") if i.split == "undrawn" else i.split) for i in images
+        drawn: Collection[str] = ()
+    else:
+        drawn = _draw_holdout(images, seed=seed, share=holdout_share)
+    settled = [
+        _with_split(i, ("holdout" if i.id in drawn else "train") if i.split == "undrawn" else i.split) for i in images
     ]
+    return _pool_beside_group(settled, known_splits)
 
 
 def labels_of(images: Iterable[Gathered]) -> list[str]:
@@ -426,6 +428,18 @@ def _one_split_a_group(images: Sequence[_Draft]) -> list[_Draft]:
         if image.group in in_holdout and image.split in ("train", "undrawn"):
             note = f"{image.rows[0].path}: its group '{image.group}' has images in the holdout; the holdout keeps it"
             image = _Draft(image.id, image.facts, image.rows, "holdout", image.group, image.label, (*image.notes, note))
+        result.append(image)
+    return result
+
+
+def _pool_beside_group(images: Sequence[Gathered], known: Collection[str]) -> list[Gathered]:
+    """New images of the pool whose group is in the holdout go there: labeled by people, they would be trained on."""
+    held = {i.group for i in images if i.group and i.split == "holdout"}
+    result = []
+    for image in images:
+        if image.split == "pool" and image.group in held and image.id not in known:
+            note = f"{image.rows[0].path}: its group '{image.group}' is in the holdout; it is not asked about"
+            image = replace(image, split="holdout", label=None, notes=(*image.notes, note))
         result.append(image)
     return result
 

@@ -230,12 +230,24 @@ def groups_of(samples: Sequence[Sample], pairs: Sequence[Pair]) -> npt.NDArray[n
 
 
 def trainable(samples: Sequence[Sample], labels: Mapping[str, CurrentLabel]) -> list[Sample]:
-    """Samples to train on and to judge: labeled, not excluded, not holdout, in their order."""
+    """Samples to train on and to judge: labeled, not excluded, in their order; none of the holdout, nor of the pool
+    where its group is in the holdout.
+    """
     return [
         s
-        for s in samples
-        if s.split != "holdout" and (now := labels.get(s.id)) is not None and now.class_id and not now.excluded
+        for s in _outside_holdout(samples)
+        if (now := labels.get(s.id)) is not None and now.class_id and not now.excluded
     ]
+
+
+def unlabeled_pool(samples: Sequence[Sample], labels: Mapping[str, CurrentLabel]) -> list[Sample]:
+    """Samples of the pool without a label that people may be asked about: none whose group is in the holdout."""
+    return [s for s in _outside_holdout(samples) if s.split == "pool" and s.id not in labels]
+
+
+def _outside_holdout(samples: Sequence[Sample]) -> list[Sample]:
+    held = {s.group for s in samples if s.group and s.split == "holdout"}
+    return [s for s in samples if s.split == "train" or (s.split == "pool" and s.group not in held)]
 
 
 def labeled_holdout(samples: Sequence[Sample], labels: Mapping[str, CurrentLabel]) -> list[Sample]:

@@ -26,7 +26,7 @@ from curation.credit import Credit, TrainingSet, action_sets, credit_actions
 from curation.errors import ProjectError, TrainingError
 from curation.evidence import Said, gather, hold_back, learn
 from curation.files import for_people
-from curation.judging import Judging, class_of, labeled_holdout, trainable
+from curation.judging import Judging, class_of, labeled_holdout, trainable, unlabeled_pool
 from curation.ledger import Ledger
 from curation.parts import Account, Annotator, Parts, Scored
 from curation.records import (
@@ -227,7 +227,7 @@ class Loop:
         """Unlabeled samples, those first of which the last model is least sure."""
         predictions = self.model_predictions(number - 1)
         known = set(predictions.sample_ids)
-        pool = [s for s in self.samples if s.split == "pool" and s.id not in labels and s.id in known]
+        pool = [s for s in unlabeled_pool(self.samples, labels) if s.id in known]
         if not pool:
             return []
         predictions = predictions.take([s.id for s in pool])
@@ -290,7 +290,7 @@ class Loop:
         from curation.tracking import nearest_unlabeled, shot_list
 
         slices = self.slices(number)
-        pool = [s for s in self.samples if s.split == "pool" and s.id not in labels]
+        pool = unlabeled_pool(self.samples, labels)
         asked = [s for s in slices if s.status == "collecting" and s.wanted]
         near: dict[str, list[str]] = {}
         if pool and asked:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -214,6 +215,32 @@ def test_an_import_without_a_holdout_is_told(images: Path, split: Split | None, 
     rows = [dataset.Row(f"{n:02d}.png", images, ["cat", "dog"][n % 2], split, None, {}, str(n)) for n in range(20)]
     note = dataset.without_holdout(gathered(rows))
     assert ("no labeled image is in the holdout" in note) == told
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_pool_images_of_a_group_in_the_holdout_go_there_without_a_label(images: Path, named: bool) -> None:
+    rows = [
+        dataset.Row(f"{n:02d}.png", images, ("cat" if n % 2 else "dog") if n % 5 else None,
+                    ("holdout" if n < 5 else "train") if named and n % 5 else None, f"m{n // 5}", {}, str(n))
+        for n in range(20)
+    ]  # fmt: skip
+    rows[10] = replace(rows[10], label="cat", split="pool")
+    found = gathered(rows, holdout_share=0.3)
+    held = {image.group for image in found if image.split == "holdout"}
+    assert held
+    sent = [image for image in found if image.rows[0].path in ("00.png", "05.png", "10.png", "15.png")]
+    assert [image.split for image in sent] == ["holdout" if image.group in held else "pool" for image in sent]
+    for image in sent:
+        if image.group in held:
+            assert image.label is None
+            assert f"its group '{image.group}' is in the holdout; it is not asked about" in image.notes[0]
+
+
+def test_known_pool_images_stay_what_they_are(images: Path) -> None:
+    rows = [dataset.Row(f"{n:02d}.png", images, None, "pool", "m", {}, str(n)) for n in range(2)]
+    known = gathered(rows[:1])[0].id
+    held = dataset.Row("02.png", images, "cat", "holdout", "m", {}, "2")
+    assert [g.split for g in gathered([*rows, held], known_splits={known: "pool"})] == ["pool", "holdout", "holdout"]
 
 
 def test_known_samples_keep_their_split(images: Path) -> None:

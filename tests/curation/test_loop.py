@@ -25,13 +25,24 @@ from curation.credit import action_sets
 from curation.figures import metrics_json, row_from_json
 from curation.gain import compare
 from curation.heads import HeadTrainer
-from curation.judging import joint_groups, trainable
+from curation.judging import joint_groups, trainable, unlabeled_pool
 from curation.kept import Kept
 from curation.ledger import Ledger, NewPath, NewSample
 from curation.loop import Loop
 from curation.parts import Account, Parts, Repaired
 from curation.properties import measure_properties
-from curation.records import SKIPPED, WITHDRAWN, Augmentation, Decision, Issue, Predictions, Sample, Slice, Verdict
+from curation.records import (
+    SKIPPED,
+    WITHDRAWN,
+    Augmentation,
+    CurrentLabel,
+    Decision,
+    Issue,
+    Predictions,
+    Sample,
+    Slice,
+    Verdict,
+)
 from curation.reporting import Recording, Reporting
 from curation.runs import ProjectPaths, finished, read_json, write_json
 from curation.tables import read_frame, slices_from_frame, slices_to_frame, write_frame
@@ -381,6 +392,18 @@ def test_permuting_the_holdouts_labels_changes_neither_queue_nor_recipes_nor_wei
         slices = [(s.name, s.sample_ids, s.recipe) for s in house.loop.slices(1)]
         results.append((queue, slices, (folder / "model.safetensors").read_bytes()))
     assert results[0] == results[1]
+
+
+def test_no_pool_image_of_a_group_in_the_holdout_is_asked_about_or_trained_on() -> None:
+    """Projects may have some: a group was divided when it was brought in."""
+    splits, groups = ("train", "pool", "pool", "pool", "holdout"), ("a", "b", "a", None, "b")
+    made = [
+        Sample(str(n), f"{n}.png", Path(f"{n}.png"), split, group=group)  # type: ignore[arg-type]
+        for n, (split, group) in enumerate(zip(splits, groups, strict=True))
+    ]
+    labels = {s.id: CurrentLabel(s.id, "c1", False, 1) for s in made}
+    assert [s.id for s in trainable(made, labels)] == ["0", "2", "3"]
+    assert [s.id for s in unlabeled_pool(made, {})] == ["2", "3"]
 
 
 def test_trials_of_an_iteration_share_the_copies_that_they_may_look_at(
