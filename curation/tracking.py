@@ -45,7 +45,7 @@ def track(
     ``labels`` as for ``find_slices``. A slice that is found again, by name or else with at least half of its members,
     keeps its name and conditions, measured anew; one that was fixed is open again and asks for nothing. One that is not
     found again is fixed where its error rate is no longer clearly above that of comparable images, and stays what it
-    was where it is. Weak ones come first in the order found, fixed ones last.
+    was where it is, or is open again where it was fixed. Weak ones come first in the order found, fixed ones last.
     """
     wrong = np.asarray(errors, dtype=np.bool_)
     of_class = np.unique(np.asarray(labels, dtype=str), return_inverse=True)[1].astype(np.int64)
@@ -68,13 +68,21 @@ def track(
     fixed: list[Slice] = []
     for old in left:
         unasked = replace(old, repair="", proof="") if old.repair == "review" else old
-        measured = _measured(old, table, wrong, sample_ids, labels, of_class) or unasked
-        usual = (measured.errors - measured.removable) / max(measured.size, 1)
-        well = old.status == "fixed" or measured.removable <= 0 or measured.error_rate < LEAST_RISE * usual
-        (fixed if well else weak).append(
-            _noted(replace(measured, status="fixed" if well else old.status), iteration, old.history)
-        )
+        measured = _measured(old, table, wrong, sample_ids, labels, of_class)
+        now = unasked if measured is None else _not_found(measured)
+        (fixed if now.status == "fixed" else weak).append(_noted(now, iteration, old.history))
     return weak + fixed
+
+
+def _not_found(measured: Slice) -> Slice:
+    """A slice of before that was not found again, with the status that its figures of now give it.
+
+    One that was fixed is open again only where that is more than chance, so that it does not come and go.
+    """
+    usual = (measured.errors - measured.removable) / max(measured.size, 1)
+    if measured.removable <= 0 or measured.error_rate < LEAST_RISE * usual:
+        return mark(measured, "fixed")
+    return mark(measured, "open") if measured.status == "fixed" and measured.ci[0] > usual else measured
 
 
 def _noted(found: Slice, iteration: int, history: tuple[tuple[int, int, float], ...] = ()) -> Slice:

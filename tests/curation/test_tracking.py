@@ -83,6 +83,22 @@ class TestTracking:
         (again,) = track([weak()], [replace(weak(), status="fixed")], TABLE, errors_in(20), IDS, LABELS, 3)
         assert again.status == "open"
 
+    @pytest.mark.parametrize(("every", "status"), [(2, "open"), (8, "fixed")])
+    def test_fixed_slice_that_is_weak_again_within_a_larger_one_is_open_again(self, every: int, status: str) -> None:
+        """Where that is more than chance: 3 of 20 are not, where 8 of 80 others are wrong."""
+        wrong = errors_in(20, every)
+        wrong[21::10] = True
+        old = replace(weak(), status="fixed", wanted=20, began=20)
+        larger = replace(weak("x", 60), conditions=(Condition("brightness", "<", 0.6),))
+        found = track([larger], [old], TABLE, wrong, IDS, LABELS, 3)
+        assert [(s.name, s.status) for s in found] == [("x", "open"), (old.name, status)]
+        assert found[1].wanted == (20 if status == "fixed" else 0)
+
+    def test_fixed_slice_that_can_not_be_measured_stays_fixed(self) -> None:
+        old = replace(weak(), conditions=(Condition("camera", "=", "k"),), status="fixed")
+        (kept,) = track([], [old], TABLE, errors_in(20), IDS, LABELS, 3)
+        assert (kept.status, kept.errors) == ("fixed", 10)
+
     def test_slice_by_looks_found_again_around_another_image_keeps_its_name(self) -> None:
         """Its members are those that are nearest now; where its image is gone, the new one takes its place."""
         first, second = (Condition(f"looks like {s}", ">=", 0.8, f"cells/{s}.png") for s in ("s7", "s11"))
