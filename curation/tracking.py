@@ -45,7 +45,8 @@ def track(
     ``labels`` as for ``find_slices``. A slice that is found again, by name or else with at least half of its members,
     keeps its name and conditions, measured anew; one that was fixed is open again and asks for nothing. One that is not
     found again is fixed where its error rate is no longer clearly above that of comparable images, and stays what it
-    was where it is, or is open again where it was fixed. Weak ones come first in the order found, fixed ones last.
+    was where it is, or is open again where it was fixed; one that holds no image any more is fixed. Weak ones come
+    first in the order found, fixed ones last.
     """
     wrong = np.asarray(errors, dtype=np.bool_)
     of_class = np.unique(np.asarray(labels, dtype=str), return_inverse=True)[1].astype(np.int64)
@@ -61,7 +62,7 @@ def track(
             weak.append(_noted(new, iteration))
             continue
         measured = _measured(old, table, wrong, sample_ids, labels, of_class) if _can_be_asked(old, table) else None
-        again = replace(measured, p_value=new.p_value) if measured is not None else new
+        again = replace(measured, p_value=new.p_value) if measured is not None and measured.size else new
         known = mark(old, "open") if old.status == "fixed" else old
         again = replace(again, status=known.status, wanted=known.wanted, began=known.began)
         weak.append(_noted(again, iteration, old.history))
@@ -86,6 +87,8 @@ def _not_found(measured: Slice) -> Slice:
 
 
 def _noted(found: Slice, iteration: int, history: tuple[tuple[int, int, float], ...] = ()) -> Slice:
+    if not found.size:
+        return replace(found, history=history)
     return replace(found, history=(*history, (iteration, found.size, found.error_rate)))
 
 
@@ -98,8 +101,9 @@ def _same(new: Slice, old: Sequence[Slice]) -> Slice | None:
 
 
 def _can_be_asked(found: Slice, table: pd.DataFrame) -> bool:
-    """Whether the table has the columns that a slice speaks of."""
-    return all(c.field == "class" or c.field in table.columns for c in found.conditions)
+    """Whether the table has the columns that a slice speaks of; one on looks is empty where its image is gone."""
+    needed = [c.field for c in found.conditions if c.field != "class"]
+    return all(f in table.columns and not (by_looks(f) and table[f].isna().all()) for f in needed)
 
 
 def _measured(
@@ -110,7 +114,7 @@ def _measured(
     labels: Sequence[str],
     of_class: npt.NDArray[np.int64],
 ) -> Slice | None:
-    """An old slice with what is in it now; ``None`` where its conditions can't be asked or nothing is in it."""
+    """An old slice with what is in it now; ``None`` where its conditions can't be asked or all is in it."""
     if _can_be_asked(old, table):
         mask = members(old, table, labels)
     elif any(by_looks(c.field) for c in old.conditions):  # the image that they look like is gone
@@ -118,18 +122,18 @@ def _measured(
         mask = np.array([s in own for s in sample_ids], dtype=np.bool_)
     else:
         return None
-    if not mask.any() or mask.all():
+    if mask.all():
         return None
     size, errors = int(mask.sum()), int(wrong[mask].sum())
     there = set(sample_ids)
-    alone = all(c.field == "class" for c in old.conditions)
+    alone = all(c.field == "class" for c in old.conditions) or not size
     usual = float(wrong[~mask].mean()) if alone else comparable_rate(wrong, mask, of_class)
     return replace(
         old,
         sample_ids=tuple(sample_ids[row] for row in np.flatnonzero(mask)),
         size=size,
         errors=errors,
-        error_rate=errors / size,
+        error_rate=errors / max(size, 1),
         ci=wilson_interval(errors, size),
         rest_error_rate=float(wrong[~mask].mean()),
         removable=max(errors - size * usual, 0.0),

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from curation.records import Classes, Condition, Slice
+from curation.slice_words import words
 from curation.tracking import mark, nearest_unlabeled, review_first, shot_list, start_collecting, track
 
 CLASSES = Classes(("c1", "c2"), ("functional", "defective"))
@@ -98,6 +99,30 @@ class TestTracking:
         old = replace(weak(), conditions=(Condition("camera", "=", "k"),), status="fixed")
         (kept,) = track([], [old], TABLE, errors_in(20), IDS, LABELS, 3)
         assert (kept.status, kept.errors) == ("fixed", 10)
+
+    def test_slice_that_holds_no_image_any_more_is_fixed_and_gets_no_point_in_its_history(self) -> None:
+        """Its class was merged, its images were relabeled or left out."""
+        (first,) = track([replace(weak(), conditions=(Condition("class", "=", "c3"), DARK))], [], TABLE, errors_in(20),
+                         IDS, LABELS, 1)  # fmt: skip
+        (gone,) = track([], [first], TABLE, errors_in(20), IDS, LABELS, 2)
+        assert (gone.status, gone.size, gone.errors, gone.removable, gone.sample_ids) == ("fixed", 0, 0, 0.0, ())
+        assert gone.history == ((1, 20, 0.5),)
+        assert "0% wrong (0% to 100%)" in words(gone, Classes(("c3",), ("toad",)))
+        (later,) = track([], [gone], TABLE, errors_in(20), IDS, ["c3"] * 50 + ["c1"] * 50, 3)
+        assert (later.status, later.size) == ("open", 20), "they are back"
+
+    @pytest.mark.parametrize(("wrong_there", "status"), [(0, "fixed"), (10, "open")])
+    def test_slice_by_looks_whose_image_is_gone_is_measured_on_its_members(self, wrong_there: int, status: str) -> None:
+        """The table has the column that it speaks of, empty."""
+        looks = Condition("looks like s7", ">=", 0.8, "cells/s7.png")
+        old = replace(weak("looks like cells/s7.png, nearest 20%"), conditions=(looks,))
+        here = [n for n in range(100) if n != 7]
+        wrong = np.zeros(100, dtype=bool)
+        wrong[:wrong_there] = wrong[50:54] = True
+        table = TABLE.assign(**{"looks like s7": np.nan}).iloc[here]
+        (now,) = track([], [old], table, wrong[here], [IDS[n] for n in here], [LABELS[n] for n in here], 2)
+        assert (now.name, now.status, now.size) == (old.name, status, 19)
+        assert now.errors == max(wrong_there - 1, 0)
 
     def test_slice_by_looks_found_again_around_another_image_keeps_its_name(self) -> None:
         """Its members are those that are nearest now; where its image is gone, the new one takes its place."""
