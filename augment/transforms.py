@@ -6,7 +6,7 @@ albumentations is no longer maintained; it is pinned, and nothing but this file 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -19,22 +19,37 @@ from curation.errors import ConfigError
 
 Pixels = npt.NDArray[np.uint8]
 
+#: A recipe is tried out on a square of so many pixels a side, which nobody asks for, with so many seeds.
+_SIDE, _TRIES = 61, 3
+
 
 @dataclass(frozen=True)
 class Transform:
     """``transform(image, seed)``: an (H, W, 3) uint8 image changed by the recipe, the same for the same seed.
 
-    Plain data: it can be pickled, and called from several threads and processes at once.
+    Plain data: it can be pickled, and called from several threads and processes at once. Raises ConfigError where a
+    step can't be applied to an image, or changes its type or the size of a square, of which copies are made.
     """
 
     recipe: Recipe
 
     def __call__(self, image: Pixels, seed: int) -> Pixels:
         # Made anew each time (a millisecond): a pipeline keeps the state of its random numbers, so threads can't share.
-        pipeline = _compose(self.recipe)
+        name, pipeline = self.recipe.name, _compose(self.recipe)
         pipeline.set_random_seed(seed % 2**32)
-        changed: Pixels = pipeline(image=np.array(image, order="C"))["image"]
+        try:
+            changed: Pixels = pipeline(image=np.array(image, order="C"))["image"]
+        except Exception as error:  # what a transform raises on an image that it can't take is anything at all
+            raise ConfigError(f"recipe '{name}' can't be applied to an image: {_first_line(error)}") from error
+        if not isinstance(changed, np.ndarray) or changed.dtype != image.dtype or _resized(changed, image):
+            raise ConfigError(f"recipe '{name}' changes an image's size or type; leave out the step that does")
         return changed
+
+
+def _resized(changed: Pixels, image: Pixels) -> bool:
+    """Whether a square is no longer what it was; others, which are only shown, may be turned on their side."""
+    height, width, _ = image.shape
+    return changed.shape != image.shape and (height == width or changed.ndim != image.ndim)
 
 
 def build_transform(recipe: Recipe) -> Transform:
@@ -49,16 +64,13 @@ def build_transform(recipe: Recipe) -> Transform:
 
 
 def _try_out(transform: Transform) -> None:
-    shades = np.linspace(0, 255, 48 * 64 * 3).reshape(48, 64, 3).astype(np.uint8)
-    name = transform.recipe.name
-    try:
-        changed = transform(shades, 0)
-    except ConfigError:
-        raise
-    except Exception as error:  # what a transform raises on an image that it can't take is anything at all
-        raise ConfigError(f"recipe '{name}' can't be applied to an image: {_first_line(error)}") from error
-    if not (isinstance(changed, np.ndarray) and changed.shape == shades.shape and changed.dtype == np.uint8):
-        raise ConfigError(f"recipe '{name}' changes an image's size or type; leave out the step that does")
+    """Carry every step out on a square of odd size, whatever the chance that it is given."""
+    _compose(transform.recipe)
+    steps = tuple(Step(step.transform, {**step.parameters, "p": 1.0}) for step in transform.recipe.steps)
+    always = Transform(replace(transform.recipe, steps=steps))
+    shades = np.linspace(0, 255, _SIDE * _SIDE * 3).reshape(_SIDE, _SIDE, 3).astype(np.uint8)
+    for seed in range(_TRIES):
+        always(shades, seed)
 
 
 def _compose(recipe: Recipe) -> Any:

@@ -139,6 +139,12 @@ class TestRefusing:
             (one_step("Resize", height=10, width=10), "changes an image's size or type"),
             (one_step("ToFloat", p=1.0), "changes an image's size or type"),
             (one_step("OverlayElements", p=1.0), "can't be applied to an image"),
+            (one_step("RandomScale"), "changes an image's size or type"),
+            (one_step("Resize", height=48, width=64), "changes an image's size or type"),
+            (one_step("Normalize", p=0.4), "changes an image's size or type"),
+            (one_step("Rotate", limit=45, crop_border=True, p=0.4), "changes an image's size or type"),
+            (one_step("Mosaic"), "can't be applied to an image"),
+            (one_step("RandomGamma", p=2), "RandomGamma: p"),
         ],
     )
     def test_wrong_step_is_named(self, recipe: Recipe, message: str) -> None:
@@ -147,3 +153,14 @@ class TestRefusing:
         assert message in str(refused.value)
         assert "'mine'" in str(refused.value)
         assert "\n" not in str(refused.value)
+
+    def test_step_that_turns_an_image_on_its_side_is_taken(self) -> None:
+        """Squares, of which copies are made, stay squares; what is shown to people may be of any shape."""
+        transform = build_transform(one_step("Transpose", p=1.0))
+        for image in (scene(100, 100), scene(100, 140)):
+            assert (transform(image, 0) == image.transpose(1, 0, 2)).all()
+
+    def test_square_that_changes_its_size_all_the_same_is_refused_by_name(self) -> None:
+        larger = build_transform(one_step("PadIfNeeded", min_height=60, min_width=60, p=1.0))
+        with pytest.raises(ConfigError, match="recipe 'mine' changes an image's size or type"):
+            larger(scene(50, 50), 0)
