@@ -6,6 +6,7 @@ iteration's record, and users can bring their own in a TOML file.
 
 from __future__ import annotations
 
+import difflib
 import math
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -77,7 +78,10 @@ def _step_from(step: object, where: str) -> Step:
 
 
 def read_recipes(file: Path) -> list[Recipe]:
-    """Recipes of a TOML file with one ``[[recipe]]`` table each; raises ConfigError naming the file."""
+    """Recipes of a TOML file with one ``[[recipe]]`` table each; raises ConfigError naming the file.
+
+    Also for one against a weakness that no slice has.
+    """
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -94,6 +98,11 @@ def read_recipes(file: Path) -> list[Recipe]:
     for name in (r.name for r in recipes):
         if [r.name for r in recipes].count(name) > 1:
             raise ConfigError(f"{file}: two recipes are named '{name}'; give each its own name")
+    for recipe in recipes:
+        if recipe.weakness not in _MAKERS:
+            near = difflib.get_close_matches(recipe.weakness, _MAKERS, n=1)
+            offer = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known_weaknesses())}"
+            raise ConfigError(f"{file}: recipe '{recipe.name}' is against '{recipe.weakness}', which is none; {offer}")
     return recipes
 
 

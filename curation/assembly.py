@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from augment.recipes import Recipe
     from curation.backbone import Backbone
     from curation.engine import Engine
     from curation.features import FeatureStore, ViewFeatures
@@ -130,7 +131,6 @@ def _repairer(
     encoders: Encoders,
     progress: Progress | None,
 ) -> Repairer:
-    from augment.recipes import read_recipes
     from curation.copied import copied_by_store, copied_by_views
     from curation.ways import goes_by_views
 
@@ -143,12 +143,23 @@ def _repairer(
         group=lambda samples, _: groups_of(samples, near_duplicates(kept, samples, lambda: store.features(samples))),
         samples={s.id: s for s in samples},
         settings=settings.slices,
-        recipes=read_recipes(paths.root / settings.slices.recipes) if settings.slices.recipes else (),
+        recipes=_own_recipes(paths.root / settings.slices.recipes) if settings.slices.recipes else (),
         seed=settings.seed,
         class_name=classes.name,
         progress=progress,
         aligns=lambda folder: by_views and (method == "views" or goes_by_views(folder, store.backbone.identity)),
     )
+
+
+def _own_recipes(file: Path) -> list[Recipe]:
+    """The user's recipes, each tried out: what is wrong with one is told before anybody works; raises ConfigError."""
+    from augment.recipes import read_recipes
+    from augment.transforms import build_transform
+
+    recipes = read_recipes(file)
+    for recipe in recipes:
+        build_transform(recipe)
+    return recipes
 
 
 def _engine(settings: Settings, backbone: Backbone) -> Engine:

@@ -136,6 +136,9 @@ class TestPlainData:
             from_dict(values)
 
 
+OWN = "[[recipe]]\nname='a'\nweakness='{}'\nsteps=[{{transform='Blur'}}]\n"
+
+
 class TestFile:
     def write(self, folder: Path, text: str) -> Path:
         (folder / "recipes.toml").write_text(text)
@@ -171,6 +174,8 @@ class TestFile:
             ("title = 'x'", "unknown key 'title'"),
             ("[[recipe]]\nname = 'a'", "recipes.toml: a recipe's 'weakness'"),
             (2 * "[[recipe]]\nname='a'\nweakness='dark'\nsteps=[{transform='Blur'}]\n", "two recipes are named 'a'"),
+            (OWN.format("darkness"), "recipe 'a' is against 'darkness', which is none; did you mean 'dark'?"),
+            (OWN.format("x"), "recipe 'a' is against 'x', which is none; known are blurred, bright,"),
         ],
     )
     def test_wrong_file_is_refused_by_name(self, tmp_path: Path, text: str, message: str) -> None:
