@@ -224,14 +224,19 @@ class Loop:
         return [*contested, *[s for s, _ in unsure if s not in known][:most]]
 
     def _uncertain_pool(self, number: int, labels: Mapping[str, CurrentLabel]) -> list[tuple[str, float]]:
-        """Unlabeled samples, those first of which the last model is least sure."""
-        predictions = self.model_predictions(number - 1)
-        known = set(predictions.sample_ids)
-        pool = [s for s in unlabeled_pool(self.samples, labels) if s.id in known]
+        """Unlabeled samples, those first of which the last model is least sure.
+
+        Those that it has not seen, since they came later, count as the usual one; none is left for the next iteration.
+        """
+        pool = [s.id for s in unlabeled_pool(self.samples, labels)]
         if not pool:
             return []
-        predictions = predictions.take([s.id for s in pool])
-        doubt = dict(zip(predictions.sample_ids, (1 - predictions.probabilities.max(axis=1)).tolist(), strict=True))
+        predictions = self.model_predictions(number - 1)
+        known = set(predictions.sample_ids)
+        predictions = predictions.take([s for s in pool if s in known])
+        told = (1 - predictions.probabilities.max(axis=1)).tolist()
+        usual = float(np.median(told)) if told else 1.0
+        doubt = dict.fromkeys(pool, usual) | dict(zip(predictions.sample_ids, told, strict=True))
         doubt |= {s: 2 - rank / (1 + len(doubt)) for rank, s in enumerate(self._wanted_pool(number, labels))}
         return sorted(doubt.items(), key=lambda pair: -pair[1])
 

@@ -406,6 +406,23 @@ def test_no_pool_image_of_a_group_in_the_holdout_is_asked_about_or_trained_on() 
     assert [s.id for s in unlabeled_pool(made, {})] == ["2", "3"]
 
 
+def test_unlabeled_images_that_came_after_the_last_training_are_asked_about(
+    done: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a slice is collected for is asked about first; the others count as the usual one."""
+    labels = done.ledger.labels(as_of=0)
+    pool = [s.id for s in done.samples if s.split == "pool"]
+    new = [replace(done.samples[-1], id=name) for name in ("new", "wanted")]
+    monkeypatch.setattr(done.loop, "_wanted_pool", lambda number, labels: ["wanted"])
+    monkeypatch.setattr(done.loop, "samples", [*done.samples, *new])
+    found = done.loop._uncertain_pool(1, labels)
+    assert next(s for s, _ in found) == "wanted"
+    assert {s for s, _ in found} == {*pool, "new", "wanted"}
+    assert dict(found)["new"] == pytest.approx(np.median([dict(found)[s] for s in pool]))
+    monkeypatch.setattr(done.loop, "samples", new)
+    assert [s for s, _ in done.loop._uncertain_pool(1, labels)] == ["wanted", "new"]
+
+
 def test_trials_of_an_iteration_share_the_copies_that_they_may_look_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
