@@ -205,7 +205,8 @@ def shot_list(
 ) -> list[Shot]:
     """What to collect or label next, in words and numbers, for every slice that is being collected, weakest first.
 
-    ``nearest`` maps a slice's name to the nearest unlabeled samples.
+    For one that is fixed there is nothing left to collect; it is told of where all has arrived. ``nearest`` maps a
+    slice's name to the nearest unlabeled samples.
     """
     shots = []
     for found in slices:
@@ -213,6 +214,8 @@ def shot_list(
             continue
         arrived = max(found.size - found.began, 0)
         left = max(found.wanted - arrived, 0)
+        if left and found.status == "fixed":
+            continue
         what = described(found.conditions, classes, numbers=True)
         about = "" if arrived else "about "  # what is left of a round number is none
         words = f"{about}{left} more {what}" if left else f"{found.wanted} {what}: arrived"

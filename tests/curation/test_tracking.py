@@ -177,6 +177,12 @@ class TestShotList:
         assert (asked.began, shot.arrived, shot.done) == (20, 0, False)
         assert mark(mark(asked, "open"), "collecting") == asked, "one that was not fixed goes on"
 
+    def test_fixed_slice_asks_for_no_more_and_tells_what_has_arrived(self) -> None:
+        asked = replace(start_collecting(replace(weak(size=80), errors=40, removable=20.0)), status="fixed")
+        assert shot_list([replace(asked, size=110)], CLASSES) == []
+        (whole,) = shot_list([replace(asked, size=160)], CLASSES)
+        assert whole.words == "80 images darker than most (brightness < 0.2): arrived"
+
     def test_open_slice_asks_for_nothing(self) -> None:
         assert shot_list([weak()], CLASSES) == []
 
