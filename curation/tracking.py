@@ -45,8 +45,9 @@ def track(
     ``labels`` as for ``find_slices``. A slice that is found again, by name or else with at least half of its members,
     keeps its name and conditions, measured anew; one that was fixed is open again and asks for nothing. One that is not
     found again is fixed where its error rate is no longer clearly above that of comparable images, and stays what it
-    was where it is, or is open again where it was fixed; one that holds no image any more is fixed. Weak ones come
-    first in the order found, fixed ones last.
+    was where it is, or is open again where it was fixed; one that holds no image any more is fixed. One that is as weak
+    although all that was asked for has arrived is open again, so that something else is tried. Weak ones come first in
+    the order found, fixed ones last.
     """
     wrong = np.asarray(errors, dtype=np.bool_)
     of_class = np.unique(np.asarray(labels, dtype=str), return_inverse=True)[1].astype(np.int64)
@@ -65,7 +66,7 @@ def track(
         again = replace(measured, p_value=new.p_value) if measured is not None and measured.size else new
         known = mark(old, "open") if old.status == "fixed" else old
         again = replace(again, status=known.status, wanted=known.wanted, began=known.began)
-        weak.append(_noted(again, iteration, old.history))
+        weak.append(_noted(_supplied(again), iteration, old.history))
     fixed: list[Slice] = []
     for old in left:
         unasked = replace(old, repair="", proof="") if old.repair == "review" else old
@@ -83,7 +84,14 @@ def _not_found(measured: Slice) -> Slice:
     usual = (measured.errors - measured.removable) / max(measured.size, 1)
     if measured.removable <= 0 or measured.error_rate < LEAST_RISE * usual:
         return mark(measured, "fixed")
-    return mark(measured, "open") if measured.status == "fixed" and measured.ci[0] > usual else measured
+    return mark(measured, "open") if measured.status == "fixed" and measured.ci[0] > usual else _supplied(measured)
+
+
+def _supplied(found: Slice) -> Slice:
+    """A weak slice; open again, and asking for nothing, where all that it was collected for has arrived."""
+    if found.status != "collecting" or not found.wanted or found.size - found.began < found.wanted:
+        return found
+    return replace(found, status="open", repair="", proof="", wanted=0, began=0)
 
 
 def _noted(found: Slice, iteration: int, history: tuple[tuple[int, int, float], ...] = ()) -> Slice:

@@ -143,6 +143,16 @@ class TestTracking:
         found = track([flat, weak()], [replace(weak(), status="accepted")], table, errors_in(20), IDS, LABELS, 2)
         assert [(s.name, s.status) for s in found] == [("contrast < 0.2", "open"), ("brightness < 0.2", "accepted")]
 
+    @pytest.mark.parametrize("found", [True, False])
+    @pytest.mark.parametrize(("began", "now"), [(10, ("open", 0, 0, "")), (11, ("collecting", 10, 11, "collect"))])
+    def test_slice_that_is_as_weak_with_all_that_was_asked_for_is_open_again(
+        self, found: bool, began: int, now: tuple[object, ...]
+    ) -> None:
+        old = replace(weak(), status="collecting", repair="collect", proof="Too few.", wanted=10, began=began)
+        (again,) = track([weak()] if found else [], [old], TABLE, errors_in(20), IDS, LABELS, 2)
+        assert (again.status, again.wanted, again.began, again.repair) == now
+        assert bool(again.proof) is (again.status == "collecting")
+
     def test_another_slice_is_another(self) -> None:
         other = replace(weak("x"), conditions=(Condition("brightness", ">=", 0.8),), sample_ids=tuple(IDS[80:]))
         found = track([other], [weak()], TABLE, errors_in(20), IDS, LABELS, 2)
