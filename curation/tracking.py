@@ -69,9 +69,8 @@ def track(
         weak.append(_noted(_supplied(again), iteration, old.history))
     fixed: list[Slice] = []
     for old in left:
-        unasked = replace(old, repair="", proof="") if old.repair == "review" else old
         measured = _measured(old, table, wrong, sample_ids, labels, of_class)
-        now = unasked if measured is None else _not_found(measured)
+        now = _unrepaired(old) if measured is None else _not_found(measured)
         (fixed if now.status == "fixed" else weak).append(_noted(now, iteration, old.history))
     return weak + fixed
 
@@ -137,7 +136,7 @@ def _measured(
     alone = all(c.field == "class" for c in old.conditions) or not size
     usual = float(wrong[~mask].mean()) if alone else comparable_rate(wrong, mask, of_class)
     return replace(
-        old,
+        _unrepaired(old),
         sample_ids=tuple(sample_ids[row] for row in np.flatnonzero(mask)),
         size=size,
         errors=errors,
@@ -146,10 +145,14 @@ def _measured(
         rest_error_rate=float(wrong[~mask].mean()),
         removable=max(errors - size * usual, 0.0),
         typical=tuple(s for s in old.typical if s in there),
-        recipe=None,
-        repair=old.repair if old.status == "collecting" else "",
-        proof=old.proof if old.status == "collecting" else "",
     )
+
+
+def _unrepaired(old: Slice) -> Slice:
+    """A slice without what an earlier iteration did about it, which is done anew, or no more; collecting goes on."""
+    if old.status == "collecting" and old.repair == "collect":
+        return replace(old, recipe=None)
+    return replace(old, recipe=None, repair="", proof="")
 
 
 def review_first(found: Slice, flagged: Collection[str]) -> Slice | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -152,6 +153,16 @@ class TestTracking:
         (again,) = track([weak()] if found else [], [old], TABLE, errors_in(20), IDS, LABELS, 2)
         assert (again.status, again.wanted, again.began, again.repair) == now
         assert bool(again.proof) is (again.status == "collecting")
+
+    @pytest.mark.parametrize(("repair", "now"), [("recipe", ("", "")), ("collect", ("collect", "Kept: +1."))])
+    def test_slice_that_is_collected_for_is_not_said_to_be_repaired_by_what_an_earlier_iteration_did(
+        self, repair: Literal["recipe", "collect"], now: tuple[str, str]
+    ) -> None:
+        old = replace(weak(), status="collecting", repair=repair, recipe="dark", proof="Kept: +1.", wanted=50, began=20)
+        unknown = replace(old, name="x", conditions=(Condition("camera", "=", "k"),), sample_ids=())
+        for again in track([weak()], [old, unknown], TABLE, errors_in(20), IDS, LABELS, 2):
+            assert (again.repair, again.proof) == now
+            assert (again.recipe, again.status) == (None, "collecting")
 
     def test_another_slice_is_another(self) -> None:
         other = replace(weak("x"), conditions=(Condition("brightness", ">=", 0.8),), sample_ids=tuple(IDS[80:]))
