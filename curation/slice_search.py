@@ -24,8 +24,10 @@ Counts = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
 
-#: Permutations: as many as this many multiplications allow, within the two bounds.
+#: Permutations: as many as this many multiplications allow, within the two bounds; so many at most where a level asks
+#: for more, since fewer could tell nothing from chance.
 _FEWEST, _MOST, _WORK = 200, 300, 1.5e11
+_MOST_OF_ALL = 20_000
 #: Of so many images the smallest losses count as none that a permutation takes more multiplications than this.
 _WORK_OF_LOSSES = 1.5e9
 #: Right columns of so many permutations side by side are multiplied at once.
@@ -244,7 +246,7 @@ def _best_by_chance(search: Search, level: float, rng: np.random.Generator) -> S
     """
     losses = search.losses
     work = float((losses > 0).sum() + 1) * search.joint.size
-    count = int(np.clip(_WORK / work, max(_FEWEST, np.ceil(2 * search.depth / level)), _MOST))
+    count = _permutations(work, search.depth, level)
     seen = _best_by_depth(*search.score(losses), search.depth)
     best = np.full((count, search.depth), np.inf)
     reached = np.zeros(search.depth)
@@ -257,6 +259,18 @@ def _best_by_chance(search: Search, level: float, rng: np.random.Generator) -> S
             best[turn] = _best_by_depth(*found, search.depth)
             reached += best[turn] >= seen - _TIE
     return best
+
+
+def _permutations(work: float, depth: int, level: float) -> int:
+    """How many permutations of so many multiplications each tell a chance of ``level`` at this depth.
+
+    >>> _permutations(1e9, 2, 0.015), _permutations(1e6, 2, 0.015), _permutations(1e9, 2, 0.004)
+    (267, 300, 1000)
+    """
+    least = int(np.ceil(2 * depth / level))
+    if depth > level * (1 + _MOST):
+        return min(least, _MOST_OF_ALL)
+    return int(np.clip(_WORK / work, min(max(_FEWEST, least), _MOST), _MOST))
 
 
 def _permuted(losses: Losses, strata: Codes, rng: np.random.Generator) -> Losses:

@@ -220,6 +220,15 @@ class TestFinding:
         assert found.name == "class = defective and wafer = poly and camera = 2"
         assert all(len(s.conditions) == 1 for s in search(table, errors, labels, SliceSettings(max_conditions=1)))
 
+    @pytest.mark.parametrize(("alpha", "most"), [(0.02, 2), (0.03, 3), (0.005, 1)])
+    def test_slice_beyond_doubt_is_found_at_any_level(self, alpha: float, most: int) -> None:
+        rng = np.random.default_rng(11)
+        table, labels = table_of(400, rng, properties=0)
+        errors = rng.random(400) < np.where(table["wafer"] == "poly", 0.8, 0.02)
+        (found,) = search(table, errors, labels, SliceSettings(alpha=alpha, max_conditions=most))
+        assert found.name == "wafer = poly"
+        assert found.p_value <= alpha
+
     def test_pure_noise_has_a_slice_in_at_most_five_of_a_hundred_runs(self) -> None:
         with_any = 0
         for seed in range(100):
