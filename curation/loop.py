@@ -290,12 +290,12 @@ class Loop:
         return track(scored.slices, before, table, wrong, [s.id for s in rows], given, number)
 
     def shots(self, number: int, labels: Mapping[str, CurrentLabel]) -> list[Shot]:
-        """What to collect for the slices of an iteration, with the nearest unlabeled images of the pool."""
+        """What to collect for the slices of an iteration, with the nearest images of the pool that nobody has judged."""
         from curation.slices import members
         from curation.tracking import nearest_unlabeled, shot_list
 
-        slices = self.slices(number)
-        pool = unlabeled_pool(self.samples, labels)
+        slices, judged = self.slices(number), self._asked()
+        pool = [s for s in unlabeled_pool(self.samples, labels) if not judged.get(s.id)]
         asked = [s for s in slices if s.status == "collecting" and s.wanted]
         near: dict[str, list[str]] = {}
         if pool and asked:

@@ -32,9 +32,11 @@ from curation.loop import Loop
 from curation.parts import Account, Parts, Repaired
 from curation.properties import measure_properties
 from curation.records import (
+    AMBIGUOUS,
     SKIPPED,
     WITHDRAWN,
     Augmentation,
+    Condition,
     CurrentLabel,
     Decision,
     Issue,
@@ -47,6 +49,7 @@ from curation.reporting import Recording, Reporting
 from curation.runs import ProjectPaths, finished, read_json, write_json
 from curation.tables import read_frame, slices_from_frame, slices_to_frame, write_frame
 from curation.terminal import table_of
+from curation.tracking import start_collecting
 from reports.summary import IterationSummary, gain_badge
 
 FLIPPED = 8
@@ -421,6 +424,23 @@ def test_unlabeled_images_that_came_after_the_last_training_are_asked_about(
     assert dict(found)["new"] == pytest.approx(np.median([dict(found)[s] for s in pool]))
     monkeypatch.setattr(done.loop, "samples", new)
     assert [s for s, _ in done.loop._uncertain_pool(1, labels)] == ["wanted", "new"]
+
+
+def test_shot_list_names_no_pool_image_that_people_have_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are ambiguous stay without a label; in their places others are asked about."""
+    house = House(tmp_path)
+    train = tuple(s.id for s in house.samples if s.split == "train")
+    weak = Slice("all", (Condition("brightness", ">=", 0.0),), train, 80, 40, 0.5, (0.3, 0.7), 0.1, 0.01)
+    monkeypatch.setattr(house.loop, "slices", lambda number: [start_collecting(weak)])
+    (shot,) = house.loop.shots(1, house.ledger.labels())
+    first, *others = shot.pool
+    assert len(others) == 9
+    at = datetime.now(UTC)
+    house.ledger.add_verdicts([Verdict(first, AMBIGUOUS, "ann", at, "v1", "ls:1:1", "blind", 1)])
+    (shot,) = house.loop.shots(1, house.ledger.labels())
+    assert list(shot.pool) == others
 
 
 def test_trials_of_an_iteration_share_the_copies_that_they_may_look_at(
