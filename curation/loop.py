@@ -290,7 +290,7 @@ class Loop:
         return track(scored.slices, before, table, wrong, [s.id for s in rows], given, number)
 
     def shots(self, number: int, labels: Mapping[str, CurrentLabel]) -> list[Shot]:
-        """What to collect for the slices of an iteration, with the nearest images of the pool that nobody has judged."""
+        """What to collect for the slices of an iteration, with the nearest of the pool that nobody has judged."""
         from curation.slices import members
         from curation.tracking import nearest_unlabeled, shot_list
 
@@ -303,10 +303,11 @@ class Loop:
             features = self.parts.encoder.features(rows, self.parts.progress)
             of_pool = self.parts.encoder.features(pool, self.parts.progress)
             looks = self.looks(number)
-            table = self.judging.slice_table(pool, self.parts.measure(pool, self.parts.progress), looks)
+            table = self.judging.slice_table(pool, self.parts.measure(pool, self.parts.progress), looks, asked=asked)
+            known = {str(column) for column in table.columns[table.notna().any()]}
             for found in asked:
                 own = set(found.sample_ids)
-                rule = replace(found, conditions=tuple(c for c in found.conditions if c.field in table.columns))
+                rule = replace(found, conditions=tuple(c for c in found.conditions if c.field in known))
                 fulfils = members(rule, table, [""] * len(pool)) if rule.conditions else np.zeros(len(pool), np.bool_)
                 inside = np.array([s.id in own for s in rows], dtype=np.bool_)
                 near[found.name] = nearest_unlabeled(found, features, inside, of_pool, [s.id for s in pool], fulfils)
@@ -590,7 +591,7 @@ class Loop:
         slices = slices_from_frame(read_frame(scored))
         rows = trainable(self.samples, labels)
         measured = self.parts.measure(rows, self.parts.progress)
-        properties = self.judging.slice_table(rows, measured, self.looks(number))
+        properties = self.judging.slice_table(rows, measured, self.looks(number), asked=slices)
         ids, classes = [s.id for s in rows], [class_of(labels, s) for s in rows]
         here, found = set(ids), list[Augmentation]()
         judged = {v.sample_id for v in self.judging.judged(self.ledger.verdicts())}

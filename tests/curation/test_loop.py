@@ -426,9 +426,7 @@ def test_unlabeled_images_that_came_after_the_last_training_are_asked_about(
     assert [s for s, _ in done.loop._uncertain_pool(1, labels)] == ["wanted", "new"]
 
 
-def test_shot_list_names_no_pool_image_that_people_have_judged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shot_list_names_no_pool_image_that_people_have_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that are ambiguous stay without a label; in their places others are asked about."""
     house = House(tmp_path)
     train = tuple(s.id for s in house.samples if s.split == "train")
@@ -441,6 +439,24 @@ def test_shot_list_names_no_pool_image_that_people_have_judged(
     house.ledger.add_verdicts([Verdict(first, AMBIGUOUS, "ann", at, "v1", "ls:1:1", "blind", 1)])
     (shot,) = house.loop.shots(1, house.ledger.labels())
     assert list(shot.pool) == others
+
+
+def test_pool_image_of_a_slice_comes_first_where_all_others_have_values_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What no image of the pool has is not asked of it: then all come by looks."""
+    house = House(tmp_path)
+    train = tuple(s.id for s in house.samples if s.split == "train")
+    conditions = (Condition("camera", "=", "night"), Condition("brightness", ">=", 0.0))
+    weak = Slice("night", conditions, train[:40], 40, 20, 0.5, (0.3, 0.7), 0.1, 0.01)
+    monkeypatch.setattr(house.loop, "slices", lambda number: [start_collecting(weak)])
+    (by_looks,) = house.loop.shots(1, house.ledger.labels())
+    *others, last = by_looks.pool
+    assert len(others) == 9
+    named = [replace(s, metadata={"camera": "night" if s.id == last else s.path}) for s in house.samples]
+    monkeypatch.setattr(house.loop, "samples", named)
+    (shot,) = house.loop.shots(1, house.ledger.labels())
+    assert list(shot.pool) == [last, *others]
 
 
 def test_trials_of_an_iteration_share_the_copies_that_they_may_look_at(
