@@ -297,8 +297,8 @@ def slice_table(
     rows = [{used[k]: v for k, v in s.metadata.items() if k in used} for s in samples]
     metadata = pd.DataFrame(rows, index=[s.id for s in samples])
     needed = {c.field for found in asked for c in found.conditions if c.field != "class"}
-    few = [c for c in metadata if c in needed or metadata[c].dtype.kind in "fiu" or metadata[c].nunique() <= 50]
-    table = pd.concat([metadata[few], properties.loc[[s.id for s in samples]]], axis=1)
+    kept = [c for c in metadata if c in needed or metadata[c].dtype.kind in "fiu" or _names_several(metadata[c])]
+    table = pd.concat([metadata[kept], properties.loc[[s.id for s in samples]]], axis=1)
     return table.assign(**dict.fromkeys(sorted(needed - {*table}), np.nan))
 
 
@@ -308,6 +308,11 @@ def not_in_metadata(samples: Sequence[Sample], columns: Sequence[str]) -> list[s
 
     names = {name for s in samples for name in s.metadata}
     return [column for column in columns if column not in names | {column_name(name) for name in names}]
+
+
+def _names_several(column: pd.Series) -> bool:
+    """Whether some value of a column is that of several samples."""
+    return bool(column.dropna().duplicated().any())
 
 
 def class_of(labels: Mapping[str, CurrentLabel], sample: Sample) -> str:

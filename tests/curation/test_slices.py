@@ -417,11 +417,20 @@ class TestTable:
         assert table["width (given)"].tolist() == [7, 7]
         assert table["width"].tolist() == [0, 0.1]
         for ignored in ("width", "width (given)"):
-            assert list(self.table(row, ignore=(ignored, "class", "looks"))) == ["camera", "width"]
+            assert list(self.table(row, row, ignore=(ignored, "class", "looks"))) == ["camera", "width"]
 
     def test_columns_that_would_get_the_same_name_stay_two(self) -> None:
         table = self.table({"width": 1.0, "width (given)": 2.0})
         assert list(table) == ["width (given)", "width (given) (given)", "width"]
+
+    def test_text_that_names_single_samples_is_left_out_and_of_many_values_the_frequent_are_searched(self) -> None:
+        rng = np.random.default_rng(0)
+        cameras = np.where(np.arange(1200) < 30, 7, np.arange(1200) % 60)
+        errors = rng.random(1200) < np.where(cameras == 7, 0.8, 0.05)
+        table = self.table(*[{"camera": f"k{c}", "note": f"n{n}"} for n, c in enumerate(cameras)])
+        assert list(table) == ["camera", "width"]
+        (found,) = search(table, errors, ["c1", "c2"] * 600)
+        assert found.name == "camera = k7"
 
     def test_column_named_like_what_is_measured_is_searched(self) -> None:
         rng = np.random.default_rng(0)
