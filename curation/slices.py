@@ -258,7 +258,14 @@ def _easier_to_repair(search: Search, candidates: Candidates, merit: Scores, wro
 
 
 def _is_weak(search: Search, mask: Mask, wrong: Mask) -> bool:
-    return bool(wrong[mask].mean() >= LEAST_RISE * comparable_rate(wrong, mask, search.strata))
+    """Whether a slice is clearly more often wrong than comparable images; a class alone than all others, too.
+
+    A class may be hard beside what weak slices found before explain, and wrong less often than images with these.
+    """
+    usual = comparable_rate(wrong, mask, search.strata)
+    if all(c.field == "class" for c in search.atoms.conditions):
+        usual = max(usual, float(wrong[~mask].mean()))
+    return bool(wrong[mask].mean() >= LEAST_RISE * usual)
 
 
 def _first_weak(search: Search, candidates: Candidates, merit: Scores, wrong: Mask) -> int | None:

@@ -166,6 +166,17 @@ class TestFinding:
         errors = rng.random(3000) < np.where(hard, 0.4, 0.05)
         assert [s.name for s in search(table, errors, labels)] == ["class = defective"]
 
+    @pytest.mark.parametrize(("hard", "names"), [(0.22, ["lot = bad"]), (0.6, ["lot = bad", "class = functional"])])
+    def test_class_that_is_wrong_less_often_than_the_rest_is_no_weak_slice(self, hard: float, names: list[str]) -> None:
+        """Though it is wrong more often than others beside a weak slice that has none of it."""
+        rng = np.random.default_rng(12)
+        table, _ = table_of(1500, rng, properties=0)
+        labels = ["c1" if row % 3 == 0 else "c2" for row in range(1500)]
+        bad = (np.array(labels) == "c2") & (rng.random(1500) < 0.5)
+        table["lot"] = np.where(bad, "bad", "good")
+        errors = rng.random(1500) < np.where(bad, 0.55, np.where(np.array(labels) == "c1", hard, 0.03))
+        assert [s.name for s in search(table, errors, labels)] == names
+
     def test_removable_errors_and_typical_members_are_told(self) -> None:
         rng = np.random.default_rng(14)
         table, labels = table_of(2000, rng)
