@@ -287,7 +287,8 @@ class Loop:
         wrong = np.array([p != g for p, g in zip(scored.predictions.predicted(), given, strict=True)], dtype=np.bool_)
         before = self.slices(number - 1) if number > 1 else []
         table = self.judging.slice_table(rows, properties, self._looks_of(before, rows, rows), asked=before)
-        return track(scored.slices, before, table, wrong, [s.id for s in rows], given, number)
+        judged = self.predictions(number - 1).sample_ids if number > 1 else ()
+        return track(scored.slices, before, table, wrong, [s.id for s in rows], given, number, judged)
 
     def shots(self, number: int, labels: Mapping[str, CurrentLabel]) -> list[Shot]:
         """What to collect for the slices of an iteration, with the nearest of the pool that nobody has judged."""

@@ -398,7 +398,7 @@ class Slice:
     its images more often, a recipe that was not proven, nothing but to collect more, or nothing before people have
     reviewed its labels, of which many are flagged. ``history`` has iteration, size and error rate of each iteration
     that it was looked at in. While it is being collected for, ``wanted`` more images are asked for, counted from the
-    size ``began``.
+    size ``began``, which moves with what was there before.
     """
 
     name: str

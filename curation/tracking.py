@@ -38,16 +38,20 @@ def track(
     sample_ids: Sequence[str],
     labels: Sequence[str],
     iteration: int,
+    judged_before: Collection[str] | None = None,
 ) -> list[Slice]:
     """The slices of this iteration with the names, statuses and histories that they had before.
 
     ``found`` are the slices of this iteration, ``before`` those of the last; ``table``, ``errors``, ``sample_ids`` and
-    ``labels`` as for ``find_slices``. A slice that is found again, by name or else with at least half of its members,
-    keeps its name and conditions, measured anew; one that was fixed is open again and asks for nothing. One that is not
-    found again is fixed where its error rate is no longer clearly above that of comparable images, and stays what it
-    was where it is, or is open again where it was fixed; one that holds no image any more is fixed. One that is as weak
-    although all that was asked for has arrived is open again, so that something else is tried. Weak ones come first in
-    the order found, fixed ones last.
+    ``labels`` as for ``find_slices``. Of what a slice is collected for, only samples that are not among
+    ``judged_before``, those of the last iteration, have arrived; by default its size tells.
+
+    A slice that is found again, by name or else with at least half of its members, keeps its name and conditions,
+    measured anew; one that was fixed is open again and asks for nothing. One that is not found again is fixed where its
+    error rate is no longer clearly above that of comparable images, and stays what it was where it is, or is open again
+    where it was fixed; one that holds no image any more is fixed. One that is as weak although all that was asked for
+    has arrived is open again, so that something else is tried. Weak ones come first in the order found, fixed ones
+    last.
     """
     wrong = np.asarray(errors, dtype=np.bool_)
     of_class = np.unique(np.asarray(labels, dtype=str), return_inverse=True)[1].astype(np.int64)
@@ -66,11 +70,11 @@ def track(
         again = replace(measured, p_value=new.p_value) if measured is not None and measured.size else new
         known = mark(old, "open") if old.status == "fixed" else old
         again = replace(again, status=known.status, wanted=known.wanted, began=known.began)
-        weak.append(_noted(_supplied(again), iteration, old.history))
+        weak.append(_noted(_supplied(_counted(again, old, judged_before)), iteration, old.history))
     fixed: list[Slice] = []
     for old in left:
         measured = _measured(old, table, wrong, sample_ids, labels, of_class)
-        now = _unrepaired(old) if measured is None else _not_found(measured)
+        now = _unrepaired(old) if measured is None else _not_found(_counted(measured, old, judged_before))
         (fixed if now.status == "fixed" else weak).append(_noted(now, iteration, old.history))
     return weak + fixed
 
@@ -84,6 +88,17 @@ def _not_found(measured: Slice) -> Slice:
     if measured.removable <= 0 or measured.error_rate < LEAST_RISE * usual:
         return mark(measured, "fixed")
     return mark(measured, "open") if measured.status == "fixed" and measured.ci[0] > usual else _supplied(measured)
+
+
+def _counted(now: Slice, old: Slice, judged_before: Collection[str] | None) -> Slice:
+    """A slice that is collected for, counted from a size at which only what is new has arrived since.
+
+    Samples that were there before come into a slice, or leave it, with their labels.
+    """
+    if not now.wanted or judged_before is None:
+        return now
+    arrived = max(old.size - old.began, 0) + len(set(now.sample_ids).difference(judged_before))
+    return replace(now, began=now.size - arrived)
 
 
 def _supplied(found: Slice) -> Slice:

@@ -164,6 +164,18 @@ class TestTracking:
             assert (again.repair, again.proof) == now
             assert (again.recipe, again.status) == (None, "collecting")
 
+    @pytest.mark.parametrize("found", [True, False])
+    def test_only_what_was_not_there_before_has_arrived(self, found: bool) -> None:
+        """3 had arrived when it had 18 members; of the 20 of now 8 are new, others were relabeled into it, or left."""
+        old = replace(weak(), sample_ids=tuple(IDS[:18]), size=18, status="collecting", wanted=30, began=15)
+        new = [weak()] if found else []
+        (again,) = track(new, [old], TABLE, errors_in(20), IDS, LABELS, 2, [*IDS[8:], "gone"])
+        (shot,) = shot_list([again], CLASSES)
+        assert (again.status, shot.arrived) == ("collecting", 3 + 8)
+        (later,) = track(new, [again], TABLE, errors_in(20), IDS, LABELS, 3, IDS)
+        (shot,) = shot_list([later], CLASSES)
+        assert shot.arrived == 3 + 8
+
     def test_another_slice_is_another(self) -> None:
         other = replace(weak("x"), conditions=(Condition("brightness", ">=", 0.8),), sample_ids=tuple(IDS[80:]))
         found = track([other], [weak()], TABLE, errors_in(20), IDS, LABELS, 2)
