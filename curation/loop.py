@@ -280,12 +280,13 @@ class Loop:
         self, number: int, scored: Scored, labels: Mapping[str, CurrentLabel], properties: pd.DataFrame
     ) -> list[Slice]:
         """Slices keep the name, status and history that they had in the last iteration."""
-        from curation.tracking import track
+        from curation.tracking import called_now, track
 
         rows = [self.by_id[s] for s in scored.predictions.sample_ids]
         given = [class_of(labels, s) for s in rows]
         wrong = np.array([p != g for p, g in zip(scored.predictions.predicted(), given, strict=True)], dtype=np.bool_)
-        before = self.slices(number - 1) if number > 1 else []
+        classes = self.ledger.classes()
+        before = [called_now(s, classes) for s in self.slices(number - 1)] if number > 1 else []
         table = self.judging.slice_table(rows, properties, self._looks_of(before, rows, rows), asked=before)
         judged = self.predictions(number - 1).sample_ids if number > 1 else ()
         return track(scored.slices, before, table, wrong, [s.id for s in rows], given, number, judged)

@@ -108,6 +108,11 @@ def described(conditions: Sequence[Condition], classes: Classes, *, numbers: boo
     return ", ".join([f"{who} {which[0]}", *which[1:]]) if which else who
 
 
+def name_of(conditions: Sequence[Condition], classes: Classes) -> str:
+    """What a slice with these conditions is called."""
+    return " and ".join(condition_name(c, classes) for c in conditions)
+
+
 def condition_name(condition: Condition, classes: Classes) -> str:
     """A condition as it stands in a slice's name."""
     if condition.field == "class":

@@ -22,7 +22,7 @@ from curation.errors import RecordError
 from curation.properties import PROPERTIES, QUALITY_ONLY
 from curation.records import Classes, Condition, Slice
 from curation.slice_search import Atoms, Candidates, Search, Trial, strata_codes
-from curation.slice_words import WEAKNESSES, by_looks, condition_name, look_of, number_text, weakness_of
+from curation.slice_words import WEAKNESSES, by_looks, look_of, name_of, number_text, weakness_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -290,7 +290,7 @@ def _slice_of(
 ) -> Slice:
     size, errors = int(mask.sum()), int(wrong[mask].sum())
     return Slice(
-        name=" and ".join(condition_name(c, classes) for c in conditions),
+        name=name_of(conditions, classes),
         conditions=conditions,
         sample_ids=tuple(sample_ids[row] for row in np.flatnonzero(mask)),
         size=size,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from curation.audit import wilson_interval
 from curation.records import Classes, Slice, SliceStatus
-from curation.slice_words import by_looks, described
+from curation.slice_words import by_looks, described, name_of
 from curation.slices import LEAST_RISE, comparable_rate, members
 
 if TYPE_CHECKING:
@@ -28,6 +28,13 @@ FEWEST, MOST = 20, 200
 
 
 # --- identity
+
+
+def called_now(found: Slice, classes: Classes) -> Slice:
+    """A slice under the name that it has with the classes' names of now."""
+    if all(c.field != "class" for c in found.conditions):
+        return found
+    return replace(found, name=name_of(found.conditions, classes))
 
 
 def track(

@@ -29,7 +29,7 @@ from curation.judging import joint_groups, trainable, unlabeled_pool
 from curation.kept import Kept
 from curation.ledger import Ledger, NewPath, NewSample
 from curation.loop import Loop
-from curation.parts import Account, Parts, Repaired
+from curation.parts import Account, Parts, Repaired, Scored
 from curation.properties import measure_properties
 from curation.records import (
     AMBIGUOUS,
@@ -457,6 +457,20 @@ def test_pool_image_of_a_slice_comes_first_where_all_others_have_values_of_their
     monkeypatch.setattr(house.loop, "samples", named)
     (shot,) = house.loop.shots(1, house.ledger.labels())
     assert list(shot.pool) == [last, *others]
+
+
+def test_slice_of_a_class_goes_on_under_the_name_that_the_class_has_now(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.loop.baseline()
+    house.loop.prepare(1)
+    labels = house.ledger.labels()
+    own = tuple(s.id for s in trainable(house.samples, labels) if labels[s.id].class_id == "c1")
+    weak = Slice("class = left", (Condition("class", "=", "c1"),), own, len(own), 20, 0.5, (0.3, 0.7), 0.1, 0.01)
+    write_frame(house.paths.iteration(1) / "slices.parquet", slices_to_frame([weak]))
+    house.ledger.rename_class("c1", "port", who="eve")
+    scored = Scored(house.loop.predictions(1), {}, (), ())
+    (kept,) = house.loop._remember(2, scored, labels, house.loop.parts.measure(house.samples, None))
+    assert kept.name == "class = port"
 
 
 def test_trials_of_an_iteration_share_the_copies_that_they_may_look_at(

@@ -12,7 +12,7 @@ import pytest
 
 from curation.records import Classes, Condition, Slice
 from curation.slice_words import words
-from curation.tracking import mark, nearest_unlabeled, review_first, shot_list, start_collecting, track
+from curation.tracking import called_now, mark, nearest_unlabeled, review_first, shot_list, start_collecting, track
 
 CLASSES = Classes(("c1", "c2"), ("functional", "defective"))
 IDS = [f"s{n}" for n in range(100)]
@@ -175,6 +175,12 @@ class TestTracking:
         (later,) = track(new, [again], TABLE, errors_in(20), IDS, LABELS, 3, IDS)
         (shot,) = shot_list([later], CLASSES)
         assert shot.arrived == 3 + 8
+
+    def test_slice_of_a_class_is_called_by_the_name_that_the_class_has_now(self) -> None:
+        old = replace(weak("class = broken and brightness < 0.2"), conditions=(Condition("class", "=", "c2"), DARK))
+        assert called_now(old, CLASSES).name == "class = defective and brightness < 0.2"
+        given = replace(weak(), name="as before")
+        assert called_now(given, CLASSES) == given
 
     def test_another_slice_is_another(self) -> None:
         other = replace(weak("x"), conditions=(Condition("brightness", ">=", 0.8),), sample_ids=tuple(IDS[80:]))
