@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from curation.records import Classes, Condition, Slice
 
@@ -111,6 +113,21 @@ def described(conditions: Sequence[Condition], classes: Classes, *, numbers: boo
 def name_of(conditions: Sequence[Condition], classes: Classes) -> str:
     """What a slice with these conditions is called."""
     return " and ".join(condition_name(c, classes) for c in conditions)
+
+
+def told_apart(found: Slice, taken: Collection[str]) -> Slice:
+    """A slice whose name is none of those taken: by looks with the beginning of its image's id, where paths end alike.
+
+    >>> looks = Condition("looks like 3f9a12c4d5", ">=", 0.9, "b/frame.png")
+    >>> found = Slice("looks like frame.png", (looks,), ("a",), 1, 1, 1.0, (0.0, 1.0), 0.0, 0.01)
+    >>> told_apart(found, ["looks like frame.png"]).name
+    'looks like frame.png (3f9a12c4)'
+    """
+    if found.name not in taken:
+        return found
+    ids = [c.field.removeprefix(_LOOKS)[:8] for c in found.conditions if c.field.startswith(_LOOKS)]
+    names = (f"{found.name} ({mark})" for mark in itertools.chain(ids, itertools.count(2)))
+    return replace(found, name=next(name for name in names if name not in taken))
 
 
 def condition_name(condition: Condition, classes: Classes) -> str:

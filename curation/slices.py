@@ -22,7 +22,7 @@ from curation.errors import RecordError
 from curation.properties import PROPERTIES, QUALITY_ONLY
 from curation.records import Classes, Condition, Slice
 from curation.slice_search import Atoms, Candidates, Search, Trial, strata_codes
-from curation.slice_words import WEAKNESSES, by_looks, look_of, name_of, number_text, weakness_of
+from curation.slice_words import WEAKNESSES, by_looks, look_of, name_of, number_text, told_apart, weakness_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,6 +125,7 @@ def find_slices(
             comparable = float(wrong[~mask].mean()) if alone else comparable_rate(wrong, mask, of_class)
             conditions = tuple(_called(c, sample_ids, paths) for c in conditions)
             made = _slice_of(conditions, mask, wrong, sample_ids, classes, p_value, comparable)
+            made = told_apart(made, [other.name for other in found])
             own = [c.field for c in conditions if by_looks(c.field)]
             rows = typical_rows(made, table.assign(**{field: near[field].to_numpy() for field in own}), labels)
             found.append(replace(made, typical=tuple(sample_ids[row] for row in rows[:MOST_TYPICAL])))

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from curation.audit import wilson_interval
 from curation.records import Classes, Slice, SliceStatus
-from curation.slice_words import by_looks, described, name_of
+from curation.slice_words import by_looks, described, name_of, told_apart
 from curation.slices import LEAST_RISE, comparable_rate, members
 
 if TYPE_CHECKING:
@@ -62,14 +62,15 @@ def track(
     """
     wrong = np.asarray(errors, dtype=np.bool_)
     of_class = np.unique(np.asarray(labels, dtype=str), return_inverse=True)[1].astype(np.int64)
-    names = {new.name for new in found}
-    named = {old.name: old for old in reversed(before) if old.name in names}
-    left = [old for old in before if named.get(old.name) is not old]
+    names = {_key(new) for new in found}
+    named = {_key(old): old for old in reversed(before) if _key(old) in names}
+    left = [old for old in before if named.get(_key(old)) is not old]
     weak: list[Slice] = []
     for new in found:
-        old = named.pop(new.name, None)
+        old = named.pop(_key(new), None)
         if old is None and (old := _same(new, left)) is not None:
             left.remove(old)
+        new = told_apart(new, {other.name for other in (*before, *weak) if other is not old})
         if old is None:
             weak.append(_noted(new, iteration))
             continue
@@ -119,6 +120,11 @@ def _noted(found: Slice, iteration: int, history: tuple[tuple[int, int, float], 
     if not found.size:
         return replace(found, history=history)
     return replace(found, history=(*history, (iteration, found.size, found.error_rate)))
+
+
+def _key(found: Slice) -> tuple[str, ...]:
+    """What a slice is found again by: its name, and its fields, which tell images apart whose paths end alike."""
+    return (found.name, *(c.field for c in found.conditions))
 
 
 def _same(new: Slice, old: Sequence[Slice]) -> Slice | None:

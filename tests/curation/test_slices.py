@@ -143,6 +143,18 @@ class TestFinding:
             assert found.name.startswith(f"looks like {shown.format(f'{place:03}')}, nearest ")
             assert found.conditions[0].shown == f"{folder}s{place:03}.png"
 
+    def test_images_whose_paths_end_alike_give_two_names(self) -> None:
+        rng = np.random.default_rng(0)
+        looks = rng.normal(size=(400, 20)).astype(np.float32)
+        looks[:50, :3] += 8
+        looks[50:100, 5:8] -= 8
+        errors = rng.random(400) < np.where(np.arange(400) < 100, 0.7, 0.04)
+        paths = [f"{row // 50}/recordings/2026/session_000001/camera/frame.png" for row in range(400)]
+        table = pd.DataFrame({"brightness": rng.random(400)})
+        first, second = search(table, errors, ["c1", "c2"] * 200, looks=looks, paths=paths)
+        own = second.conditions[0].field.removeprefix("looks like ")
+        assert second.name == f"{first.name} ({own})"
+
     def test_look_that_is_gone_holds_nobody(self) -> None:
         gone = a_slice(Condition("looks like s9", ">=", 0.9))
         assert looks_columns([gone], np.eye(2, dtype=np.float32), ["s0", "s1"], np.eye(2, dtype=np.float32)) == {}

@@ -182,6 +182,19 @@ class TestTracking:
         given = replace(weak(), name="as before")
         assert called_now(given, CLASSES) == given
 
+    def test_slices_by_looks_whose_images_are_called_alike_are_told_apart(self) -> None:
+        name = "looks like frame.png, nearest 20%"
+        old, new = (
+            replace(weak(name), conditions=(Condition(f"looks like {s}", ">=", 0.8, "frame.png"),), sample_ids=ids)
+            for s, ids in (("s7", tuple(IDS[:20])), ("s91", tuple(IDS[80:])))
+        )
+        near = np.arange(100) / 100
+        table = TABLE.assign(**{"looks like s7": 1 - near, "looks like s91": near})
+        found = track([new], [replace(old, status="accepted")], table, errors_in(20), IDS, LABELS, 2)
+        assert [(s.name, s.status) for s in found] == [(f"{name} (s91)", "open"), (name, "accepted")]
+        again = track([replace(new, name=name)], found, table, errors_in(20), IDS, LABELS, 3)
+        assert [(s.name, s.status) for s in again] == [(f"{name} (s91)", "open"), (name, "accepted")]
+
     def test_another_slice_is_another(self) -> None:
         other = replace(weak("x"), conditions=(Condition("brightness", ">=", 0.8),), sample_ids=tuple(IDS[80:]))
         found = track([other], [weak()], TABLE, errors_in(20), IDS, LABELS, 2)
