@@ -347,7 +347,8 @@ def slices(
         print_json([{column: getattr(s, column) for column in columns} for s in found])
         return
     for s in found:
-        click.echo(f"{s.status:10}  {s.error_rate:4.0%} of {s.size} wrong, elsewhere {s.rest_error_rate:.0%}: {s.name}")
+        rates = f"{s.error_rate:4.0%} of {s.size} wrong, elsewhere {s.rest_error_rate:.0%}"
+        click.echo(f"{s.status:10}  {rates if s.size else 'no image any more'}: {s.name}")
     if not found:
         click.echo("No group of images stands out as weaker than the rest.")
 

@@ -88,6 +88,7 @@ def words(found: Slice, classes: Classes) -> str:
     """A slice as one plain sentence: who is in it, how often the model is wrong there, and how often elsewhere."""
     low, high = found.ci
     rates = f"{found.error_rate:.0%} wrong ({low:.0%} to {high:.0%}), elsewhere {found.rest_error_rate:.0%}"
+    rates = rates if found.size else "there are none any more"
     text = described(found.conditions, classes)
     return f"{text[0].upper()}{text[1:]}: {rates}"
 

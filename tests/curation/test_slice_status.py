@@ -92,3 +92,11 @@ def test_command_lists_slices_and_sets_a_status(project: Project) -> None:
     assert told.output == "accepted     50% of 30 wrong, elsewhere 10%: brightness < 0.2\n"
     found = json.loads(CliRunner().invoke(curate, ["slices", str(project.root), "--json"]).output)
     assert [(s["name"], s["status"], s["errors"]) for s in found] == [(DARK.name, "accepted", 15)]
+
+
+def test_command_says_of_a_slice_that_it_holds_no_image_any_more(project: Project) -> None:
+    keep(project)
+    gone = replace(DARK, status="fixed", sample_ids=(), size=0, errors=0, error_rate=0.0)
+    write_frame(project.paths.iteration(1) / "slices.parquet", slices_to_frame([gone]))
+    told = CliRunner().invoke(curate, ["slices", str(project.root)])
+    assert told.output == "fixed       no image any more: brightness < 0.2\n"
