@@ -559,7 +559,7 @@ def test_verdict_on_a_selection_arrives_in_the_ledger_and_in_the_next_view_and_i
     page.get_by_role("button", name="Take back the last 2").click()
     page.get_by_text("0 samples", exact=True).wait_for(timeout=60_000)
     assert project.labels().set_index("path")["label"].equals(before)
-    assert [what for what, _ in history(project, "Ann")[4:]] == ["verdict", "undo", "verdict", "undo"]
+    assert [what for what, _ in history(project, "Ann")[4:]] == ["verdict", "verdict", "undo", "undo"]
     assert said == []
     page.close()
 
