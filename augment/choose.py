@@ -31,9 +31,11 @@ Features = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
-#: Augmented images cost half as much as new ones each; a recipe makes no more than this many. Twice as many as 1,000
-#: bring back a tenth more, four times as many hardly anything, while other images lose (docs/log.md).
+#: Augmented images cost half as much as new ones each; a recipe makes no more than this many of other images. Twice as
+#: many as 1,000 bring back a tenth more, four times as many hardly anything, while those lose (docs/log.md).
 MOST_COPIES = 2000
+#: And no more than this many of the slice's own.
+MOST_OF_ITS_OWN = 1000
 #: A weakness is measured in a slice whose images differ from others as clearly as this; so many are tried.
 CLEARLY, MOST_AIMS = 0.9, 3
 #: Weaknesses that no measured property tells from another one: what is soft may be blurred or of low resolution.
@@ -71,10 +73,10 @@ def plan(
     whose class ids are ``labels``. Where the recipe produces a condition (dark, blurred, ...), images that are like
     the slice but for how they look (of its classes, metadata and size) are copied into it: all, where their mix of
     classes is the slice's but for chance, else in its mix. The slice's own are left out, since the recipe would bring
-    the condition on them twice. Against rarity the slice's own images are copied. ``MOST_COPIES`` copies at most:
-    rather one each of many images than several of few, up to ``settings.copies``; in an order drawn by ``seed``, so
-    that the first of them are a fair draw. Of ``recipes`` the first against the same weakness takes the place of ours.
-    ``softness`` is that of ``recipe_for``. Raises RecordError where lengths differ.
+    the condition on them twice. Against rarity the slice's own images are copied. ``MOST_COPIES`` copies at most, of
+    its own ``MOST_OF_ITS_OWN``: rather one each of many images than several of few, up to ``settings.copies``; in an
+    order drawn by ``seed``, so that the first of them are a fair draw. Of ``recipes`` the first against the same
+    weakness takes the place of ours. ``softness`` is that of ``recipe_for``. Raises RecordError where lengths differ.
     """
     if not len(properties) == len(sample_ids) == len(labels):
         raise RecordError(
@@ -87,7 +89,9 @@ def plan(
     ours = recipe_for(weakness, properties[inside], properties[~inside], softness)
     recipe = next((r for r in recipes if r.weakness == weakness), ours)
     most = MOST_COPIES if settings.copies else 0
-    rows = _rows_to_copy(weak, weakness, properties, inside, labels, seed, most)[:most]
+    rows = _rows_to_copy(weak, weakness, properties, inside, labels, seed, most)
+    most = min(most, MOST_OF_ITS_OWN) if inside[rows].all() else most
+    rows = rows[:most]
     copies = min(settings.copies, max(most // max(len(rows), 1), 1))
     return recipe, Augmentation(recipe.name, tuple(sample_ids[row] for row in rows), copies, build_transform(recipe))
 
@@ -191,9 +195,9 @@ def unchanged(image: npt.NDArray[np.uint8], seed: int) -> npt.NDArray[np.uint8]:
 
 
 def again(sample_ids: Sequence[str], factor: int) -> Augmentation:
-    """The same images ``factor`` times in all, ``MOST_COPIES`` at most; against a slice that is merely rare."""
-    copies = max(1, min(factor - 1, MOST_COPIES // max(len(sample_ids), 1)))
-    return Augmentation("oversampling", tuple(sample_ids[:MOST_COPIES]), copies, unchanged, as_they_are=True)
+    """The same images ``factor`` times in all, ``MOST_OF_ITS_OWN`` at most; against a slice that is merely rare."""
+    copies = max(1, min(factor - 1, MOST_OF_ITS_OWN // max(len(sample_ids), 1)))
+    return Augmentation("oversampling", tuple(sample_ids[:MOST_OF_ITS_OWN]), copies, unchanged, as_they_are=True)
 
 
 Repair = Literal["recipe", "oversampling", "collect"]

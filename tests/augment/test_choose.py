@@ -12,6 +12,7 @@ import pytest
 
 from augment.choose import (
     MOST_COPIES,
+    MOST_OF_ITS_OWN,
     Ground,
     again,
     aims,
@@ -108,7 +109,7 @@ class TestPlan:
         _, augmentation = plan(a_slice(ids, DARK), table, ids, labels, SliceSettings(), 0)
         assert sorted(augmentation.sample_ids) == sorted(ids)
 
-    @pytest.mark.parametrize(("members", "copies", "made"), [(2200, 1, 1), (2200, 20, 1), (600, 7, 3), (600, 2, 2)])
+    @pytest.mark.parametrize(("members", "copies", "made"), [(1100, 1, 1), (1100, 20, 1), (300, 7, 3), (300, 2, 2)])
     def test_copies_are_bounded_and_rather_of_many_images_than_several_of_one(
         self, members: int, copies: int, made: int
     ) -> None:
@@ -116,7 +117,13 @@ class TestPlan:
         weak = a_slice(ids[:members], weakness="rare")
         _, augmentation = plan(weak, table, ids, labels, SliceSettings(copies=copies), 0)
         assert augmentation.copies == made
-        assert len(augmentation.sample_ids) == min(members, MOST_COPIES)
+        assert len(augmentation.sample_ids) == min(members, MOST_OF_ITS_OWN)
+
+    def test_of_other_images_more_are_copied_than_of_the_slices_own(self) -> None:
+        table, ids, labels = a_set(3000)
+        _, augmentation = plan(a_slice(ids[:20], DARK), table, ids, labels, SliceSettings(), 0)
+        assert len(augmentation.sample_ids) * augmentation.copies == MOST_COPIES
+        assert not set(augmentation.sample_ids) & set(ids[:20])
 
     def test_no_copies_are_made_where_none_are_wanted(self) -> None:
         table, ids, labels = a_set()
@@ -239,7 +246,7 @@ class TestAgain:
         assert (shown.sample_ids, shown.copies) == (("a", "b"), 3)
         image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
         assert (pickle.loads(pickle.dumps(shown)).transform(image, 5) == image).all()
-        assert again([f"s{n}" for n in range(100)], 50).copies == MOST_COPIES // 100
+        assert again([f"s{n}" for n in range(100)], 50).copies == MOST_OF_ITS_OWN // 100
 
 
 class TestTrial:
