@@ -458,7 +458,10 @@ def advise(account: Account, gain: Gain | None, cards: Sequence[SliceCard], audi
             if shown
         ]
     if gain is not None and gain.otherwise:
-        lines.append("Keep the settings as they are now: then the next gain is that of the labels.")
+        kept = "Keep the settings as they are now"
+        if all(other.startswith("model ") for other in gain.otherwise):
+            kept = "The model goes this way from now on"
+        lines.append(f"{kept}: then the next gain is that of the labels.")
         if account.trained.get("credits"):
             lines.append("What single actions gained goes by heads that are trained alike, with the settings of now.")
     elif gain is not None and gain.unjudged:

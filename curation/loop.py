@@ -521,12 +521,15 @@ class Loop:
         }
 
     def _model_settings(self, file: Path) -> dict[str, Any]:
-        """What the model in a file hangs on beside its data; weights by what they are, since their file may move."""
-        from curation.ways import device_that_counts
+        """What the model in a file hangs on beside its data; weights by what they are, since their file may move.
 
-        weights, device = self.parts.identity, device_that_counts(file)
-        known = {"backbone.weights": weights} if weights else {}
-        return {**model_settings(self.settings), **known, **({"backbone.device": device} if device else {})}
+        The way that it went, too: where the images set apart call for the other one, what was gained is not the labels'
+        alone.
+        """
+        from curation.ways import trained_how
+
+        known = {"backbone.weights": self.parts.identity} if self.parts.identity else {}
+        return {**model_settings(self.settings), **known, **trained_how(file)}
 
     def _credits(
         self, number: int, labels: Mapping[str, CurrentLabel], augmentations: Sequence[Augmentation]

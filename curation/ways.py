@@ -106,19 +106,25 @@ def way_of(file: Path, identity: str) -> str | None:
     return str(found[0].get("way", "fine-tune"))
 
 
-def device_that_counts(file: Path) -> str | None:
-    """``cuda`` where all of the network was trained, as there only, ``cpu`` where its last blocks were.
+def trained_how(file: Path) -> dict[str, str]:
+    """How the model in a file was trained, beside its settings; nothing for a file of something else.
 
-    ``None`` for a model that was not fine-tuned: it is the same wherever it was made.
+    ``model``: fine-tuned, a head alone where the network was not shown to gain by that, or a head on views. And
+    ``backbone.device`` of one whose network was trained: on CUDA all of it is, on a CPU its last blocks.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(str(file), framework="np") as opened:
-            whole = json.loads((opened.metadata() or {}).get("curation", "{}")).get("whole")
+            about = json.loads((opened.metadata() or {}).get("curation", "{}"))
     except (SafetensorError, OSError, ValueError):
-        return None
-    return None if whole is None else "cuda" if whole else "cpu"
+        return {}
+    if about.get("way") == "views":
+        return {"model": "a head on views"}
+    if "whole" not in about:
+        return {}
+    told = {"model": "fine-tuned" if about.get("share", 1.0) else "a head alone"}
+    return told | {"backbone.device": "cuda" if about["whole"] else "cpu"}
 
 
 def goes_by_views(folder: Path, identity: str) -> bool:

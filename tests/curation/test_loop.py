@@ -267,14 +267,41 @@ def test_a_model_that_was_trained_otherwise_is_no_gain_of_the_labels(done: House
     assert table_of(status).endswith("\nIteration 1 was trained otherwise than the one before: seed 3, then 0.")
 
 
-def test_a_device_counts_where_it_decides_how_much_of_the_network_is_trained(done: House, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("about", "told"),
+    [
+        ({"whole": True}, {"model": "fine-tuned", "backbone.device": "cuda"}),
+        ({"whole": False, "share": 0.5}, {"model": "fine-tuned", "backbone.device": "cpu"}),
+        ({"whole": False, "share": 0}, {"model": "a head alone", "backbone.device": "cpu"}),
+        ({"way": "views"}, {"model": "a head on views"}),
+        ({}, {}),
+    ],
+)
+def test_how_a_model_was_trained_stands_with_its_settings(
+    done: House, tmp_path: Path, about: dict[str, object], told: dict[str, str]
+) -> None:
     file = tmp_path / "model.safetensors"
-    for whole, device in ((True, "cuda"), (False, "cpu")):
-        about = {"curation": json.dumps({"whole": whole})}
-        file.write_bytes(save({"weight": np.zeros(1, dtype=np.float32)}, metadata=about))
-        assert done.loop._model_settings(file)["backbone.device"] == device
+    file.write_bytes(save({"weight": np.zeros(1, dtype=np.float32)}, metadata={"curation": json.dumps(about)}))
+    known = done.loop._model_settings(file)
+    assert {name: known[name] for name in ("model", "backbone.device") if name in known} == told
     file.write_bytes(b"no model")
-    assert "backbone.device" not in done.loop._model_settings(file)
+    assert not {"model", "backbone.device"} & {*done.loop._model_settings(file)}
+
+
+def test_a_model_that_went_another_way_is_no_gain_of_the_labels(done: House) -> None:
+    account = done.loop.account(1)
+    assert account.scored is not None
+    settings, without = account.trained["settings"], replace(account.scored, slices=())
+    before, after = ({"settings": {**settings, "model": way}} for way in ("fine-tuned", "a head alone"))
+    shown = replace(account, model_before=wrong_predictions(account, 20), scored=without)
+    shown = replace(shown, trained_before=before, trained=after)
+    summary = summarize(
+        shown, project="p", backbone="b", seed=0, earlier=[], queue=done.ledger.queue(1), settled=(), links={}
+    )
+    assert summary.gain is not None
+    assert summary.gain.otherwise == ("model fine-tuned, then a head alone",)
+    assert gain_badge(summary.gain) == "Trained otherwise"
+    assert "The model goes this way from now on: then the next gain is that of the labels." in summary.advice
 
 
 def wrong_predictions(account: Account, count: int) -> Predictions:
