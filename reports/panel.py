@@ -126,6 +126,15 @@ def button_words(words: str) -> str:
     return short[:1].upper() + short[1:60] + ("…" if len(short) > 60 else "")
 
 
+def first_to_look_at(counts: Sequence[int]) -> int:
+    """Which of the views, by how many images each holds now, is to be looked at first: an empty one has been done.
+
+    >>> first_to_look_at([0, 27, 5]), first_to_look_at([3, 1]), first_to_look_at([0, 0])
+    (1, 0, 0)
+    """
+    return next((position for position, count in enumerate(counts) if count), 0)
+
+
 def plain(text: str) -> str:
     """Somebody's words as plain text in Markdown: no markup, no link, no line break of theirs."""
     return re.sub(r"([\\`*_{}\[\]<>#|!~])", r"\\\1", re.sub(r"\s+", " ", text))

@@ -103,6 +103,12 @@ def test_button_is_short_and_without_its_iteration() -> None:
     assert len(panel.button_words("x" * 200)) == 61
 
 
+def test_the_first_view_that_holds_an_image_is_looked_at_first() -> None:
+    assert panel.first_to_look_at([0, 27, 5]) == 1
+    assert panel.first_to_look_at([3, 0]) == 0
+    assert panel.first_to_look_at([]) == 0
+
+
 def test_curve_has_a_point_with_its_interval_an_iteration(facts: Mapping[str, Any]) -> None:
     assert panel.curve([facts]) is None
     drawn = panel.curve([{**facts, "number": 0, "point": [0.75, 0.7, 0.85]}, {**facts, "point": None}, facts])

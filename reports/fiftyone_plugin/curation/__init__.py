@@ -250,13 +250,14 @@ class CurationPanel(foo.Panel):  # type: ignore[misc]  # FiftyOne has no types
     def _views(self, ctx: Any, panel: Any, last: Mapping[str, Any]) -> None:
         panel.md(f"{said.title('What to look at, in this order')}\n\n{said.CHIPS}", name="views_title")
         counts = _counts(ctx.dataset, [view["name"] for view in last.get("views", [])])
+        first = said.first_to_look_at([counts.get(view["name"], 0) for view in last.get("views", [])])
         for position, view in enumerate(last.get("views", [])):
             panel.btn(
                 f"view_{position}",
                 label=f"{said.button_words(view['words'])} ({counts.get(view['name'], 0)})",
                 on_click=self.open_view,
                 params={"view": view["name"]},
-                variant="contained" if position == 0 else "outlined",
+                variant="contained" if position == first else "outlined",
             )
         if counts.get(REVIEWED):
             panel.btn(
