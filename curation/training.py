@@ -134,6 +134,18 @@ def load_fine_tuned(file: Path, store: FeatureStore) -> FineTuned:
     )  # fmt: skip
 
 
+def about_model(file: Path) -> dict[str, Any] | None:
+    """What a model's file says of itself, its tensors not read; ``None`` where it is not there or something else."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(file), framework="np") as opened:
+            about: dict[str, Any] = json.loads((opened.metadata() or {})["curation"])
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return None
+    return about
+
+
 def read_model(file: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """What a model's file says of itself, and its tensors; ``None`` where it is not there or something else."""
     from safetensors import SafetensorError, safe_open

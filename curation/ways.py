@@ -8,7 +8,6 @@ differs between two of them is the data.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +20,7 @@ import numpy.typing as npt
 from curation.features import FeatureStore, ViewFeatures
 from curation.networks import FEW
 from curation.records import Augmentation, Progress, Sample
-from curation.training import FineTuned, load_fine_tuned, read_model, validation_rows
+from curation.training import FineTuned, about_model, load_fine_tuned, validation_rows
 from curation.view_heads import ViewModel, ViewTrainer, load_view_model
 
 #: More train images than this are fine-tuned without a try: their views take gigabytes, and are no longer few.
@@ -100,10 +99,10 @@ def model_before(checkpoint: Path) -> Path | None:
 
 def way_of(file: Path, identity: str) -> str | None:
     """``fine-tune`` or ``views``, as the model in a file was trained on these weights; ``None`` for anything else."""
-    found = read_model(file)
-    if found is None or found[0].get("identity") != identity:
+    about = about_model(file)
+    if about is None or about.get("identity") != identity:
         return None
-    return str(found[0].get("way", "fine-tune"))
+    return str(about.get("way", "fine-tune"))
 
 
 def trained_how(file: Path) -> dict[str, str]:
@@ -112,13 +111,7 @@ def trained_how(file: Path) -> dict[str, str]:
     ``model``: fine-tuned, a head alone where the network was not shown to gain by that, or a head on views. And
     ``backbone.device`` of one whose network was trained: on CUDA all of it is, on a CPU its last blocks.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(file), framework="np") as opened:
-            about = json.loads((opened.metadata() or {}).get("curation", "{}"))
-    except (SafetensorError, OSError, ValueError):
-        return {}
+    about = about_model(file) or {}
     if about.get("way") == "views":
         return {"model": "a head on views"}
     if "whole" not in about:
@@ -135,7 +128,6 @@ def goes_by_views(folder: Path, identity: str) -> bool:
 
 def load_model(file: Path, store: FeatureStore, views: ViewFeatures) -> FineTuned | ViewModel:
     """A model of an iteration; raises DataError for another file, or one made with another backbone."""
-    found = read_model(file)
-    if found is not None and found[0].get("way") == "views":
+    if (about_model(file) or {}).get("way") == "views":
         return load_view_model(file, views)
     return load_fine_tuned(file, store)
