@@ -38,9 +38,10 @@ def check_holdout(project: Project, count: int) -> dict[str, Any]:
         raise ConfigError(f"--check must be 1 or more, got {count}")
     reasons = _flagged(project)
     number = project.deciding_iteration()
+    usable = project.usable_samples()  # may read every file: not while others wait
     with decision_lock(project.paths):
         labels = project.ledger.labels()
-        rows = {s.id for s in project.usable_samples() if s.split == "holdout" and _class(labels, s.id)}
+        rows = {s.id for s in usable if s.split == "holdout" and _class(labels, s.id)}
         if not rows:
             raise ProjectError("there is no labeled holdout to check; bring in labeled images with split 'holdout'")
         asked = [e for e in project.ledger.queue(holdout=True) if e.mode == "holdout"]
