@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from curation.config import Settings, is_annotator
@@ -27,8 +28,7 @@ def goal_of(
     ``iterations`` count from where the run began, so that the same call again adds none; ``current`` is among them.
     Raises ConfigError for a value out of range.
     """
-    file = paths.home / "run.json"
-    kept: dict[str, Any] = read_json(file) if file.exists() else {}
+    kept = _kept(paths)
     if kept.get("until", 0) < current:
         kept = {"began": current, "until": current}
     began = kept.get("began", current)
@@ -49,14 +49,22 @@ def goal_of(
 
 def keep_goal(paths: ProjectPaths, goal: Mapping[str, Any]) -> None:
     """Keep what the run is to reach, once it is known that it can begin."""
-    write_json(paths.home / "run.json", goal)
+    write_json(_file(paths), goal)
 
 
 def annotator_of(paths: ProjectPaths, settings: Settings) -> str:
     """Who answers the run that is under way, or the next one where none is."""
-    file = paths.home / "run.json"
-    kept: dict[str, Any] = read_json(file) if file.exists() else {}
-    return str(kept.get("annotator") or settings.review.annotator)
+    return str(_kept(paths).get("annotator") or settings.review.annotator)
+
+
+def _kept(paths: ProjectPaths) -> dict[str, Any]:
+    """The goal of the run that is under way; nothing where none is."""
+    kept: dict[str, Any] = read_json(_file(paths)) if _file(paths).exists() else {}
+    return kept
+
+
+def _file(paths: ProjectPaths) -> Path:
+    return paths.home / "run.json"
 
 
 def settings_for(settings: Settings, goal: Mapping[str, Any]) -> Settings:
@@ -68,4 +76,4 @@ def settings_for(settings: Settings, goal: Mapping[str, Any]) -> Settings:
 
 def forget_goal(paths: ProjectPaths) -> None:
     """Keep it no longer: the run has reached it."""
-    (paths.home / "run.json").unlink(missing_ok=True)
+    _file(paths).unlink(missing_ok=True)

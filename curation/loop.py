@@ -423,8 +423,7 @@ class Loop:
         It came, or was changed, after its batch was decided, or a reviewer's verdict had settled the sample then.
         """
         weighed: set[int] = set()
-        for n in range(1, number):
-            review = finished(self.paths.iteration(n), "review") or {}
+        for review in self._reviews_before(number):
             by_reviewers = (d["sample_id"] for d in review.get("reviewers_decisions", ()))
             settled = set(review.get("settled", by_reviewers))  # earlier versions note reviewers' decisions alone
             taken_in = [d for d in review.get("decisions", ()) if d["sample_id"] not in settled]
@@ -432,9 +431,13 @@ class Loop:
         opinions = [v for v in verdicts if v.iteration < number and v.answer not in (SKIPPED, WITHDRAWN)]
         return {v.sample_id for v in opinions if v.id not in weighed}
 
+    def _reviews_before(self, number: int) -> list[Mapping[str, Any]]:
+        """What was noted of the decided batches of earlier iterations, in their order."""
+        return [finished(self.paths.iteration(n), "review") or {} for n in range(1, number)]
+
     def _came_late(self, number: int, verdicts: Sequence[Verdict]) -> list[Verdict]:
         """Answers to questions of earlier batches that none of these has counted, nor a later one as late."""
-        reviews = [finished(self.paths.iteration(n), "review") or {} for n in range(1, number)]
+        reviews = self._reviews_before(number)
         counted = {verdict for review in reviews for d in review.get("decisions", ()) for verdict in d["cites"]}
         counted |= {verdict for review in reviews for verdict in review.get("late", ())}
         asked = {e.key for e in self.ledger.queue() if e.iteration < number}

@@ -206,9 +206,12 @@ def take_back(
             undos += [undo] if undo is not None else []
         ledger.add_verdicts(withdrawn)
         ledger.take_back(undos, who=person, iteration=iteration, why=why, at=at)
-        was = {u.sample_id: events[u.sample_id][-1] for u in undos}
-        changed = [s for u in undos if (u.new, u.excluded) != (was[s := u.sample_id].new, was[s].excluded)]
-    return Judged(tuple(given), tuple(changed), left)
+    changed = tuple(u.sample_id for u in undos if (u.new, u.excluded) != _label_after(events[u.sample_id][-1]))
+    return Judged(tuple(given), changed, left)
+
+
+def _label_after(event: LabelEvent) -> tuple[str | None, bool]:
+    return event.new, event.excluded
 
 
 def _withdrawal(verdict: Verdict, person: str, iteration: int, why: str, now: datetime) -> Verdict:

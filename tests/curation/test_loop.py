@@ -797,6 +797,14 @@ def test_a_class_that_is_added_while_tasks_are_open_can_be_chosen_and_the_next_i
     assert house.loop.predictions(1).class_ids == ("c1", "c2", "c3")
 
 
+def with_third_class(house: House) -> list[str]:
+    """Add a class and give it half of the train images of the second; returns these."""
+    house.ledger.add_classes(["third"], who="ann")
+    third = [s.id for s in house.samples if s.split == "train" and house.truth[s.id] == "c2"][::2]
+    house.ledger.decide([Decision(s, "change", "c3", 1.0, (), "set up") for s in third], who="import", iteration=0)
+    return third
+
+
 def merge_third_into_right(house: House, samples: Sequence[str], iteration: int) -> None:
     """As `curate classes --merge` does; the samples were of the third class."""
     house.ledger.merge_class("c3", "c2", who="ann")
@@ -806,9 +814,7 @@ def merge_third_into_right(house: House, samples: Sequence[str], iteration: int)
 
 def test_classes_merged_while_a_batch_waits_are_no_work_of_the_batch(tmp_path: Path) -> None:
     house = House(tmp_path)
-    house.ledger.add_classes(["third"], who="ann")
-    third = [s.id for s in house.samples if s.split == "train" and house.truth[s.id] == "c2"][::2]
-    house.ledger.decide([Decision(s, "change", "c3", 1.0, (), "set up") for s in third], who="import", iteration=0)
+    third = with_third_class(house)
     house.loop.baseline()
     house.loop.prepare(1)
     house.ledger.set_state(1, "waiting")

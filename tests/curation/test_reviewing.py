@@ -10,10 +10,9 @@ from tests_stand_ins import draw
 
 from curation import Project
 from curation.errors import DataError, ProjectError
-from curation.records import Decision
 from curation.reviews import give_verdicts, take_back
 from curation.runs import decision_lock, finished, project_lock
-from tests.curation.test_loop import House, merge_third_into_right
+from tests.curation.test_loop import House, merge_third_into_right, with_third_class
 
 
 def review(house: House, sample_id: str, answer: str) -> None:
@@ -82,9 +81,7 @@ def test_answers_that_a_reviewer_overruled_decide_once_the_reviewer_takes_the_ve
 
 def test_a_label_that_a_reviewer_found_right_stays_right_where_its_class_is_merged_meanwhile(tmp_path: Path) -> None:
     house = House(tmp_path)
-    house.ledger.add_classes(["third"], who="ann")
-    third = [s.id for s in house.samples if s.split == "train" and house.truth[s.id] == "c2"][::2]
-    house.ledger.decide([Decision(s, "change", "c3", 1.0, (), "set up") for s in third], who="import", iteration=0)
+    third = with_third_class(house)
     house.loop.baseline()
     house.loop.prepare(1)
     one = next(e.sample_id for e in house.ledger.queue(1) if e.sample_id in third)
