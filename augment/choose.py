@@ -53,6 +53,8 @@ MOST_EVEN = 20
 COLLECT = "Augmentation does not help here; collect more images of this kind."
 #: What is said where the head is to look past what the recipe changes.
 LOOKED_PAST = " The model looks past what the recipe changes most."
+#: What is said where the network itself learns from the recipe.
+TAUGHT = " The network is taught to see such images as it sees others (stability training)."
 #: Measured properties that a recipe against one of them changes as well, unlike an image's size and compression.
 LOOKED = tuple(name for name in PROPERTIES if name not in ("width", "height", "aspect", "jpeg_quality"))
 
@@ -213,7 +215,8 @@ class Trial:
     ``repair`` is what to do: the recipe, show the slice's images more often (``factor`` times), or ``collect`` more of
     them. ``helps`` says that the slice gains by the recipe for sure, ``harms`` that the recipe is
     not kept for what the rest, or a class or slice of it, loses. ``aligned`` says that the head looked past what most
-    tells copies from their images.
+    tells copies from their images, ``taught`` that the network itself learnt from the recipe, and the head from no
+    copy.
     """
 
     kept: bool
@@ -229,6 +232,7 @@ class Trial:
     helps: bool = False
     harms: bool = False
     aligned: bool = False
+    taught: bool = False
 
 
 @dataclass(frozen=True)
@@ -297,9 +301,25 @@ class Ground:
                 f"augmented must have shape ({len(sources)}, {self.features.shape[1]}) (copies, d), "
                 f"got {augmented.shape}"
             )
+        found = self._judged(self._tried(augmented, sources, self._weight(sources), aligned), len(sources))
+        return replace(found, aligned=aligned, words=found.words + (LOOKED_PAST if aligned and found.kept else ""))
+
+    def trial_of(self, seen: Features, copies: int) -> Trial:
+        """Try what another network sees of the samples, (samples, d), by the same rule, in place of copies.
+
+        That network may have learnt from no label, and from no image of the slice. The baseline repeats as many images
+        as ``copies``. Raises RecordError where the shape is another than that of the features.
+        """
+        if seen.shape != self.features.shape:
+            raise RecordError(f"seen must have shape {self.features.shape} (samples, d), got {seen.shape}")
+        nothing = np.zeros(0, dtype=np.int64)
+        found = self._judged(self._changed(self._left_out(seen[:0], nothing, features=seen)), copies)
+        return replace(found, taught=True, words=found.words + (TAUGHT if found.kept else ""))
+
+    def _judged(self, with_recipe: _Tried, copies: int) -> Trial:
+        """The verdict beside the better baseline: so many repeats, or slice and rest weighing the same."""
         inside = self.inside
-        with_recipe = self._tried(augmented, sources, self._weight(sources), aligned)
-        repeats = self._repeats(len(sources))
+        repeats = self._repeats(copies)
         even, balanced = self._balanced
         best = max((b for b in (repeats, balanced)), key=lambda b: (not self._harms(b), b.gain.value))
         found = judge(
@@ -308,24 +328,28 @@ class Ground:
             baseline_harms=self._harms(best), belief=with_recipe.belief, brier=with_recipe.brier,
             baseline_brier=best.brier,
         )  # fmt: skip
-        factor = max(round(1 + len(sources) / inside.sum()) if best is repeats else even, 2)
-        words = found.words + (LOOKED_PAST if aligned and found.kept else "")
+        factor = max(round(1 + copies / inside.sum()) if best is repeats else even, 2)
         return replace(
             found, baseline=repeats.gain, balanced=balanced.gain, factor=factor, belief=with_recipe.belief,
-            brier=with_recipe.brier, aligned=aligned, words=words,
+            brier=with_recipe.brier,
         )  # fmt: skip
 
     def _weight(self, sources: Integers) -> float:
         return copy_weight(len(self.labels), len(sources))
 
     def _left_out(
-        self, made: Features, rows: Integers, weight: float = 1.0, aligned: bool = False
-    ) -> npt.NDArray[np.float64]:
-        """Probabilities of every sample by heads that saw made copies of ``rows``, but nothing of the sample."""
+        self, made: Features, rows: Integers, weight: float = 1.0, aligned: bool = False, *,
+        features: Features | None = None,
+    ) -> npt.NDArray[np.float64]:  # fmt: skip
+        """Probabilities of every sample by heads that saw made copies of ``rows``, but nothing of the sample.
+
+        By other ``features`` of the samples, (samples, d), where they are given.
+        """
         of = np.concatenate([np.arange(len(self.labels)), rows])
         labels, classes = self.labels[of], int(self.labels.max()) + 1
+        known = self.features if features is None else features
         inputs = Inputs(
-            np.concatenate([self.features, made]), classes, self.groups[of], seed=self.seed, widths=self.widths,
+            np.concatenate([known, made]), classes, self.groups[of], seed=self.seed, widths=self.widths,
             weights=np.concatenate([np.ones(len(self.labels)), np.full(len(rows), weight)]), overwrite=True,
             altered=(len(self.labels) + np.arange(len(rows)), rows) if aligned else None,
         )  # fmt: skip
@@ -357,7 +381,11 @@ class Ground:
         return even, self._tried(self.features[evenly], evenly)
 
     def _tried(self, made: Features, rows: Integers, weight: float = 1.0, aligned: bool = False) -> _Tried:
-        before, after, inside = self._before, self._left_out(made, rows, weight, aligned), self.inside
+        return self._changed(self._left_out(made, rows, weight, aligned))
+
+    def _changed(self, after: npt.NDArray[np.float64]) -> _Tried:
+        """What changed from the plain head to these probabilities of every sample, left out."""
+        before, inside = self._before, self.inside
         right, now = before.argmax(axis=1) == self.labels, after.argmax(axis=1) == self.labels
         gain, rest = (paired_gain(right[rows], now[rows], seed=self.seed) for rows in (inside, ~inside))
         scores = brier_scores(after, self.labels)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from benchmarks.altered import ALTERED, Pixels, measured
 from benchmarks.images import Columns, Eyes, Features, Floats, Images, Mask, Seen
+from curation.features import ViewFeatures, resized
 from curation.images import read_image
 from curation.neighbours import unit_directions
 from curation.properties import PROPERTIES, measure_properties
@@ -171,8 +172,12 @@ class Divided:
     encoded: Encoded
     copied: Encoded
     folder: Path
-    widths: tuple[int, ...]
+    views: ViewFeatures
     share: float = HELD_OUT
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return self.views.widths
 
     @classmethod
     def of(cls, loaded: tuple[Images, Eyes], rows: int | None, cache: Path, share: float = HELD_OUT) -> Self:
@@ -184,14 +189,7 @@ class Divided:
         samples, views = images.samples[:rows], eyes.views
 
         def encode(made: Pixels, mirror: bool) -> Features:
-            def at(side: int) -> Pixels:
-                return np.stack([squash(Image.fromarray(image), side) for image in made])
-
-            return views.encode(at, mirror=mirror)
-
-        from PIL import Image
-
-        from curation.images import squash
+            return views.encode(partial(resized, made), mirror=mirror)
 
         folder = cache / "repair"
         folder.mkdir(exist_ok=True)
@@ -207,7 +205,7 @@ class Divided:
             Encoded(partial(encode, mirror=mirror), folder / f"{kind}-{images.name}-{width}.f32", width)
             for kind, mirror in (("views", True), ("copies", False))
         )
-        return cls(images, encoded, copied, folder, views.widths, share)
+        return cls(images, encoded, copied, folder, views, share)
 
     @cached_property
     def order(self) -> Columns:
@@ -238,7 +236,8 @@ class PlantedDivided:
     """A planted case; nothing may be chosen by held-out rows.
 
     ``rows`` are those of the images that are trained on; ``features`` (rows, d), ``labels``, ``inside`` and ``table``
-    (properties) are theirs, ``pixels`` gives those of one of them by its place. ``held_*`` are of held-out rows;
+    (properties) are theirs, ``pixels`` gives those of one of them by its place. ``held_*`` are of held-out rows,
+    ``held_pixels`` gives those of all;
     ``whole`` are features and labels to learn from, and ``whole_held`` features of the held-out rows in the slice, both
     without the weakness.
     """
@@ -255,6 +254,7 @@ class PlantedDivided:
     held_inside: Mask
     whole: tuple[Features, Columns]
     whole_held: Features
+    held_pixels: Callable[[], Pixels]
 
 
 def plant_divided(data: Divided, kind: str, strength: float, size: float, seed: int) -> PlantedDivided:
@@ -285,11 +285,17 @@ def _plant_altered(data: Divided, kind: str, strength: float, size: float, rng: 
     inside[own] = True
     held_features = images.features[held].copy()
     held_features[held_inside] = data.encoded(data.altered(kind, strength, held[held_inside]))
+
+    def held_pixels() -> Pixels:
+        changed = images.pixels[held].copy()
+        changed[held_inside] = data.altered(kind, strength, held[held_inside])
+        return changed
+
     seen = dict(zip(changed.tolist(), pixels, strict=True))
     labels = images.labels[train]
     return _planted(
         data, features, labels, inside, properties, sites(rng, len(train)), held_features, held_inside,
-        (features, labels), pixels=lambda row: seen.get(row, images.pixels[train[row]]),
+        (features, labels), pixels=lambda row: seen.get(row, images.pixels[train[row]]), held_pixels=held_pixels,
     )  # fmt: skip
 
 
@@ -335,7 +341,7 @@ def _plant_rare(data: Divided, size: float, rng: np.random.Generator) -> Planted
 def _planted(
     data: Divided, features: Features, labels: Columns, inside: Mask, properties: Floats, site: Sites,
     held_features: Features, held_inside: Mask, whole: tuple[Features, Columns], *, rows: Columns | None = None,
-    pixels: Callable[[int], Pixels] | None = None,
+    pixels: Callable[[int], Pixels] | None = None, held_pixels: Callable[[], Pixels] | None = None,
 ) -> PlantedDivided:  # fmt: skip
     import pandas as pd
 
@@ -344,4 +350,5 @@ def _planted(
     return PlantedDivided(
         rows, features, labels, inside, table, pixels or (lambda row: data.images.pixels[rows[row]]), data.held,
         held_features, data.images.labels[data.held], held_inside, whole, data.images.features[data.held[held_inside]],
+        held_pixels or (lambda: data.images.pixels[data.held]),
     )  # fmt: skip

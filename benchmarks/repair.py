@@ -5,13 +5,13 @@ on; other slices are out of the reach of augmentation: wrong labels, a frame tha
 that most images are missing of. The slice is given (``benchmarks/slices.py`` measures how well it is found), its words
 are those that the project's search finds for it. The project's own code plans the recipe, tries it on train rows and
 chooses; then the project's head on views is trained with what it chose, and beside it with the planned recipe, aligned
-and not (``curation.scaling.nuisance_directions``), with as many copies by RandAugment and AugMix (timm), of other
-images and of the slice's own, with plain oversampling of the slice, with slice and rest weighing the same, with every
-other recipe in its mild default strength, and with as many other images altered just as the slice was: no recipe by
-itself can be expected to do better. What can come back at all is told by a head of nothing but altered images, as many
-as there are train rows, whatever it does elsewhere. All are measured on the same held-out rows. Data: ``--cifar10n`` or
-the variable CURATION_CIFAR10N names a zip with ``train.csv`` that holds ``path`` and ``clean_label``; ``--elpv`` adds
-the photovoltaic cells of package elpv-dataset.
+and not (``curation.scaling.nuisance_directions``), with a network that it taught (``curation.steadying``), with as many
+copies by RandAugment and AugMix (timm), of other images and of the slice's own, with plain oversampling of the slice,
+with slice and rest weighing the same, with every other recipe in its mild default strength, and with as many other
+images altered just as the slice was: no recipe by itself can be expected to do better. What can come back at all is
+told by a head of nothing but altered images, as many as there are train rows, whatever it does elsewhere. All are
+measured on the same held-out rows. Data: ``--cifar10n`` or the variable CURATION_CIFAR10N names a zip with
+``train.csv`` that holds ``path`` and ``clean_label``; ``--elpv`` adds the photovoltaic cells of package elpv-dataset.
 
     python benchmarks/repair.py --cifar10n cifar10n.zip --elpv --seeds 2 --json repair.json
 
@@ -39,7 +39,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +53,11 @@ from augment.transforms import build_transform
 from benchmarks.altered import ALTERED, Pixels
 from benchmarks.claims import conclude
 from benchmarks.images import Columns, Features, Floats, Mask, cifar, elpv
-from benchmarks.planting import HELD_OUT, Divided, PlantedDivided, plant_divided
+from benchmarks.planting import HELD_OUT, Divided, Encoded, PlantedDivided, plant_divided
 from curation.config import SliceSettings
 from curation.copied import CopiedFeatures
 from curation.copies import copy_weight
+from curation.features import ViewFeatures, resized
 from curation.flagging import judge_labels
 from curation.gain import mean_with_interval
 from curation.kept import Kept
@@ -65,6 +66,7 @@ from curation.regression import Inputs
 from curation.repairing import Repairer
 from curation.scoring import score_inputs
 from curation.slices import find_slices
+from curation.steadying import ViewTeacher, seen_by
 from curation.tracking import review_first
 from curation.view_heads import ViewHead, fit_view_head
 
@@ -87,6 +89,8 @@ BARS = {"recovered": 0.5, "agrees": 0.8}
 CHOSEN, PLANNED, OVERSAMPLED, BALANCED, NOTHING = "chosen", "planned recipe", "oversampling", "balanced", "nothing"
 #: The planned recipe by a head that looks past what most tells its copies from their images.
 ALIGNED = "planned, aligned"
+#: A head on what a network sees that the planned recipe taught (``curation.steadying``).
+TAUGHT = "planned, taught"
 #: The best that copies can do: of as many other train images, altered just as the slice was.
 ITSELF = "the alteration itself"
 #: What can come back at all: a head that is trained on nothing but images altered just as the slice was.
@@ -149,7 +153,12 @@ class Result:
 
 @dataclass(frozen=True, eq=False)
 class Workshop(Divided):
-    """Divided images with the copies that are made of them whatever the slice."""
+    """Divided images with the copies that are made of them whatever the slice.
+
+    ``teaches`` says whether a recipe may teach the network.
+    """
+
+    teaches: bool = True
 
     @cached_property
     def general(self) -> dict[str, Copies]:
@@ -263,13 +272,74 @@ def flagged(shop: Workshop, planted: PlantedDivided) -> Mask:
 
 @dataclass(frozen=True)
 class Deed:
-    """What the project makes of a slice: the planned recipe's copies, what it chose and the copies of that."""
+    """What the project makes of a slice: the planned recipe's copies, what it chose and the copies of that.
+
+    ``network`` is what the recipe taught, if it did, and ``uses`` whether that was chosen.
+    """
 
     weak: Slice
     choice: str
     said: str
     planned: Copies
     chosen: Copies
+    network: Taught | None
+    uses: bool
+
+
+class CaseViews(ViewFeatures):
+    """The project's views of a planted case's images."""
+
+    def __init__(self, views: ViewFeatures, folder: Path, case: Case) -> None:
+        super().__init__(views.backbone, folder, rotation_invariant=views.rotation_invariant)
+        self._case = case
+
+    def features(self, samples: Sequence[Sample], progress: object = None) -> Features:
+        return self._case.features(samples)
+
+    def pixels(self, samples: Sequence[Sample], progress: object = None) -> Pixels:
+        return self._case.pixels(samples)
+
+
+@dataclass(frozen=True, eq=False)
+class Taught:
+    """What a network that a recipe taught sees of a planted case's images, and of any others."""
+
+    case: Case
+    encoded: Encoded
+
+    def features(self, samples: Sequence[Sample], progress: object = None) -> Features:
+        """Those of the planted case."""
+        return self.encoded(self.case.pixels(samples))
+
+    def pixels(self, samples: Sequence[Sample]) -> Pixels:
+        """The same images."""
+        return self.case.pixels(samples)
+
+
+@dataclass(eq=False)
+class Lessons:
+    """Teaches as the project does; ``last`` is what came of the last one."""
+
+    views: CaseViews
+    case: Case
+    folder: Path
+    last: Taught | None = None
+
+    def taught(
+        self, samples: Sequence[Sample], copies: Augmentation, seed: int, progress: object = None
+    ) -> Path | None:
+        """The network's file."""
+        return ViewTeacher(self.views, self.folder / "networks").taught(samples, copies, seed)
+
+    def seen_by(self, file: Path) -> Taught:
+        """What it sees of the case."""
+        views = seen_by(self.views, file)
+
+        def encode(made: Pixels) -> Features:
+            return views.encode(partial(resized, made))
+
+        self.last = Taught(self.case, Encoded(encode, self.folder / f"taught-{file.stem}.f32", sum(views.widths)))
+        return self.last
 
 
 def repaired(shop: Workshop, planted: PlantedDivided, seed: int) -> Deed:
@@ -285,9 +355,10 @@ def repaired(shop: Workshop, planted: PlantedDivided, seed: int) -> Deed:
     settings = SliceSettings()
     case = Case(dict(zip(ids, planted.features, strict=True)), lambda sample: planted.pixels(row_of[sample]))
     store = CopiedFeatures(case, shop.copied, Kept(), shop.widths)
+    lessons = Lessons(CaseViews(shop.views, shop.folder, case), case, shop.folder)
     repairer = Repairer(
         store, case.pixels, lambda chosen, features: np.arange(len(chosen)), samples, settings, seed=seed,
-        aligns=lambda folder: True,
+        aligns=lambda folder: True, teacher=lessons if shop.teaches else None,
     )  # fmt: skip
     plans = {recipe.name: made for recipe, made in repairer.plans(weak, planted.table, ids, labels)}
     for made in plans.values():  # what the preview shows is read from files
@@ -303,8 +374,11 @@ def repaired(shop: Workshop, planted: PlantedDivided, seed: int) -> Deed:
         features, sources = store.copies([samples[s] for s in ids], [made], seed)
         return Copies(features, planted.labels[sources], sources, made.as_they_are, made.aligned)
 
-    planned, chosen = copies(plans[best]), copies(used)
-    return Deed(replace(aimed, weakness=best), aimed.repair, aimed.proof, planned, chosen)
+    planned, chosen = copies(plans[best]), copies(replace(used, network=None))
+    return Deed(
+        replace(aimed, weakness=best), aimed.repair, aimed.proof, planned, chosen, lessons.last,
+        used.network is not None and len(used.sample_ids) > 0,
+    )  # fmt: skip
 
 
 # --- contenders
@@ -450,11 +524,16 @@ def measure(shop: Workshop, kind: str, strength: float, size: float, seed: int) 
     inside, labels = planted.held_inside, planted.held_labels
     contenders = trained(shop, planted, deed, kind, strength)
     of = {name: head.probabilities(planted.held_features) for name, head in contenders}
+    if deed.network:
+        every = np.stack([planted.pixels(row) for row in range(len(planted.labels))])
+        on_taught = Heads(deed.network.encoded(every), planted.labels, len(shop.images.names), shop.widths)
+        of[TAUGHT] = on_taught.plain.probabilities(deed.network.encoded(planted.held_pixels()))
+        of |= {CHOSEN: of[TAUGHT]} if deed.uses else {}
     right = {name: np.asarray(found.argmax(axis=1) == labels) for name, found in of.items()}
     right[WHOLE] = right[NOTHING].copy()
     without = Heads(*planted.whole, len(shop.images.names), shop.widths)
     right[WHOLE][inside] = without.right(without.plain, planted.whole_held, labels[inside])
-    recipes = (PLANNED, ALIGNED, *known_weaknesses())
+    recipes = (PLANNED, ALIGNED, *([TAUGHT] if deed.network else []), *known_weaknesses())
     truth, best = exhaustive(of, recipes, inside, labels)
     by_rule, _ = exhaustive(of, recipes, inside, labels, by_accuracy=False)
     lost = float(right[WHOLE][inside].mean() - right[NOTHING][inside].mean())
@@ -554,6 +633,7 @@ def shares_recovered(found: Sequence[Measured]) -> dict[str, Estimate]:
         return {}
     lost = changes(reached, WHOLE, NOTHING)
     shown = (CHOSEN, PLANNED, ALIGNED, *RIVALS, BALANCED, ITSELF, ALONE)
+    shown += (TAUGHT,) if all(TAUGHT in m.right for m in reached) else ()
     return {name: pooled(changes(reached, name, NOTHING), lost) for name in shown}
 
 
@@ -569,7 +649,7 @@ def share_of_possible(found: Sequence[Measured]) -> Estimate | None:
 
 def print_table(found: Sequence[Measured]) -> None:
     """Points of accuracy lost and gained by kind and contender, and how often the choice agrees."""
-    shown = (CHOSEN, PLANNED, ALIGNED, *RIVALS, BALANCED, ITSELF, ALONE)
+    shown = (CHOSEN, PLANNED, ALIGNED, TAUGHT, *RIVALS, BALANCED, ITSELF, ALONE)
     print(f"\n{'planted':32}{'cases':>6}{'lost':>7}" + "".join(f"{c[:15]:>16}" for c in shown) + f"{'agrees':>8}  best")
     for data, kind in dict.fromkeys((m.result.data, m.result.kind) for m in found):
         own = [m for m in found if (m.result.data, m.result.kind) == (data, kind)]
@@ -582,7 +662,8 @@ def print_table(found: Sequence[Measured]) -> None:
 
 def print_row(row: Result) -> None:
     """One line a case, as it comes."""
-    gains = ", ".join(f"{n} {100 * row.gains[n]:+.1f}" for n in (CHOSEN, PLANNED, ALIGNED, *RIVALS, BALANCED))
+    shown = [n for n in (CHOSEN, PLANNED, ALIGNED, TAUGHT, *RIVALS, BALANCED, ITSELF, ALONE) if n in row.gains]
+    gains = ", ".join(f"{n} {100 * row.gains[n]:+.1f}" for n in shown)
     print(
         f"{row.data} {row.kind} {row.strength:g} size {row.size:.0%} seed {row.seed}: lost {100 * row.lost:.1f} of "
         f"{row.held_out} rows, {row.members} members, '{row.words}' ({row.weakness}); {row.choice}, truth {row.truth} "
@@ -604,6 +685,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--first-seed", type=int, default=0, help="number of the first draw (0)")
     parser.add_argument("--kinds", nargs="+", choices=(*REACHED, *BEYOND), default=(), help="plant only these (all)")
     parser.add_argument("--quick", action="store_true", help="fewer images, one strength, size and seed")
+    parser.add_argument("--no-stability", action="store_true", help="teach no network by a recipe: minutes a case less")
     parser.add_argument("--cache", type=Path, help="folder that keeps features (a temporary one)")
     parser.add_argument("--json", type=Path, help="write everything that was measured")
     parser.add_argument("--merge", type=Path, nargs="+", help="put the JSON of runs together instead of running")
@@ -620,6 +702,7 @@ def run(options: argparse.Namespace) -> list[Measured]:
         loaded = [cifar(options.cifar10n, rows, cache)] if options.cifar10n else []
         loaded += [elpv(cache)] if options.elpv or not loaded else []
         shops = [Workshop.of(one, rows, cache, options.held_out) for one in loaded]
+        shops = [replace(shop, teaches=not options.no_stability) for shop in shops]
         for shop in shops:
             seeds = range(options.first_seed, options.first_seed + (1 if options.quick else options.seeds))
             for m in runs(shop, seeds, options.quick, options.kinds):

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from curation.features import FeatureStore, ViewFeatures
 
 
+#: A CPU looks at so many images of a project anew, with a network that a recipe taught, in a quarter of an hour.
+MOST_SEEN_ANEW = 10_000
+
+
 @dataclass(frozen=True, eq=False)
 class Encoders:
     """The network and what it tells of images: the store that models are trained on, and what labels are judged by.
@@ -83,6 +87,7 @@ def make_parts(
     """What the loop works with; ``samples`` and ``classes`` are all of the project's."""
     from curation.copied import copied_by_store
     from curation.properties import measure_properties
+    from curation.steadying import seen_by
 
     store, views = encoders.store, encoders.views
     return Parts(
@@ -98,6 +103,7 @@ def make_parts(
         reporters=[reporter],
         progress=progress,
         copies=copied_by_store(store, encoders.kept).copies,
+        taught=lambda network, samples, progress: seen_by(views, network).pooled(samples, progress),
         identity=store.backbone.identity,
     )
 
@@ -132,11 +138,15 @@ def _repairer(
     progress: Progress | None,
 ) -> Repairer:
     from curation.copied import copied_by_store, copied_by_views
+    from curation.steadying import ViewTeacher
     from curation.ways import goes_by_views
 
     store, kept, method = encoders.store, encoders.kept, settings.training.method
     by_views = settings.detection.views == "many" and method in ("auto", "views")
     copied = copied_by_views(encoders.views, kept) if by_views else copied_by_store(store, kept)
+    wanted = settings.slices.stability
+    fits = store.backbone.device.type == "cuda" or len(samples) <= MOST_SEEN_ANEW
+    taught = wanted == "on" or (wanted == "auto" and fits)
     return Repairer(
         store=copied,
         pixels=store.pixels.pixels,
@@ -148,6 +158,7 @@ def _repairer(
         class_name=classes.name,
         progress=progress,
         aligns=lambda folder: by_views and (method == "views" or goes_by_views(folder, store.backbone.identity)),
+        teacher=ViewTeacher(encoders.views, paths.cache / "networks") if by_views and taught else None,
     )
 
 

@@ -6,6 +6,7 @@ One door to timm. A backbone is split into a **trunk**, which stays frozen and w
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import importlib.util
@@ -13,7 +14,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -223,6 +224,20 @@ def load_backbone(
     model.requires_grad_(False)
     model = model.to(chosen, memory_format=torch.channels_last)
     return Backbone(name, digest, size, config["mean"], config["std"], feature_size, chosen, origin, model, division)
+
+
+def with_weights(backbone: Backbone, arrays: Mapping[str, npt.NDArray[Any]]) -> Backbone:
+    """The same architecture with other weights, by the names of the model's; its identity is that of these weights.
+
+    Raises RuntimeError where they are not those of this architecture.
+    """
+    import torch
+
+    model = copy.deepcopy(backbone.model)
+    model.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
+    model.eval().requires_grad_(False)
+    identity = _digest(model, {"mean": backbone.mean, "std": backbone.std})
+    return replace(backbone, model=model, identity=identity)
 
 
 def _feature_size(model: Any, name: str, size: int) -> int:

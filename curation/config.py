@@ -178,7 +178,9 @@ class SliceSettings:
     ``ignore`` names metadata columns that slices must not use, for instance one that the label was made from.
     ``recipes`` is a TOML file of recipes of one's own, relative to the project; ``trial`` uses the recipe for the
     weakest slice even where it is not proven to help, and marks it as unproven. ``effort`` is how many copies an
-    iteration's trials look at, for each image with a label; 300 at least.
+    iteration's trials look at, for each image with a label; 300 at least. ``stability`` says whether a head on views
+    may have the network taught by a recipe (stability training): ``auto`` where a GPU computes, or where a CPU has no
+    more than 10,000 images to look at anew; ``on``; ``off``.
     """
 
     min_size: int = 20
@@ -189,8 +191,10 @@ class SliceSettings:
     ignore: tuple[str, ...] = ()
     recipes: str = ""
     trial: bool = False
+    stability: str = "auto"
 
     def __post_init__(self) -> None:
+        _require(self.stability in ("auto", "on", "off"), "slices.stability", self.stability, "auto, on or off")
         _require(self.min_size >= 2, "slices.min_size", self.min_size, "2 or more")
         _require(1 <= self.max_conditions <= 3, "slices.max_conditions", self.max_conditions, "1 to 3")
         _require(0 < self.alpha < 1, "slices.alpha", self.alpha, "in (0, 1)")

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from curation.allocator import give_back_memory
 from curation.copies import make_copies, plan_copies
-from curation.images import squash
+from curation.features import resized
 from curation.kept import Kept
 from curation.records import Augmentation, Progress, Sample
 
@@ -110,7 +110,7 @@ def copied_by_views(views: ViewFeatures, kept: Kept) -> CopiedFeatures:
     """By the views that labels are judged by; copies as they are: mirrored too they bring no more (docs/log.md)."""
 
     def encode(images: Pixels) -> Rows:
-        return views.encode(partial(_resized, images), mirror=False).astype(np.float16)
+        return views.encode(partial(resized, images), mirror=False).astype(np.float16)
 
     return CopiedFeatures(views, encode, kept, views.widths)
 
@@ -123,10 +123,3 @@ def copied_by_store(store: FeatureStore, kept: Kept) -> CopiedFeatures:
         pixels = staticmethod(store.pixels.pixels)
 
     return CopiedFeatures(One(), lambda images: store.encode(images)[0], kept)
-
-
-def _resized(images: Pixels, side: int) -> Pixels:
-    """Images (n, side, side, 3) at another side."""
-    from PIL import Image
-
-    return np.stack([squash(Image.fromarray(image), side) for image in images])

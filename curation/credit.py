@@ -30,12 +30,14 @@ ALL = "all"
 class TrainingSet:
     """Rows to train on: ``features`` (rows, dimensions), ``labels`` (rows,), columns of classes.
 
-    ``counts`` (rows,) are what each row counts, 1 by default.
+    ``counts`` (rows,) are what each row counts, 1 by default. ``measured`` (measured rows, dimensions) are features of
+    the rows that it is measured on, where they are of another network than those of other sets.
     """
 
     features: Features
     labels: Columns
     counts: Floats | None = None
+    measured: Features | None = None
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2 or self.labels.shape != self.features.shape[:1]:
@@ -101,7 +103,8 @@ def credit_actions(
     changes: dict[str, tuple[int, int]] = {}
     judged: dict[str, tuple[int, int]] = {}
     for name, train in actions.items():
-        now = predict_head(fit_head(train, n_classes), measured.features)
+        seen = measured.features if train.measured is None else train.measured
+        now = predict_head(fit_head(train, n_classes), seen)
         won, gone = (now == measured.labels) & ~base, base & (now != measured.labels)
         changes[name] = int(won.sum()), int(gone.sum())
         judged[name] = int((won & known).sum()), int((gone & np.isin(now, measured.labels)).sum())
@@ -142,13 +145,15 @@ def action_sets(
     counts: Floats | None = None,
     *,
     brought: Mask | None = None,
+    taught: tuple[Features, Features] | None = None,
 ) -> tuple[TrainingSet, dict[str, TrainingSet]]:
     """The set as it was, and as each action by itself makes it, by the action's name; only actions that were taken.
 
     ``features`` (rows, dimensions) are of all images that either set holds; ``before`` and ``after`` (rows,) their
     columns, -1 where an image is not trained on. ``copies`` (copies, dimensions) are features of augmented copies of
     the rows ``copied``, each of which counts ``counts`` (copies,), 1 by default. ``brought`` (rows,) are those whose
-    labels came by import, not by people who were asked.
+    labels came by import, not by people who were asked. ``taught`` are features of the rows and of those that are
+    measured by a network that augmentation taught, which then takes the place of copies.
 
     >>> both = action_sets(np.zeros((3, 1), dtype=np.float32), np.array([0, 1, -1]), np.array([1, -1, 0]))[1]
     >>> {name: train.labels.tolist() for name, train in both.items()}
@@ -166,7 +171,10 @@ def action_sets(
         if came.any():
             actions[name] = TrainingSet(features[was | came], np.where(came, after, before)[was | came])
     everything = TrainingSet(features[now], after[now])
-    if copies is not None and copied is not None and len(copied):
+    if taught is not None:
+        actions["augmentation"] = TrainingSet(taught[0][was], before[was], measured=taught[1])
+        everything = TrainingSet(taught[0][now], after[now], measured=taught[1])
+    elif copies is not None and copied is not None and len(copied):
         counts = np.ones(len(copied)) if counts is None else counts
         kept = was[copied]
         actions["augmentation"] = _joined(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from curation.allocator import give_back_memory
 from curation.backbone import Backbone
 from curation.engine import Engine, LocalEngine
-from curation.images import PixelCache
+from curation.images import PixelCache, squash
 from curation.records import Progress, Sample
 from curation.runs import write_whole
 
@@ -276,6 +277,15 @@ class ViewFeatures:
         other.rotation_invariant = rotation_invariant
         return other
 
+    def by(self, backbone: Backbone) -> ViewFeatures:
+        """The same views by another network of the same architecture."""
+        return ViewFeatures(backbone, self._folder, rotation_invariant=self.rotation_invariant, engine=self._engine)
+
+    def forget(self) -> None:
+        """Delete what is kept of these views."""
+        for view, _ in self.views:
+            shutil.rmtree(_view_folder(self._folder, view), ignore_errors=True)
+
     @property
     def turned(self) -> list[bool]:
         """Of each view whether it is the mean with the turned image, no longer the mirrored one."""
@@ -287,8 +297,14 @@ class ViewFeatures:
         ids = [s.id for s in samples]
         return np.concatenate([file.rows(ids) for file in self._files()], axis=1, dtype=np.float32)
 
+    def pooled(self, samples: Sequence[Sample], progress: Progress | None = None) -> Features:
+        """Of the largest view the pooled features alone, (samples, its first width), float32, in the same order."""
+        self.compute(samples, progress)
+        of_largest = self._files()[0].rows([s.id for s in samples])
+        return of_largest[:, : self.widths[0]].astype(np.float32)
+
     def stored(self, samples: Sequence[Sample], progress: Progress | None = None) -> StoredRows:
-        """The same, read from disk a block at a time; of one sample at least."""
+        """As ``features``, read from disk a block at a time; of one sample at least."""
         self.compute(samples, progress)
         return StoredRows(self._files(), [s.id for s in samples])
 
@@ -353,7 +369,11 @@ def _sides(size: int) -> list[int]:
 def _view_file(folder: Path, view: Backbone, width: int, turned: bool) -> RowFile:
     """Where the rows of a view are kept."""
     name = "seen-with-turned.f16" if turned else "seen-with-mirror.f16"
-    return RowFile(folder / f"{view.identity}-{view.size}" / name, (width,), np.float16)
+    return RowFile(_view_folder(folder, view) / name, (width,), np.float16)
+
+
+def _view_folder(folder: Path, view: Backbone) -> Path:
+    return folder / f"{view.identity}-{view.size}"
 
 
 def _mean_of_both(rows: Features) -> Features:
@@ -433,6 +453,15 @@ def _parts(view: Backbone, images: npt.NDArray[np.uint8]) -> list[Features]:
     with torch.inference_mode():
         parts = part_tensors(view.model, view.normalise(images))
         return [np.asarray(part.float().cpu().numpy()) for part in parts]
+
+
+def resized(images: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
+    """Images (n, height, width, 3) uint8 squashed to another side, (n, side, side, 3), as those in files are."""
+    from PIL import Image
+
+    if images.shape[1:3] == (side, side):
+        return images
+    return np.stack([squash(Image.fromarray(image), side) for image in images])
 
 
 def part_tensors(model: Any, inputs: torch.Tensor) -> list[torch.Tensor]:

@@ -226,7 +226,7 @@ class Fit:
         step = epoch * math.ceil(len(order) / size)
         for start in range(0, len(order), size):
             for group in optimizer.param_groups:
-                group["lr"] = group.setdefault("initial_lr", group["lr"]) * _rate(step, steps)
+                group["lr"] = group.setdefault("initial_lr", group["lr"]) * learning_rate(step, steps)
             batch = order[start : start + size]
             total += self._gradient(rows, targets, batch, optimizer, generator) * len(batch)
             torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
@@ -395,8 +395,12 @@ def _stale(history: Sequence[dict[str, float]]) -> int:
     return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 
 
-def _rate(step: int, steps: int) -> float:
-    """A short rise, then a half cosine down to nothing."""
+def learning_rate(step: int, steps: int) -> float:
+    """What a step's rate is of the largest: a short rise, then a half cosine down to nothing.
+
+    >>> [round(learning_rate(step, 40), 2) for step in (0, 1, 2, 21, 39)]
+    [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
     rise = max(1, steps // 20)
     if step < rise:
         return (step + 1) / rise

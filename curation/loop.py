@@ -553,14 +553,20 @@ class Loop:
         copies: npt.NDArray[np.float32] | None = None
         copied: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         counts = copy_weights(rows, augmentations)
-        if self.parts.copies is not None and augmentations:
+        network = next((a.network for a in augmentations if a.network), None)
+        taught: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None = None
+        if network is not None and self.parts.taught is not None:
+            seen = scale(self.parts.taught(network, [*rows, *held], self.parts.progress))
+            taught = seen[: len(rows)], seen[len(rows) :]
+        elif self.parts.copies is not None and augmentations:
             copies, copied = self.parts.copies(rows, augmentations, self.settings.seed)
         together = scale(features if copies is None or not len(copied) else np.concatenate([features, copies]))
         imported = self._imported(number)
         brought = np.array([s.id in imported for s in rows], dtype=np.bool_)
         base, actions = action_sets(
-            together[: len(rows)], before, after, together[len(features) :], copied, counts, brought=brought
-        )
+            together[: len(rows)], before, after, together[len(features) :], copied, counts, brought=brought,
+            taught=taught,
+        )  # fmt: skip
         measured = TrainingSet(
             together[len(rows) : len(features)],
             np.array([classes.index(class_of(labels, s)) for s in held], dtype=np.int64),

@@ -161,6 +161,14 @@ class Copies(Protocol):
         ...
 
 
+class Seen(Protocol):
+    """Encodes images by a network in a file."""
+
+    def __call__(self, network: Path, samples: Sequence[Sample], progress: Progress | None) -> npt.NDArray[np.float32]:
+        """Features of shape (samples, dimensions), in the order of ``samples``."""
+        ...
+
+
 @dataclass(frozen=True)
 class Repaired:
     """A slice with what is done about it, the copies that are used, and how many copies were looked at for it."""
@@ -200,4 +208,5 @@ class Parts:
     engine: Engine = field(default_factory=LocalEngine)  #: where labels are scored
     kept: Kept = field(default_factory=Kept)  #: what was worked out for scoring before
     copies: Copies | None = None  #: features of augmented copies; without it augmentation gets no credit
+    taught: Seen | None = None  #: features by a network that a recipe taught; without it the credit is that of copies
     identity: str = ""  #: of the network and its weights, as ``Backbone`` has it: what is kept elsewhere goes by it

@@ -431,7 +431,9 @@ class Augmentation:
 
     ``transform`` is picklable and maps an (H, W, 3) uint8 array to another, given a seed: ``transform(image, seed)``.
     ``as_they_are`` says that it changes nothing: what is known of the images is known of the copies. ``aligned`` asks a
-    head on features to look past what most tells the copies from their images.
+    head on features to look past what most tells the copies from their images. ``network`` is the file of a network
+    that was taught to see copies as their images (``curation.steadying``): a head is then trained on what that one sees
+    of the images, and on no copies.
     """
 
     name: str
@@ -440,6 +442,7 @@ class Augmentation:
     transform: Callable[[npt.NDArray[np.uint8], int], npt.NDArray[np.uint8]]
     as_they_are: bool = False
     aligned: bool = False
+    network: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from curation.config import SliceSettings
-from curation.copied import CopiedFeatures
+from curation.copied import CopiedFeatures, Source
 from curation.parts import Repaired
 from curation.records import Augmentation, Estimate, Progress, Sample, Slice
 from curation.runs import write_json, write_whole
@@ -48,6 +48,20 @@ Features = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
 
 
+class Teacher(Protocol):
+    """Teaches a copy of the network to see images that a recipe changed as it sees the images."""
+
+    def taught(
+        self, samples: Sequence[Sample], copies: Augmentation, seed: int, progress: Progress | None = None
+    ) -> Path | None:
+        """The file of a network that as many of the samples as it takes, the first, taught; ``None`` for too few."""
+        ...
+
+    def seen_by(self, file: Path) -> Source:
+        """What the network in a file sees of samples."""
+        ...
+
+
 @dataclass(frozen=True)
 class Repairer:
     """Tries a slice's recipe and says what is to be done; a slice in, the slice with its repair and copies out.
@@ -55,7 +69,8 @@ class Repairer:
     ``pixels`` gives samples as arrays of shape (n, side, side, 3), ``group`` the numbers of images that must not be
     left out one without the other, ``class_name`` what a class id is called. ``recipes`` are the user's own; with
     ``settings.trial`` a recipe that is not proven is used too. ``aligns`` says of an iteration's folder whether the
-    model that is trained there can look past what a recipe changes, as a head on views can.
+    model that is trained there can look past what a recipe changes, as a head on views can. ``teacher`` teaches the
+    network by a recipe where such a model can be trained on it, ``None`` where that is not wanted.
     """
 
     store: CopiedFeatures
@@ -68,6 +83,7 @@ class Repairer:
     class_name: Callable[[str], str] = str
     progress: Progress | None = None
     aligns: Callable[[Path], bool] = lambda folder: False
+    teacher: Teacher | None = None
 
     def __call__(
         self,
@@ -105,6 +121,10 @@ class Repairer:
         if of_fewer.kept and fewer is not copies:
             more = f" {number_of(copies)} copies, in place of {number_of(fewer)}, harm others."
             tried, copies = replace(of_fewer, words=of_fewer.words + more), fewer
+        if both and self.teacher and rises[best] > 0 and not all(s in weak.sample_ids for s in copies.sample_ids):
+            taught, network = self._taught(ground, chosen, copies, weak, sample_ids)
+            if taught is not None and _worth(taught) > _worth(tried):
+                tried, copies = taught, replace(copies, network=network)
         copies = replace(copies, aligned=tried.aligned)
         write_json(folder / "recipe.json", recipe.to_dict())
         write_json(folder / "trial.json", {"slice": weak.name, "recipe": recipe.name, **told(tried)})
@@ -192,13 +212,28 @@ class Repairer:
         )  # fmt: skip
 
     def _trial(self, ground: Ground, chosen: Sequence[Sample], copies: Augmentation, both: bool) -> Trial:
-        """The trial of the copies as they are, or with ``both`` that of them aligned too, whichever is better.
-
-        What is kept is better than what is not, then what lets the slice's labels be believed more.
-        """
+        """The trial of the copies as they are, or with ``both`` that of them aligned too, whichever is better."""
         made = self._made(chosen, copies)
-        ways = [ground.trial(*made, aligned=aligned) for aligned in (False, True)[: 1 + both]]
-        return max(ways, key=lambda t: (t.kept, t.helps, t.belief.value if t.belief else 0.0))
+        return max((ground.trial(*made, aligned=aligned) for aligned in (False, True)[: 1 + both]), key=_worth)
+
+    def _taught(
+        self, ground: Ground, chosen: Sequence[Sample], copies: Augmentation, weak: Slice, sample_ids: Sequence[str]
+    ) -> tuple[Trial | None, Path | None]:
+        """The trial of a network that is taught by the copies' recipe, and its file; nothing of too few images.
+
+        Any image but those of the slice and the holdout teaches, since no label takes part: those that are trained on
+        first, then those of the pool.
+        """
+        assert self.teacher is not None
+        own, rng = set(weak.sample_ids), np.random.default_rng(self.seed)
+        trained = [self.samples[s] for s in sample_ids if s not in own]
+        pool = [s for s in self.samples.values() if s.split == "pool" and s.id not in own]
+        teach = [some[place] for some in (trained, pool) for place in rng.permutation(len(some))]
+        file = self.teacher.taught(teach, copies, self.seed, self.progress)
+        if file is None:
+            return None, None
+        seen = self.teacher.seen_by(file).features(chosen, self.progress)
+        return ground.trial_of(seen, number_of(copies)), file
 
     def _made(self, chosen: Sequence[Sample], copies: Augmentation) -> tuple[Features, npt.NDArray[np.int64]]:
         """Features of the copies, and the row of the sample that each was made from."""
@@ -218,6 +253,11 @@ class Repairer:
         shown = [read_image(self.samples[s].file, self.samples[s].bits) for s in copies.sample_ids[:6]]
         if shown:
             write_whole(folder / "recipe.png", contact_sheet(shown, build_transform(recipe), seed=self.seed))
+
+
+def _worth(tried: Trial) -> tuple[bool, bool, float]:
+    """What is kept is better than what is not, then what lets the slice's labels be believed more."""
+    return tried.kept, tried.helps, tried.belief.value if tried.belief else 0.0
 
 
 def first_look(most: int, recipes: int) -> int:
@@ -269,5 +309,6 @@ def told(tried: Trial) -> dict[str, object]:
         "gain": tried.gain, "belief": tried.belief, "brier": tried.brier, "rest": tried.rest,
         "oversampling": tried.baseline, "balanced": tried.balanced,
     }  # fmt: skip
-    about: dict[str, object] = {"repair": tried.repair, "words": tried.words, "aligned": tried.aligned}
+    about: dict[str, object] = {"repair": tried.repair, "words": tried.words}
+    about |= {"aligned": tried.aligned, "taught": tried.taught}
     return about | {name: plain(value) for name, value in figures.items()}

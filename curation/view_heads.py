@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from curation.backbone import device_name
+from curation.backbone import Backbone, device_name, with_weights
 from curation.config import TrainingSettings
 from curation.copied import copied_by_views
 from curation.copies import aligned_copies, weights_with_copies
@@ -29,6 +29,7 @@ from curation.records import Augmentation, Predictions, Progress, Sample
 from curation.regression import Inputs, choose_regressions, kept_inputs, softmax, squared_distances
 from curation.runs import write_whole
 from curation.scaling import LENGTH, scaled_by, without
+from curation.steadying import seen_by
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +39,8 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Group = Callable[[Sequence[Sample]], Integers]
 
+#: What the names of the network's weights begin with, in the file of a model whose network learnt.
+_NETWORK = "network."
 #: Samples whose features are held at once where nothing is learnt from them.
 AT_ONCE = 2048
 
@@ -89,7 +92,10 @@ class ViewHead:
 
 @dataclass(frozen=True, eq=False)
 class ViewModel:
-    """A trained head with what makes its features. ``words`` says what it is, ``rows`` on how many it was trained."""
+    """A trained head with what makes its features. ``words`` says what it is, ``rows`` on how many it was trained.
+
+    ``pretrained`` is the network that that of ``views`` was before a recipe taught it, where one did.
+    """
 
     views: ViewFeatures
     class_ids: tuple[str, ...]
@@ -97,6 +103,7 @@ class ViewModel:
     words: str
     rows: int = 0
     seconds: float = 0.0
+    pretrained: Backbone | None = None
 
     def predict(self, samples: Sequence[Sample], progress: Progress | None = None) -> Predictions:
         """Class probabilities in the order of ``samples``; folds are -1, for none of them was trained on."""
@@ -111,21 +118,26 @@ class ViewModel:
         )
 
     def save(self, file: Path) -> None:
-        """Write the head and what is needed to use it as safetensors, whole or absent."""
+        """Write the head and what is needed to use it as safetensors, whole or absent; the network where it learnt."""
         from safetensors.numpy import save
 
+        backbone = self.views.backbone
+        arrays = arrays_of(self.head)
+        if self.pretrained is not None:
+            weights = backbone.model.state_dict().items()  # channels last, which safetensors would mix up
+            arrays |= {_NETWORK + key: tensor.cpu().contiguous().numpy() for key, tensor in weights}
         about = {
             "way": "views",
             "class_ids": self.class_ids,
-            "backbone": self.views.backbone.name,
-            "identity": self.views.backbone.identity,
+            "backbone": backbone.name,
+            "identity": (self.pretrained or backbone).identity,
             "sizes": self.views.sizes,
             "rotation_invariant": self.views.rotation_invariant,
             "words": self.words,
             "rows": self.rows,
         }
         # One entry: safetensors writes several in any order, and the same model must be the same file.
-        write_whole(file, save(arrays_of(self.head), metadata={"curation": json.dumps(about)}))
+        write_whole(file, save(arrays, metadata={"curation": json.dumps(about)}))
 
 
 def arrays_of(head: ViewHead) -> dict[str, npt.NDArray[Any]]:
@@ -146,6 +158,7 @@ def load_view_model(file: Path, views: ViewFeatures) -> ViewModel:
         with safe_open(str(file), framework="numpy") as opened:
             about = json.loads((opened.metadata() or {})["curation"])
             arrays = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 — not a mapping
+        network = {key.removeprefix(_NETWORK): arrays.pop(key) for key in list(arrays) if key.startswith(_NETWORK)}
         head = head_of(arrays)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError):
         raise DataError(f"{file} is no head on views; train again with `curate run`") from None
@@ -157,7 +170,10 @@ def load_view_model(file: Path, views: ViewFeatures) -> ViewModel:
     if head.mean.shape != (sum(views.widths),):
         raise DataError(f"{file} was trained by another version of the toolkit; train again with `curate run`")
     looking = views.looking(rotation_invariant=about.get("rotation_invariant", False))
-    return ViewModel(looking, tuple(about["class_ids"]), head, about["words"], about["rows"])
+    told = tuple(about["class_ids"]), head, about["words"], about["rows"]
+    if not network:
+        return ViewModel(looking, *told)
+    return ViewModel(looking.by(with_weights(views.backbone, network)), *told, pretrained=views.backbone)
 
 
 class ViewTrainer:
@@ -183,6 +199,8 @@ class ViewTrainer:
         """Fit the head; ``labels`` has shape (samples,), columns of ``class_ids``; TrainingError for one class."""
         began = time.perf_counter()
         balance, rows = self._settings.class_balance, len(samples)
+        if network := next((a.network for a in augmentations if a.network), None):
+            return self._on_taught(network, samples, labels, class_ids, seed, progress, began)
         copies, copied = copied_by_views(self.views, self._kept).copies(samples, augmentations, seed, progress)
         if len(copies):
             of = np.concatenate([np.arange(rows), copied])
@@ -203,6 +221,19 @@ class ViewTrainer:
         words = self._words(len(samples), rows - len(samples), chosen, aligned=len(head.nuisance) > 0)
         return ViewModel(self.views, class_ids, head, words, rows, time.perf_counter() - began)
 
+    def _on_taught(
+        self, network: Path, samples: Sequence[Sample], labels: Integers, class_ids: tuple[str, ...], seed: int,
+        progress: Progress | None, began: float,
+    ) -> ViewModel:  # fmt: skip
+        """A head on what a network sees of the samples that was taught by a recipe."""
+        views = seen_by(self.views, network)
+        head, chosen = fit_view_head(
+            views.features(samples, progress), labels, len(class_ids), groups=self.group(samples), widths=views.widths,
+            seed=seed, class_balance=self._settings.class_balance,
+        )  # fmt: skip
+        words = self._words(len(samples), 0, chosen, taught=True)
+        return ViewModel(views, class_ids, head, words, len(samples), time.perf_counter() - began, self.views.backbone)
+
     def losses(
         self, samples: Sequence[Sample], labels: Integers, n_classes: int, held: npt.NDArray[np.bool_], seed: int
     ) -> Floats:
@@ -216,13 +247,16 @@ class ViewTrainer:
         found = head.probabilities(features[held])
         return np.asarray(-np.log(np.maximum(found[np.arange(len(found)), labels[held]], 1e-12)))
 
-    def _words(self, rows: int, copies: int, chosen: Mapping[str, float], *, aligned: bool) -> str:
+    def _words(
+        self, rows: int, copies: int, chosen: Mapping[str, float], *, aligned: bool = False, taught: bool = False
+    ) -> str:
         backbone = self.views.backbone
         sizes = ", ".join(map(str, self.views.sizes))
         strengths = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
         looks = "mirror and turned images" if self.views.rotation_invariant else "mirror images"
         return (
-            f"a head on features of {backbone.name} at {sizes} px with {looks}, on {rows:,} images "
+            f"a head on features of {backbone.name}{', taught to see past a recipe,' if taught else ''} at {sizes} px "
+            f"with {looks}, on {rows:,} images "
             f"{f'and {copies:,} augmented copies ' if copies else ''}"
             f"{'looking past what these change most ' if aligned else ''}({strengths}); "
             f"{device_name(str(backbone.device))}"

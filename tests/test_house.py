@@ -29,7 +29,7 @@ ORDER = [
         "curation.networks",
         "curation.fitting", "curation.training", "curation.parallel", "curation.heads",
         "curation.neighbours", "curation.scaling", "curation.regression", "curation.scoring", "curation.streaming",
-        "curation.crossval",
+        "curation.crossval", "curation.steadying",
         "curation.view_heads", "curation.exports", "curation.ways",
         "curation.flagging", "curation.issues", "curation.evidence", "curation.audit", "curation.slice_words",
         "curation.slice_search", "curation.slices", "curation.tracking",

@@ -269,6 +269,25 @@ class TestTrial:
         assert result.kept
         assert result.words.startswith(f"Kept: accuracy {100 * result.gain.value:+.1f} points")
 
+    def test_what_another_network_sees_is_judged_by_the_same_rule(self) -> None:
+        features, labels, inside, _ = shifted_problem()
+        ground, sign = shifted_ground(), (2 * labels[inside] - 1).astype(np.float32)
+        seen = features.copy()
+        seen[inside, 0] += 3 * sign
+        result = ground.trial_of(seen, 300)
+        assert result.gain.ci is not None
+        assert result.gain.ci[0] > 0
+        assert result.kept
+        assert result.taught
+        assert result.words.startswith(f"Kept: accuracy {100 * result.gain.value:+.1f} points")
+        assert result.words.endswith("(stability training).")
+        same = ground.trial_of(features, 300)
+        assert same.gain.value == 0
+        assert not same.kept
+        assert "stability" not in same.words
+        with pytest.raises(RecordError, match=r"seen must have shape \(\d+, 100\) \(samples, d\), got \(3, 100\)"):
+            ground.trial_of(features[:3], 300)
+
     def test_noise_in_place_of_copies_is_not_kept(self) -> None:
         sources = np.flatnonzero(~shifted_ground().inside)[:100]
         noise = np.random.default_rng(0).normal(0, 3, (100, 100)).astype(np.float32)

@@ -126,6 +126,26 @@ def test_copies_count_in_the_credit_what_they_count_in_training() -> None:
     assert np.allclose(fit_head(thrice, 2), fit_head(repeated, 2), atol=1e-5)
 
 
+def test_a_network_that_augmentation_taught_takes_the_place_of_copies() -> None:
+    """It sees what told the classes apart for the others turned round, of all rows alike; and something more."""
+    train, measured = drawn(0), drawn(1)
+    rng = np.random.default_rng(2)
+    hint = [2 * rng.normal(1, 0.1, (len(s.labels), 1)) * (2 * s.labels[:, None] - 1) for s in (train, measured)]
+    taught = tuple(np.concatenate([-s.features, h], axis=1).astype(np.float32)
+                   for s, h in zip((train, measured), hint, strict=True))  # fmt: skip
+    after = np.where(np.arange(len(train.labels)) < 2, 1 - train.labels, train.labels)
+    base, actions = action_sets(
+        train.features, train.labels, after, train.features, np.arange(len(after)), taught=(taught[0], taught[1])
+    )
+    assert actions["augmentation"].features.shape == taught[0].shape, "no copies beside it"
+    assert base.measured is None
+    found = {c.action: c for c in credit_actions(base, actions, measured, 2)}
+    assert found["augmentation"].shown
+    assert found["augmentation"].gain.value > 0
+    assert found["all"].gain.value == pytest.approx(found["augmentation"].gain.value, abs=0.02)
+    assert abs(found["relabeling"].gain.value) < 0.02
+
+
 def test_nothing_done_gets_no_credit() -> None:
     base, actions = action_sets(np.zeros((2, 1), dtype=np.float32), np.array([0, 1]), np.array([0, 1]))
     assert actions == {}

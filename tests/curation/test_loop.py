@@ -216,6 +216,32 @@ def test_copies_get_credit_for_what_they_count(done: House, monkeypatch: pytest.
     assert given[0].sum() == pytest.approx(len(rows) / 4, rel=0.05)
 
 
+def test_a_network_that_a_recipe_taught_gets_its_credit_by_what_it_sees(
+    done: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = done.ledger.labels()
+    rows = [s.id for s in trainable(done.samples, labels)]
+    given: list[Any] = []
+
+    def noted(*how: Any, **more: Any) -> Any:
+        given.append((how, more["taught"]))
+        return action_sets(*how, **more)
+
+    def seen(network: Path, samples: Any, progress: Any) -> npt.NDArray[np.float32]:
+        assert network == tmp_path / "network"
+        return np.random.default_rng(0).normal(size=(len(samples), 7)).astype(np.float32)
+
+    monkeypatch.setattr("curation.loop.action_sets", noted)
+    monkeypatch.setattr(done.loop, "parts", replace(done.loop.parts, taught=seen))
+    taught = Augmentation("dark", tuple(rows), 1, unchanged, network=tmp_path / "network")
+    credits = done.loop._credits(1, labels, [taught])
+    (features, _, _, copies, copied, _), (of_rows, of_held) = given[0]
+    assert of_rows.shape == (len(features), 7)
+    assert of_held.shape[1] == 7
+    assert len(copies) == len(copied) == 0
+    assert "augmentation" in {c.action for c in credits}
+
+
 def test_the_account_gives_credit_to_what_was_done(done: House) -> None:
     account = done.recorder.accounts[-1]
     credits = {c.action: c for c in credits_of(account)}

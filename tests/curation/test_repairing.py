@@ -220,6 +220,81 @@ def test_copies_are_aligned_where_that_is_kept_and_lets_the_labels_be_believed_m
     assert json.loads((tmp_path / "trial.json").read_text())["aligned"] is used
 
 
+class Lessons:
+    """Notes who would teach."""
+
+    def __init__(self, file: Path | None, seen: Corner) -> None:
+        self.file = file
+        self.seen = seen
+        self.teachers: list[str] = []
+
+    def taught(
+        self, samples: Sequence[Sample], copies: Augmentation, seed: int, progress: Progress | None = None
+    ) -> Path | None:
+        assert copies.name == "dark"
+        self.teachers = [s.id for s in samples]
+        return self.file
+
+    def seen_by(self, file: Path) -> Corner:
+        assert file == self.file
+        return self.seen
+
+
+@pytest.mark.parametrize(
+    ("plain", "taught", "used"),
+    [((True, 0.1), (True, 0.2), True), ((True, 0.2), (True, 0.1), False), ((False, 0.2), (True, 0.1), True),
+     ((True, 0.1), (False, 0.2), False), ((True, 0.1), None, False)],
+)  # fmt: skip
+def test_the_network_is_taught_where_that_is_kept_and_lets_the_labels_be_believed_more(
+    made: Set, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: tuple[bool, float],
+    taught: tuple[bool, float] | None, used: bool,
+) -> None:  # fmt: skip
+    def tried(figures: tuple[bool, float], words: str) -> Trial:
+        kept, belief = figures
+        repair = "recipe" if kept else "collect"
+        return Trial(kept, zero, zero, zero, words, repair=repair, belief=Estimate(belief), taught=words == "Taught.")
+
+    def judged(ground: Ground, seen: np.ndarray, copies: int) -> Trial:
+        assert taught is not None
+        assert np.array_equal(seen, lessons.seen.features([made.samples[s] for s in made.ids]))
+        assert copies == 400
+        return tried(taught, "Taught.")
+
+    zero = Estimate(0.0, (-0.1, 0.1))
+    monkeypatch.setattr(Ground, "rise", lambda *given: 0.1)
+    monkeypatch.setattr(Ground, "trial", lambda *given, **how: tried(plain, "Tried."))
+    monkeypatch.setattr(Ground, "trial_of", judged)
+    lessons = Lessons(tmp_path / "network" if taught else None, Corner({s: 255 - p for s, p in made.pixels.items()}))
+    others = {
+        "pool": Sample("pool", "p.png", tmp_path / "p.png", "pool"),
+        "held": Sample("held", "h.png", tmp_path / "h.png", "holdout"),
+    }
+    repairer = replace(
+        made.repairer(SliceSettings()), aligns=lambda folder: True, teacher=lessons, samples=made.samples | others
+    )
+    found = repairer(made.weak, made.table, made.ids, made.labels, tmp_path, MANY)
+    assert found.slice.repair == "recipe"
+    assert found.slice.proof == ("Taught." if used else "Tried.")
+    assert found.copies.network == (tmp_path / "network" if used else None)
+    assert json.loads((tmp_path / "trial.json").read_text())["taught"] is used
+    assert set(lessons.teachers) == {*made.ids[40:], "pool"}, "neither the slice nor the holdout"
+    assert lessons.teachers[-1] == "pool", "first those that are trained on"
+    assert lessons.teachers[:-1] != made.ids[40:], "in an order that says nothing"
+
+
+@pytest.mark.parametrize("case", ["another model", "copies gain nothing", "a rare slice"])
+def test_no_network_is_taught_where_that_is_of_no_use(
+    made: Set, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    lessons = Lessons(None, Corner(made.pixels))
+    monkeypatch.setattr(Ground, "rise", lambda *given: 0.0 if case == "copies gain nothing" else 0.1)
+    repairer = replace(made.repairer(SliceSettings()), aligns=lambda folder: case != "another model", teacher=lessons)
+    table = made.table.assign(brightness=0.5) if case == "a rare slice" else made.table
+    weak = replace(made.weak, weakness="rare", conditions=()) if case == "a rare slice" else made.weak
+    repairer(weak, table, made.ids, made.labels, tmp_path, 100)
+    assert lessons.teachers == []
+
+
 def test_slice_that_is_merely_rare_is_shown_more_often_or_helped_by_its_recipe(made: Set, tmp_path: Path) -> None:
     """In the slice the lighter half means the other class: its own images teach that, darkened others the contrary."""
     other = {"c1": "c2", "c2": "c1"}

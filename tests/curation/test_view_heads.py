@@ -13,15 +13,18 @@ import pytest
 import torch
 from tests_stand_ins import content_id, draw
 
-from curation import copies, features
+from curation import copies, features, steadying
 from curation.backbone import load_backbone
 from curation.config import TrainingSettings
 from curation.errors import DataError, TrainingError
+from curation.exports import export_model, load_exported
 from curation.features import ViewFeatures
 from curation.records import Augmentation, Sample
 from curation.regression import LeaveOutKernel, log_loss
 from curation.scaling import scale
+from curation.steadying import steadied
 from curation.view_heads import ViewModel, ViewTrainer, arrays_of, fit_view_head, head_of, load_view_model, network_of
+from curation.ways import way_of
 
 CLASSES = ("c1", "c2")
 Columns = npt.NDArray[np.int64]
@@ -153,6 +156,44 @@ def test_what_aligned_copies_change_is_looked_past_by_the_model_its_file_and_its
     with torch.inference_mode():
         found = network(*(torch.from_numpy(views.decode(samples[:5], size)) for size in views.sizes)).numpy()
     assert np.allclose(found, aligned.predict(samples[:5]).probabilities, atol=1e-3)
+
+
+def test_a_network_that_learnt_is_in_the_models_file_and_in_what_is_made_of_it(
+    views: ViewFeatures, pictures: tuple[list[Sample], Columns], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steadying, "SHOWN", 120)
+    samples, labels = pictures
+    copied = Augmentation("inverted", tuple(s.id for s in samples[:40]), 1, invert)
+    network = steadied(views, samples[:50], copied, tmp_path / "networks", seed=0)
+    copied = replace(copied, network=network)
+    for name in ("a", "b"):
+        model = trainer(views).train(
+            samples, labels, CLASSES, seed=0, augmentations=[copied], checkpoint=Path(), progress=None
+        )
+        model.save(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert "tf_efficientnet_lite0, taught to see past a recipe, at 64, 32 px with mirror images, on 60" in model.words
+    assert model.rows == 60, "of no copy"
+    plain = trainer(views).train(samples, labels, CLASSES, seed=0, augmentations=(), checkpoint=Path(), progress=None)
+    found = model.predict(samples).probabilities
+    assert not np.allclose(found, plain.predict(samples).probabilities, atol=1e-3)
+    network.unlink()
+    loaded = load_view_model(tmp_path / "a", views)
+    assert loaded.words == model.words
+    assert loaded.views.backbone.identity == model.views.backbone.identity != views.backbone.identity
+    assert np.array_equal(loaded.predict(samples).probabilities, found)
+    loaded.save(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "a").read_bytes()
+    assert way_of(tmp_path / "a", views.backbone.identity) == "views"
+    exported = tmp_path / "exported.safetensors"
+    assert export_model(loaded, ["left", "right"], exported, "safetensors", samples[:4]) < 1e-3
+    with torch.inference_mode():
+        pixels = [torch.from_numpy(views.decode(samples[:5], size)) for size in views.sizes]
+        told = load_exported(exported.read_bytes())(*pixels).numpy()
+    assert np.allclose(told, found[:5], atol=1e-3)
+    other = ViewFeatures(load_backbone(size=96, device="cpu"), tmp_path)
+    with pytest.raises(DataError, match="was trained on tf_efficientnet_lite0 at 64, 32 px with other weights"):
+        load_view_model(tmp_path / "a", other)
 
 
 def test_a_head_of_before_looks_past_nothing() -> None:

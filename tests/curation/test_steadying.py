@@ -1,0 +1,148 @@
+"""A network is taught by a recipe to see copies as it sees their images, from no label, and from where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from tests_stand_ins import content_id, draw
+
+from curation import features, steadying
+from curation.backbone import load_backbone
+from curation.features import ViewFeatures
+from curation.records import Augmentation, Sample
+from curation.steadying import ViewTeacher, seen_by, steadied
+
+
+def invert(image: npt.NDArray[np.uint8], seed: int) -> npt.NDArray[np.uint8]:
+    return np.asarray(255 - image, dtype=np.uint8)
+
+
+COPIES = Augmentation("inverted", (), 1, invert)
+
+
+@pytest.fixture(scope="module")
+def views(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ViewFeatures]:
+    patched = pytest.MonkeyPatch()
+    patched.setattr(features, "_SMALLEST_VIEW", 64)
+    yield ViewFeatures(load_backbone(size=64, device="cpu"), tmp_path_factory.mktemp("views"))
+    patched.undo()
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    folder = tmp_path_factory.mktemp("pictures")
+    return [Sample(content_id(folder / path), path, folder / path, "train") for path in draw(folder, 80)]
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steadying, "SHOWN", 3 * 2 * 60)
+
+
+def apart(views: ViewFeatures, some: npt.NDArray[np.uint8], others: npt.NDArray[np.float32]) -> float:
+    """How far what is seen of images is from other features, in deviations of these."""
+    seen = views.encode(lambda side: features.resized(some, side))
+    deviation = others.std(axis=0)
+    told = deviation > 1e-3
+    return float((((seen - others)[:, told] / deviation[told]) ** 2).mean())
+
+
+def test_copies_are_seen_as_their_images_are_and_images_as_before(
+    views: ViewFeatures, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steadying, "SHOWN", 8 * 2 * 60)
+    taught, unseen = samples[:60], samples[60:]
+    after = seen_by(views, steadied(views, taught, COPIES, tmp_path, seed=0))
+    assert after.backbone.identity != views.backbone.identity
+    assert not any(p.requires_grad for p in after.backbone.model.parameters())
+    pixels = views.pixels(unseen)
+    inverted = np.stack([invert(image, 0) for image in pixels])
+    wanted = views.features(unseen)
+    before = apart(views, inverted, wanted)
+    assert apart(after, inverted, wanted) < 0.6 * before
+    assert apart(after, pixels, wanted) < 0.6 * before
+
+
+def test_the_same_is_made_once_and_goes_on_where_it_stopped(
+    views: ViewFeatures, samples: list[Sample], tmp_path: Path, short: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steadying, "CHECKPOINT_SECONDS", 0.0)
+    told: list[tuple[int, int]] = []
+
+    def note(doing: str, done: int, total: int) -> None:
+        if doing.startswith("teaching"):
+            told.append((done, total))
+
+    whole = steadied(views, samples[:60], COPIES, tmp_path / "whole", seed=0, progress=note)
+    assert told == [(step, 12) for step in range(1, 13)]
+    written = whole.read_bytes()
+    told.clear()
+    assert steadied(views, samples[:60], COPIES, tmp_path / "whole", seed=0, progress=note) == whole
+    assert told == []
+    assert whole.read_bytes() == written
+
+    def stop(doing: str, done: int, total: int) -> None:
+        note(doing, done, total)
+        if told and told[-1][0] == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        steadied(views, samples[:60], COPIES, tmp_path / "parts", seed=0, progress=stop)
+    assert list((tmp_path / "parts").glob("*.safetensors")) == []
+    told.clear()
+    parts = steadied(views, samples[:60], COPIES, tmp_path / "parts", seed=0, progress=note)
+    assert told[0] == (5, 12), "the first epoch is not done again"
+    assert parts.name == whole.name
+    assert parts.read_bytes() == written
+    assert [file.name for file in parts.parent.iterdir()] == [parts.name]
+    assert steadied(views, samples[:60], COPIES, tmp_path / "whole", seed=1).name != whole.name
+    assert steadied(views, samples[:59], COPIES, tmp_path / "whole", seed=0).name != whole.name
+
+
+def test_what_is_left_of_a_stopped_one_may_be_damaged(
+    views: ViewFeatures, samples: list[Sample], tmp_path: Path, short: None
+) -> None:
+    whole = steadied(views, samples[:60], COPIES, tmp_path, seed=0)
+    written = whole.read_bytes()
+    whole.rename(whole.with_suffix(".partial"))  # of weights alone
+    assert steadied(views, samples[:60], COPIES, tmp_path, seed=0).read_bytes() == written
+    whole.unlink()
+    whole.with_suffix(".partial").write_bytes(b"torn")
+    assert steadied(views, samples[:60], COPIES, tmp_path, seed=0).read_bytes() == written
+
+
+def test_the_last_networks_are_kept_with_what_they_saw(
+    views: ViewFeatures, samples: list[Sample], tmp_path: Path, short: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steadying, "MOST_KEPT", 2)
+    teacher = ViewTeacher(views, tmp_path / "networks")
+    assert teacher.taught(samples[: steadying.FEWEST_TAUGHT - 1], COPIES, 0) is None
+    folders, files = [], []
+    for seed in (0, 1):
+        file = teacher.taught(samples[:60], COPIES, seed)
+        assert file is not None
+        seen = teacher.seen_by(file)
+        seen.features(samples[:2])
+        files.append(file)
+        folders.append([f for f in views._folder.iterdir() if f.name.startswith(seen.backbone.identity)])
+        assert len(folders[-1]) == len(views.sizes)
+    teacher.taught(samples[:60], COPIES, 0)  # used again, so it is the other one that goes
+    teacher.taught(samples[:60], COPIES, 2)
+    assert files[0].exists()
+    assert not files[1].exists()
+    assert all(f.exists() for f in folders[0])
+    assert not any(f.exists() for f in folders[1])
+    assert views._folder.exists()
+    assert any(f.name.startswith(views.backbone.identity) for f in views._folder.iterdir())
+
+
+def test_no_more_than_so_many_teach(
+    views: ViewFeatures, samples: list[Sample], tmp_path: Path, short: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steadying, "MOST_TAUGHT", 50)
+    teacher = ViewTeacher(views, tmp_path)
+    assert teacher.taught(samples[:60], COPIES, 0) == teacher.taught(samples[:50], COPIES, 0)
