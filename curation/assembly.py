@@ -158,7 +158,9 @@ def _repairer(
         class_name=classes.name,
         progress=progress,
         aligns=lambda folder: by_views and (method == "views" or goes_by_views(folder, store.backbone.identity)),
-        teacher=ViewTeacher(encoders.views, paths.cache / "networks") if by_views and taught else None,
+        teacher=ViewTeacher(encoders.views, paths.cache / "networks", settings.training.deterministic)
+        if by_views and taught
+        else None,
     )
 
 

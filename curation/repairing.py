@@ -54,7 +54,7 @@ class Teacher(Protocol):
     def taught(
         self, samples: Sequence[Sample], copies: Augmentation, seed: int, progress: Progress | None = None
     ) -> Path | None:
-        """The file of a network that as many of the samples as it takes, the first, taught; ``None`` for too few."""
+        """The file of a network that as many of the samples as it takes, the first, taught; ``None`` if it can't be."""
         ...
 
     def seen_by(self, file: Path) -> Source:
@@ -121,8 +121,8 @@ class Repairer:
         if of_fewer.kept and fewer is not copies:
             more = f" {number_of(copies)} copies, in place of {number_of(fewer)}, harm others."
             tried, copies = replace(of_fewer, words=of_fewer.words + more), fewer
-        if both and self.teacher and rises[best] > 0 and not all(s in weak.sample_ids for s in copies.sample_ids):
-            taught, network = self._taught(ground, chosen, copies, weak, sample_ids)
+        if both and rises[best] > 0:
+            taught, network = self._taught(ground, chosen, copies, set(weak.sample_ids), sample_ids)
             if taught is not None and _worth(taught) > _worth(tried):
                 tried, copies = taught, replace(copies, network=network)
         copies = replace(copies, aligned=tried.aligned)
@@ -217,15 +217,16 @@ class Repairer:
         return max((ground.trial(*made, aligned=aligned) for aligned in (False, True)[: 1 + both]), key=_worth)
 
     def _taught(
-        self, ground: Ground, chosen: Sequence[Sample], copies: Augmentation, weak: Slice, sample_ids: Sequence[str]
+        self, ground: Ground, chosen: Sequence[Sample], copies: Augmentation, own: set[str], sample_ids: Sequence[str]
     ) -> tuple[Trial | None, Path | None]:
-        """The trial of a network that is taught by the copies' recipe, and its file; nothing of too few images.
+        """The trial of a network that is taught by the copies' recipe, and its file; nothing where none is.
 
-        Any image but those of the slice and the holdout teaches, since no label takes part: those that are trained on
-        first, then those of the pool.
+        Any image but those of the slice (``own``) and the holdout teaches, since no label takes part: those that are
+        trained on first, then those of the pool. Copies of the slice's own images, against rarity, teach nothing.
         """
-        assert self.teacher is not None
-        own, rng = set(weak.sample_ids), np.random.default_rng(self.seed)
+        if self.teacher is None or own.issuperset(copies.sample_ids):
+            return None, None
+        rng = np.random.default_rng(self.seed)
         trained = [self.samples[s] for s in sample_ids if s not in own]
         pool = [s for s in self.samples.values() if s.split == "pool" and s.id not in own]
         teach = [some[place] for some in (trained, pool) for place in rng.permutation(len(some))]

@@ -24,8 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from curation.allocator import give_back_memory
-from curation.backbone import with_weights
+from curation.backbone import deterministic, with_weights
 from curation.copies import make_copies
+from curation.errors import TrainingError
 from curation.features import ViewFeatures, part_tensors, resized
 from curation.fitting import CHECKPOINT_SECONDS, learning_rate
 from curation.records import Augmentation, Progress, Sample
@@ -39,7 +40,7 @@ MOST_TAUGHT, FEWEST_TAUGHT = 2_000, 50
 #: About so many images and copies are shown to it in all.
 SHOWN = 16_000
 MOST_EPOCHS = 40
-RATE = 2e-3
+RATE = 1e-3
 DECAY = 0.01
 #: Networks that are kept with what they saw: an iteration tries three, and the one before may be asked for again.
 MOST_KEPT = 4
@@ -58,8 +59,10 @@ def steadied(
     *,
     seed: int,
     progress: Progress | None = None,
-) -> Path:
+) -> Path | None:
     """The file of a network that was taught by ``samples`` and copies that are made of them as ``copies`` says.
+
+    ``None`` where the loss became no number.
 
     It is kept in ``folder`` by what it was made from, so that the same is not made twice; of the ones before, those
     that were used last (``MOST_KEPT``), and what they saw. A run that was stopped goes on at the last epoch that was
@@ -71,7 +74,10 @@ def steadied(
         os.utime(file)
         return file
     lesson = _Lesson(views, list(samples), replace(copies, copies=1), seed, progress)
-    write_whole(file, lesson.learned(file.with_suffix(".partial")))
+    learned = lesson.learned(file.with_suffix(".partial"))
+    if learned is None:
+        return None
+    write_whole(file, learned)
     file.with_suffix(".partial").unlink(missing_ok=True)
     for old in sorted(folder.glob("*.safetensors"), key=lambda f: -f.stat().st_mtime)[MOST_KEPT:]:
         seen_by(views, old).forget()
@@ -88,18 +94,35 @@ def seen_by(views: ViewFeatures, file: Path) -> ViewFeatures:
 
 @dataclass(frozen=True)
 class ViewTeacher:
-    """Teaches the network that labels are judged by, and keeps what it makes in ``folder``; see ``repairing``."""
+    """Teaches the network that labels are judged by, and keeps what it makes in ``folder``; see ``repairing``.
+
+    With ``deterministic`` a GPU computes the same each time.
+    """
 
     views: ViewFeatures
     folder: Path
+    deterministic: bool = False
 
     def taught(
         self, samples: Sequence[Sample], copies: Augmentation, seed: int, progress: Progress | None = None
     ) -> Path | None:
-        """The file of a network that the first ``MOST_TAUGHT`` samples teach; ``None`` below ``FEWEST_TAUGHT``."""
+        """The file of a network that the first ``MOST_TAUGHT`` samples teach; ``None`` below ``FEWEST_TAUGHT``.
+
+        ``None`` as well where it does not learn: the loss becomes no number. Raises TrainingError where it can't learn
+        deterministically, but is to.
+        """
         if len(samples) < FEWEST_TAUGHT:
             return None
-        return steadied(self.views, samples[:MOST_TAUGHT], copies, self.folder, seed=seed, progress=progress)
+        try:
+            with deterministic(self.deterministic):
+                return steadied(self.views, samples[:MOST_TAUGHT], copies, self.folder, seed=seed, progress=progress)
+        except RuntimeError as error:
+            if not self.deterministic or "deterministic" not in str(error):
+                raise
+            raise TrainingError(
+                f"{self.views.backbone.name} can't be taught by a recipe deterministically on "
+                f"{self.views.backbone.device.type}; set slices.stability = 'off' or training.deterministic = false"
+            ) from error
 
     def seen_by(self, file: Path) -> ViewFeatures:
         """The views by the network in a file."""
@@ -124,8 +147,8 @@ class _Lesson:
     seed: int
     progress: Progress | None
 
-    def learned(self, partial: Path) -> bytes:
-        """The network's weights as safetensors."""
+    def learned(self, partial: Path) -> bytes | None:
+        """The network's weights as safetensors; ``None`` where the loss became no number."""
         import torch
         from safetensors.torch import save
 
@@ -140,20 +163,25 @@ class _Lesson:
         begun = _resume(partial, model, optimizer)
         for epoch in range(begun, epochs):
             rng = np.random.default_rng([self.seed, epoch])
-            done = epoch * steps_an_epoch
+            done, losses = epoch * steps_an_epoch, list[torch.Tensor]()
             for images, mirrored, rows in self._batches(epoch, rng):
                 rate = learning_rate(done, epochs * steps_an_epoch)
                 for group in optimizer.param_groups:
                     group["lr"] = RATE * rate
                 number = int(rng.integers(len(scales)))
                 optimizer.zero_grad(set_to_none=True)
-                self._loss(model, number, images, mirrored, wanted[rows], *scales[number]).backward()  # type: ignore[no-untyped-call]  # torch has no types here
+                loss = self._loss(model, number, images, mirrored, wanted[rows], *scales[number])
+                loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
+                losses.append(loss.detach())
                 torch.nn.utils.clip_grad_norm_(trained, 1.0)
                 optimizer.step()
                 done += 1
                 if self.progress:
                     shown = min(done, (epoch + 1) * steps_an_epoch)
                     self.progress("teaching the network to see past the recipe", shown, epochs * steps_an_epoch)
+            if not math.isfinite(float(sum(losses))):  # looked at once an epoch: each look makes a device wait
+                partial.unlink(missing_ok=True)
+                return None
             if epoch + 1 < epochs and time.monotonic() - kept > CHECKPOINT_SECONDS:
                 _keep(partial, model, optimizer, epoch + 1)
                 kept = time.monotonic()
@@ -174,14 +202,18 @@ class _Lesson:
                 yield both, rng.random(len(both)) < 0.5, np.tile(rows[some], 2)
 
     def _scale_of(self, wanted: Halves, number: int) -> tuple[slice, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Of a view the columns, and of each what its differences are multiplied with and count, (columns,)."""
+        """Of a view the columns, and of each what its differences are multiplied with and count, (columns,).
+
+        What differs by next to nothing from image to image, beside the others of its part, tells rounding.
+        """
         of_views = [widths for _, widths in self.views.views]
         start = sum(map(sum, of_views[:number]))
         columns = slice(start, start + sum(of_views[number]))
         deviation = wanted[:, columns].std(axis=0, dtype=np.float32)
         widths = np.array(of_views[number])
+        usual = np.repeat([part.mean() for part in np.split(deviation, np.cumsum(widths)[:-1])], widths)
         counts = np.repeat(1 / widths / len(widths), widths).astype(np.float32)
-        return columns, np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0).astype(np.float32), counts
+        return columns, (1 / np.maximum(deviation, 0.01 * usual + 1e-6)).astype(np.float32), counts
 
     def _loss(
         self, model: Any, number: int, images: Pixels, mirrored: npt.NDArray[np.bool_], wanted: Halves,

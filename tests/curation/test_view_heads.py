@@ -165,6 +165,7 @@ def test_a_network_that_learnt_is_in_the_models_file_and_in_what_is_made_of_it(
     samples, labels = pictures
     copied = Augmentation("inverted", tuple(s.id for s in samples[:40]), 1, invert)
     network = steadied(views, samples[:50], copied, tmp_path / "networks", seed=0)
+    assert network is not None
     copied = replace(copied, network=network)
     for name in ("a", "b"):
         model = trainer(views).train(
