@@ -158,6 +158,6 @@ def test_no_more_than_so_many_teach(
 def test_a_network_that_does_not_learn_is_none(
     views: ViewFeatures, samples: list[Sample], tmp_path: Path, short: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steadying._Lesson, "_loss", lambda lesson, model, *given: next(model.parameters()).sum() * np.nan)
+    monkeypatch.setattr(steadying._Lesson, "_loss", lambda lesson, model, *_: next(model.parameters()).sum() * np.nan)
     assert ViewTeacher(views, tmp_path).taught(samples[:30], COPIES, 0) is None
     assert list(tmp_path.iterdir()) == []
