@@ -22,7 +22,8 @@ the rule that the project applies in cross-validation, but by accuracy alone: th
 hundreds of rows probabilities surely rise by what nobody gains. How often the choice agrees with the whole rule on
 these rows is told beside it. Where the project says to review flagged labels first, it agrees with "collect": both
 leave the train images as they are. Intervals are of a bootstrap over planted cases and held-out rows at once.
-``--quick`` takes 1,500 images, one strength, one size and one seed. The more rows ``--held-out``, the less is left to
+``--quick`` takes 1,500 images, one strength, one size and one seed. With ``--few`` the exhaustive trial knows of the
+planned recipe and the baselines alone. The more rows ``--held-out``, the less is left to
 chance in what the exhaustive trial says. What was encoded is kept in ``--cache``.
 ``--merge FILE...`` puts the JSON of several runs together, as of one data set each. Exit code 1 where a claim does not
 hold.
@@ -155,10 +156,11 @@ class Result:
 class Workshop(Divided):
     """Divided images with the copies that are made of them whatever the slice.
 
-    ``teaches`` says whether a recipe may teach the network.
+    ``teaches`` says whether a recipe may teach the network, ``few`` that contenders which take long are left out.
     """
 
     teaches: bool = True
+    few: bool = False
 
     @cached_property
     def general(self) -> dict[str, Copies]:
@@ -408,13 +410,14 @@ def trained(
         return Copies(copies.features[of], copies.labels[of], sources, copies.plain)
 
     others = np.array(may, dtype=np.int64)
-    for name, copies in shop.general.items():
+    for name, copies in ({} if shop.few else shop.general).items():
         yield name, heads.with_copies(placed(copies))
     for name in POLICIES:
         yield name, heads.with_copies(placed(shop.by_policy(name, others)))
     if kind in REACHED:
         altered = shop.copied(shop.altered(kind, strength, others))
         yield ITSELF, heads.with_copies(placed(Copies(altered, shop.images.labels[others], others)))
+    if kind in REACHED and not shop.few:
         rest = planted.rows[~planted.inside]
         every = np.concatenate([shop.copied(shop.altered(kind, strength, rest)), planted.features[planted.inside]])
         true = np.concatenate([shop.images.labels[rest], planted.labels[planted.inside]])
@@ -533,7 +536,7 @@ def measure(shop: Workshop, kind: str, strength: float, size: float, seed: int) 
     right[WHOLE] = right[NOTHING].copy()
     without = Heads(*planted.whole, len(shop.images.names), shop.widths)
     right[WHOLE][inside] = without.right(without.plain, planted.whole_held, labels[inside])
-    recipes = (PLANNED, ALIGNED, *([TAUGHT] if deed.network else []), *known_weaknesses())
+    recipes = [name for name in (PLANNED, ALIGNED, TAUGHT, *known_weaknesses()) if name in of]
     truth, best = exhaustive(of, recipes, inside, labels)
     by_rule, _ = exhaustive(of, recipes, inside, labels, by_accuracy=False)
     lost = float(right[WHOLE][inside].mean() - right[NOTHING][inside].mean())
@@ -632,8 +635,8 @@ def shares_recovered(found: Sequence[Measured]) -> dict[str, Estimate]:
     if not reached:
         return {}
     lost = changes(reached, WHOLE, NOTHING)
-    shown = (CHOSEN, PLANNED, ALIGNED, *RIVALS, BALANCED, ITSELF, ALONE)
-    shown += (TAUGHT,) if all(TAUGHT in m.right for m in reached) else ()
+    shown = (CHOSEN, PLANNED, ALIGNED, TAUGHT, *RIVALS, BALANCED, ITSELF, ALONE)
+    shown = tuple(name for name in shown if all(name in m.right for m in reached))
     return {name: pooled(changes(reached, name, NOTHING), lost) for name in shown}
 
 
@@ -685,6 +688,9 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--first-seed", type=int, default=0, help="number of the first draw (0)")
     parser.add_argument("--kinds", nargs="+", choices=(*REACHED, *BEYOND), default=(), help="plant only these (all)")
     parser.add_argument("--quick", action="store_true", help="fewer images, one strength, size and seed")
+    parser.add_argument(
+        "--few", action="store_true", help="only the planned recipe, and no head of altered images alone"
+    )
     parser.add_argument("--no-stability", action="store_true", help="teach no network by a recipe: minutes a case less")
     parser.add_argument("--cache", type=Path, help="folder that keeps features (a temporary one)")
     parser.add_argument("--json", type=Path, help="write everything that was measured")
@@ -702,7 +708,7 @@ def run(options: argparse.Namespace) -> list[Measured]:
         loaded = [cifar(options.cifar10n, rows, cache)] if options.cifar10n else []
         loaded += [elpv(cache)] if options.elpv or not loaded else []
         shops = [Workshop.of(one, rows, cache, options.held_out) for one in loaded]
-        shops = [replace(shop, teaches=not options.no_stability) for shop in shops]
+        shops = [replace(shop, teaches=not options.no_stability, few=options.few) for shop in shops]
         for shop in shops:
             seeds = range(options.first_seed, options.first_seed + (1 if options.quick else options.seeds))
             for m in runs(shop, seeds, options.quick, options.kinds):

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 #: The network learns from so many images and their copies at most, and from no fewer.
 MOST_TAUGHT, FEWEST_TAUGHT = 2_000, 50
 #: About so many images and copies are shown to it in all.
-SHOWN = 16_000
+SHOWN = 12_000
 MOST_EPOCHS = 40
 RATE = 1e-3
 DECAY = 0.01

@@ -60,7 +60,8 @@ def made_of(file: Path | None) -> Path:
 def test_copies_are_seen_as_their_images_are_and_images_as_before(
     views: ViewFeatures, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steadying, "SHOWN", 20 * 2 * 60)
+    monkeypatch.setattr(steadying, "SHOWN", 10 * 2 * 60)
+    monkeypatch.setattr(steadying, "RATE", 5e-4)  # forty steps are few
     taught, unseen = samples[:60], samples[60:]
     after = seen_by(views, made_of(steadied(views, taught, COPIES, tmp_path, seed=0)))
     assert after.backbone.identity != views.backbone.identity
