@@ -62,9 +62,7 @@ def steadied(
 ) -> Path | None:
     """The file of a network that was taught by ``samples`` and copies that are made of them as ``copies`` says.
 
-    ``None`` where the loss became no number.
-
-    It is kept in ``folder`` by what it was made from, so that the same is not made twice; of the ones before, those
+    ``None`` where the loss became no number. It is kept in ``folder`` by what it was made from, so that the same is not made twice; of the ones before, those
     that were used last (``MOST_KEPT``), and what they saw. A run that was stopped goes on at the last epoch that was
     kept. Which samples ``copies`` names does not matter.
     """
@@ -256,14 +254,14 @@ def _resume(partial: Path, model: Any, optimizer: Any) -> int:
         with safe_open(str(partial), framework="pt") as opened:
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 — not a mapping
             epochs = int((opened.metadata() or {})["epochs"])
-        of_model = {key.removeprefix("model."): v for key, v in tensors.items() if key.startswith("model.")}
-        state: dict[int, dict[str, Any]] = {}
-        for key, value in tensors.items():
-            if key.startswith("adam."):
-                _, number, name = key.split(".")
-                state.setdefault(int(number), {})[name] = value
-        model.load_state_dict(of_model)
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError):
+    except (SafetensorError, OSError, KeyError, ValueError):
         return 0
+    of_model = {key.removeprefix("model."): v for key, v in tensors.items() if key.startswith("model.")}
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in tensors.items():
+        if key.startswith("adam."):
+            _, number, name = key.split(".")
+            state.setdefault(int(number), {})[name] = value
+    model.load_state_dict(of_model)
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return epochs
