@@ -62,9 +62,9 @@ def steadied(
 ) -> Path | None:
     """The file of a network that was taught by ``samples`` and copies that are made of them as ``copies`` says.
 
-    ``None`` where the loss became no number. It is kept in ``folder`` by what it was made from, so that the same is not made twice; of the ones before, those
-    that were used last (``MOST_KEPT``), and what they saw. A run that was stopped goes on at the last epoch that was
-    kept. Which samples ``copies`` names does not matter.
+    ``None`` where the loss became no number. It is kept in ``folder`` by what it was made from, so that the same is not
+    made twice; of the ones before, those that were used last (``MOST_KEPT``), and what they saw. A run that was stopped
+    goes on at the last epoch that was kept. Which samples ``copies`` names does not matter.
     """
     run = _run_of(views, samples, copies, seed)
     file = folder / f"{run}.safetensors"
