@@ -194,7 +194,7 @@ class SliceSettings:
     stability: str = "auto"
 
     def __post_init__(self) -> None:
-        _require(self.stability in ("auto", "on", "off"), "slices.stability", self.stability, "auto, on or off")
+        _require(self.stability in ("auto", "on", "off"), "slices.stability", self.stability, "'auto', 'on' or 'off'")
         _require(self.min_size >= 2, "slices.min_size", self.min_size, "2 or more")
         _require(1 <= self.max_conditions <= 3, "slices.max_conditions", self.max_conditions, "1 to 3")
         _require(0 < self.alpha < 1, "slices.alpha", self.alpha, "in (0, 1)")

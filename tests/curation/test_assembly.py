@@ -12,9 +12,10 @@ import pytest
 
 from curation import training
 from curation.assembly import Encoders, _FineTuner, make_parts
-from curation.config import Settings, SliceSettings
+from curation.config import DetectionSettings, Settings, SliceSettings, TrainingSettings
 from curation.errors import ConfigError
-from curation.records import Classes
+from curation.records import Classes, Sample
+from curation.repairing import Repairer
 from curation.runs import ProjectPaths
 
 
@@ -48,3 +49,30 @@ def test_recipe_that_can_not_be_carried_out_is_told_before_anything_runs(tmp_pat
     store: Any = SimpleNamespace(backbone=backbone, widths=(), pixels=SimpleNamespace(pixels=None))
     with pytest.raises(ConfigError, match="recipe 'night': albumentations has no transform 'RandmGamma'"):
         make_parts(Encoders(store, store, None), ProjectPaths(tmp_path), settings, [], Classes((), ()), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("stability", "device", "images", "method", "views", "taught"),
+    [("auto", "cpu", 3, "auto", "many", True), ("auto", "cpu", 4, "auto", "many", False),
+     ("auto", "cuda", 4, "views", "many", True), ("on", "cpu", 4, "views", "many", True),
+     ("off", "cuda", 3, "auto", "many", False), ("on", "cpu", 3, "fine-tune", "many", False),
+     ("on", "cpu", 3, "auto", "one", False)],
+)  # fmt: skip
+def test_a_recipe_teaches_the_network_where_a_head_on_views_is_trained_and_looking_anew_is_cheap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stability: str, device: str, images: int, method: str,
+    views: str, taught: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("curation.assembly.MOST_SEEN_ANEW", 3)
+    settings = replace(
+        Settings(), slices=SliceSettings(stability=stability), training=TrainingSettings(method=method),
+        detection=DetectionSettings(views=views),
+    )  # fmt: skip
+    backbone = SimpleNamespace(device=SimpleNamespace(type=device), identity="none")
+    store: Any = SimpleNamespace(
+        backbone=backbone, widths=(), pixels=SimpleNamespace(pixels=None), features=None, encode=None
+    )
+    samples = [Sample(f"s{n}", f"{n}.png", tmp_path / f"{n}.png", "train") for n in range(images)]
+    encoders: Any = Encoders(store, store, None)
+    parts = make_parts(encoders, ProjectPaths(tmp_path), settings, samples, Classes((), ()), None)  # type: ignore[arg-type]
+    assert isinstance(parts.repair, Repairer)
+    assert (parts.repair.teacher is not None) is taught

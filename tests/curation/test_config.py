@@ -39,6 +39,7 @@ def test_settings_written_come_back_the_same(tmp_path: Path) -> None:
         ({"review": 3}, "'review' is a table of settings, got 3"),
         ({"holdout_share": 1.5}, "setting 'holdout_share' must be in \\(0, 1\\), got 1.5"),
         ({"slices": {"ignore": "grade"}}, "setting 'slices.ignore' must be a list of texts, got 'grade'"),
+        ({"slices": {"stability": "yes"}}, "setting 'slices.stability' must be 'auto', 'on' or 'off', got yes"),
         ({"slices": {"effort": float("inf")}}, "setting 'slices.effort' must be 0 to 100, got inf"),
         ({"review": {"blind_share": 0.7, "control_share": 0.7}}, "at most 1, got 1.4"),
         (
