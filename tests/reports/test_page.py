@@ -203,7 +203,9 @@ def test_slice_without_an_image_in_the_holdout_says_so(summary: IterationSummary
     (card,) = summary.slices
     nowhere = replace(card.slice, holdout_size=0, holdout_error_rate=None, holdout_ci=None)
     text = Reading(HtmlReporter().render(replace(summary, slices=(replace(card, slice=nowhere),)))).text
-    assert "On the holdout: no such image." in text
+    assert " %. On the holdout: no such image." in text, "a sentence, and the next one behind a space"
+    there = Reading(HtmlReporter().render(summary)).text
+    assert re.search(r"elsewhere [\d.]+ %\. On the holdout: ", there)
 
 
 def test_the_weakest_slices_stand_open_and_more_and_fixed_ones_are_folded_away(summary: IterationSummary) -> None:
