@@ -41,6 +41,8 @@ SHRUNK, TELLING = (1, 2, 4), 1.3
 #: A recipe is tried with a few copies first, between so many, and with all of them only where these gain anything; it
 #: is used with half, a quarter, but no fewer than the first of them where all harm others.
 FEWEST_FIRST, FIRST_COPIES = 50, 300
+#: A network is taught where copies raise the probability of the slice's labels by this much.
+PROMISING = 0.01
 #: One copy each of many samples are nearly as many as several of few from this share on.
 NEARLY = 0.75
 
@@ -121,7 +123,7 @@ class Repairer:
         if of_fewer.kept and fewer is not copies:
             more = f" {number_of(copies)} copies, in place of {number_of(fewer)}, harm others."
             tried, copies = replace(of_fewer, words=of_fewer.words + more), fewer
-        if both and rises[best] > 0:
+        if both and rises[best] > 0 and _promising(tried):
             taught, network = self._taught(ground, chosen, copies, set(weak.sample_ids), sample_ids)
             if taught is not None and _worth(taught) > _worth(tried):
                 tried, copies = taught, replace(copies, network=network)
@@ -254,6 +256,12 @@ class Repairer:
         shown = [read_image(self.samples[s].file, self.samples[s].bits) for s in copies.sample_ids[:6]]
         if shown:
             write_whole(folder / "recipe.png", contact_sheet(shown, build_transform(recipe), seed=self.seed))
+
+
+def _promising(tried: Trial) -> bool:
+    """Whether copies let the slice's labels be believed more for sure, and by enough for the minutes of a lesson."""
+    belief = tried.belief
+    return belief is not None and belief.ci is not None and belief.ci[0] > 0 and belief.value >= PROMISING
 
 
 def _worth(tried: Trial) -> tuple[bool, bool, float]:

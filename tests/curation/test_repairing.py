@@ -252,7 +252,8 @@ def test_the_network_is_taught_where_that_is_kept_and_lets_the_labels_be_believe
     def tried(figures: tuple[bool, float], words: str) -> Trial:
         kept, belief = figures
         repair = "recipe" if kept else "collect"
-        return Trial(kept, zero, zero, zero, words, repair=repair, belief=Estimate(belief), taught=words == "Taught.")
+        rise = Estimate(belief, (belief / 2, 2 * belief))
+        return Trial(kept, zero, zero, zero, words, repair=repair, belief=rise, taught=words == "Taught.")
 
     def judged(ground: Ground, seen: np.ndarray, copies: int) -> Trial:
         assert taught is not None
@@ -282,11 +283,16 @@ def test_the_network_is_taught_where_that_is_kept_and_lets_the_labels_be_believe
     assert lessons.teachers[:-1] != made.ids[40:], "in an order that says nothing"
 
 
-@pytest.mark.parametrize("case", ["another model", "copies gain nothing", "a rare slice"])
+@pytest.mark.parametrize(
+    "case", ["another model", "copies gain nothing", "a rare slice", "copies gain next to nothing", "by chance"]
+)
 def test_no_network_is_taught_where_that_is_of_no_use(
     made: Set, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
-    lessons = Lessons(None, Corner(made.pixels))
+    lessons, zero = Lessons(None, Corner(made.pixels)), Estimate(0.0, (-0.1, 0.1))
+    rise = {"copies gain next to nothing": Estimate(0.009, (0.008, 0.01)), "by chance": Estimate(0.1, (-0.01, 0.2))}
+    tried = Trial(True, zero, zero, zero, "Tried.", repair="recipe", belief=rise.get(case, Estimate(0.1, (0.05, 0.2))))
+    monkeypatch.setattr(Ground, "trial", lambda *given, **how: tried)
     monkeypatch.setattr(Ground, "rise", lambda *given: 0.0 if case == "copies gain nothing" else 0.1)
     repairer = replace(made.repairer(SliceSettings()), aligns=lambda folder: case != "another model", teacher=lessons)
     table = made.table.assign(brightness=0.5) if case == "a rare slice" else made.table
