@@ -237,9 +237,8 @@ class PlantedDivided:
 
     ``rows`` are those of the images that are trained on; ``features`` (rows, d), ``labels``, ``inside`` and ``table``
     (properties) are theirs, ``pixels`` gives those of one of them by its place. ``held_*`` are of held-out rows,
-    ``held_pixels`` gives those of all;
-    ``whole`` are features and labels to learn from, and ``whole_held`` features of the held-out rows in the slice, both
-    without the weakness.
+    ``held_pixels`` gives those of all; ``whole`` are features and labels to learn from, and ``whole_held`` features of
+    the held-out rows in the slice, both without the weakness.
     """
 
     rows: Columns

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -71,6 +72,11 @@ def copy_weights(samples: Sequence[Sample], augmentations: Sequence[Augmentation
 def weights_with_copies(samples: Sequence[Sample], augmentations: Sequence[Augmentation]) -> npt.NDArray[np.float64]:
     """What each image counts, which is 1, then what each planned copy does; (samples + copies,)."""
     return np.concatenate([np.ones(len(samples)), copy_weights(samples, augmentations)])
+
+
+def taught_network(augmentations: Sequence[Augmentation]) -> Path | None:
+    """The file of the network that a recipe taught; ``None`` where none did."""
+    return next((a.network for a in augmentations if a.network), None)
 
 
 def balanced(weights: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

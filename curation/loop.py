@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from curation import holdout as checks
 from curation.config import Settings, model_settings
-from curation.copies import copy_weights
+from curation.copies import copy_weights, taught_network
 from curation.costs import label_weights, positive_class
 from curation.credit import Credit, TrainingSet, action_sets, credit_actions
 from curation.errors import ProjectError, TrainingError
@@ -553,7 +553,7 @@ class Loop:
         copies: npt.NDArray[np.float32] | None = None
         copied: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         counts = copy_weights(rows, augmentations)
-        network = next((a.network for a in augmentations if a.network), None)
+        network = taught_network(augmentations)
         taught: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None = None
         if network is not None and self.parts.taught is not None:
             seen = scale(self.parts.taught(network, [*rows, *held], self.parts.progress))

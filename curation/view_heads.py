@@ -21,7 +21,7 @@ import numpy.typing as npt
 from curation.backbone import Backbone, device_name, with_weights
 from curation.config import TrainingSettings
 from curation.copied import copied_by_views
-from curation.copies import aligned_copies, weights_with_copies
+from curation.copies import aligned_copies, taught_network, weights_with_copies
 from curation.errors import DataError, TrainingError
 from curation.features import ViewFeatures, part_tensors
 from curation.kept import Kept
@@ -199,7 +199,7 @@ class ViewTrainer:
         """Fit the head; ``labels`` has shape (samples,), columns of ``class_ids``; TrainingError for one class."""
         began = time.perf_counter()
         balance, rows = self._settings.class_balance, len(samples)
-        if network := next((a.network for a in augmentations if a.network), None):
+        if network := taught_network(augmentations):
             return self._on_taught(network, samples, labels, class_ids, seed, progress, began)
         copies, copied = copied_by_views(self.views, self._kept).copies(samples, augmentations, seed, progress)
         if len(copies):
