@@ -131,9 +131,10 @@ def _kept(
     classes: Classes,
     merged: Mapping[str, str],
 ) -> list[str]:
-    """Sentences on known images whose rows have a label that they never came with, or another split."""
+    """Sentences on known images whose rows have a label that they never came with, another split or another group."""
     others: list[str] = []
     apart: list[str] = []
+    grouped: list[str] = []
     for g in gathered:
         now = labels[g.id].class_id if g.id in labels else None
         same = {now, *(merged.get(p.given, p.given) for p in stored[g.id].paths if p.given)}
@@ -143,6 +144,9 @@ def _kept(
         named = {row.split for row in g.rows} - {None, g.split}
         if named - ({"train"} if g.split == "pool" else set()):
             apart.append(f"{g.rows[0].path} is in {g.split}")
+        group = stored[g.id].group
+        if {row.group for row in g.rows} - {None, group}:
+            grouped.append(f"{g.rows[0].path} is in {'none' if group is None else repr(group)}")
     told = []
     if others:
         told.append(
@@ -151,6 +155,11 @@ def _kept(
         )
     if apart:
         told.append(f"{_images(len(apart))} known in another split, which stays ({apart[0]})")
+    if grouped:
+        told.append(
+            f"{_images(len(grouped))} known in another group, which stays ({grouped[0]}): groups are fixed when an image "
+            "first comes, since train and holdout are divided by them"
+        )
     return told
 
 

@@ -125,6 +125,22 @@ def test_labels_that_a_later_table_has_for_known_images_are_told_and_make_no_cla
     assert moved.notes == (f"1 image is known in another split, which stays ({trained} is in train)",)
 
 
+def test_groups_that_a_later_table_has_for_known_images_are_told(tmp_path: Path) -> None:
+    truth = draw(tmp_path / "images", 30)
+    rows = [{"path": path, "label": label, "group": f"g{n}" if n else ""}
+            for n, (path, label) in enumerate(truth.items())]  # fmt: skip
+    home = Home(tmp_path, rows)
+    assert home.add([row | {"group": ""} for row in rows]).notes == ()  # rows that name none say nothing of it
+    done = home.add([rows[0] | {"group": "g1"}, rows[1] | {"group": "g2"}, *rows[2:]])
+    assert done.notes == (
+        "2 images are known in another group, which stays (000.png is in none): groups are fixed when an image first "
+        "comes, since train and holdout are divided by them",
+    )
+    assert home.add([rows[1] | {"group": "g2"}]).notes[0].startswith(
+        "1 image is known in another group, which stays (001.png is in 'g1')"
+    )
+
+
 def test_an_image_of_the_pool_whose_label_was_taken_back_gets_that_of_a_later_table(tmp_path: Path) -> None:
     truth = draw(tmp_path / "images", 30)
     rows = [{"path": path, "label": label if n else ""} for n, (path, label) in enumerate(truth.items())]
