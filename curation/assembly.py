@@ -84,7 +84,7 @@ def make_parts(
     reporter: Reporter,
     progress: Progress | None = None,
 ) -> Parts:
-    """What the loop works with; ``samples`` and ``classes`` are all of the project's."""
+    """What the loop works with; ``samples`` are those that can be used, ``classes`` all of the project's."""
     from curation.copied import copied_by_store
     from curation.properties import measure_properties
     from curation.steadying import seen_by

@@ -157,8 +157,8 @@ def _kept(
         told.append(f"{_images(len(apart))} known in another split, which stays ({apart[0]})")
     if grouped:
         told.append(
-            f"{_images(len(grouped))} known in another group, which stays ({grouped[0]}): groups are fixed when an image "
-            "first comes, since train and holdout are divided by them"
+            f"{_images(len(grouped))} known in another group, which stays ({grouped[0]}): groups are fixed when an "
+            "image first comes, since train and holdout are divided by them"
         )
     return told
 

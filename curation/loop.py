@@ -611,13 +611,14 @@ class Loop:
         judged = {v.sample_id for v in self.judging.judged(self.ledger.verdicts())}
         flagged = {i.sample_id for i in self.issues(number) if i.kind == "label"} - judged
         tried, left = 0, self.settings.slices.copies_looked_at(len(rows))
+        unlabeled = unlabeled_pool(self.samples, labels)
         wanted = ("open", "collecting") if self.settings.slices.trial else ("open",)
         for place, weak in [(p, s) for p, s in enumerate(slices) if s.status in wanted]:
             now = replace(weak, sample_ids=tuple(s for s in weak.sample_ids if s in here))
             if weak.status == "open" and (suspect := review_first(now, flagged)):
                 slices[place] = replace(suspect, sample_ids=weak.sample_ids)
             elif now.sample_ids and not found and tried < MOST_TRIED and left >= ENOUGH_COPIES:
-                repaired = self.parts.repair(now, properties, ids, classes, folder, left)
+                repaired = self.parts.repair(now, properties, ids, classes, folder, left, unlabeled)
                 tried, left = tried + 1, left - repaired.looked_at
                 aimed = replace(repaired.slice, sample_ids=weak.sample_ids)
                 slices[place] = start_collecting(aimed) if aimed.repair == "collect" and not aimed.wanted else aimed

@@ -189,8 +189,12 @@ class Repairs(Protocol):
         labels: Sequence[str],
         folder: Path,
         most: int,
+        unlabeled: Sequence[Sample] = (),
     ) -> Repaired:
-        """``properties`` has a row for each of ``sample_ids``, of class ids ``labels``; writes into ``folder``."""
+        """``properties`` has a row for each of ``sample_ids``, of class ids ``labels``; writes into ``folder``.
+
+        ``unlabeled`` images, of which none is in the holdout or goes with one there, are of use where no label counts.
+        """
         ...
 
 

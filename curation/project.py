@@ -564,7 +564,7 @@ class Project:
         reporting = self._reporting(settings, described, fiftyone=settings.report.fiftyone)
         return Loop(
             self.paths, settings, self.ledger, usable,
-            make_parts(encoders, self.paths, settings, self.samples(), self.classes, reporting, self.progress),
+            make_parts(encoders, self.paths, settings, usable, self.classes, reporting, self.progress),
             secret=self.paths.secret.read_text(encoding="utf-8").strip(),
         )  # fmt: skip
 

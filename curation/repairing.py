@@ -95,12 +95,14 @@ class Repairer:
         labels: Sequence[str],
         folder: Path,
         most: int,
+        unlabeled: Sequence[Sample] = (),
     ) -> Repaired:
         """Plan, try what may help, and judge the best of it.
 
         Writes ``recipe.json``, ``trial.json`` and ``recipe.png``, those of the best, into ``folder``. ``properties``
         has a row for each of ``sample_ids``, whose class ids are ``labels``. The copies are none where only collecting
         more helps. No more than ``most`` copies are looked at, those of the first look at each recipe included.
+        ``unlabeled`` images may teach the network as well.
         """
         from augment.choose import again
 
@@ -124,7 +126,7 @@ class Repairer:
             more = f" {number_of(copies)} copies, in place of {number_of(fewer)}, harm others."
             tried, copies = replace(of_fewer, words=of_fewer.words + more), fewer
         if both and rises[best] > 0 and _promising(tried):
-            taught, network = self._taught(ground, chosen, copies, set(weak.sample_ids), sample_ids)
+            taught, network = self._taught(ground, chosen, copies, set(weak.sample_ids), sample_ids, unlabeled)
             if taught is not None and _worth(taught) > _worth(tried):
                 tried, copies = taught, replace(copies, network=network)
         copies = replace(copies, aligned=tried.aligned)
@@ -219,19 +221,19 @@ class Repairer:
         return max((ground.trial(*made, aligned=aligned) for aligned in (False, True)[: 1 + both]), key=_worth)
 
     def _taught(
-        self, ground: Ground, chosen: Sequence[Sample], copies: Augmentation, own: set[str], sample_ids: Sequence[str]
-    ) -> tuple[Trial | None, Path | None]:
+        self, ground: Ground, chosen: Sequence[Sample], copies: Augmentation, own: set[str],
+        sample_ids: Sequence[str], unlabeled: Sequence[Sample],
+    ) -> tuple[Trial | None, Path | None]:  # fmt: skip
         """The trial of a network that is taught by the copies' recipe, and its file; nothing where none is.
 
-        Any image but those of the slice (``own``) and the holdout teaches, since no label takes part: those that are
-        trained on first, then those of the pool. Copies of the slice's own images, against rarity, teach nothing.
+        Images that are trained on teach first, but those of the slice (``own``), then ``unlabeled`` ones. Copies of the
+        slice's own images, against rarity, teach nothing.
         """
         if self.teacher is None or own.issuperset(copies.sample_ids):
             return None, None
         rng = np.random.default_rng(self.seed)
         trained = [self.samples[s] for s in sample_ids if s not in own]
-        pool = [s for s in self.samples.values() if s.split == "pool" and s.id not in own]
-        teach = [some[place] for some in (trained, pool) for place in rng.permutation(len(some))]
+        teach = [some[place] for some in (trained, unlabeled) for place in rng.permutation(len(some))]
         file = self.teacher.taught(teach, copies, self.seed, self.progress)
         if file is None:
             return None, None

@@ -106,7 +106,7 @@ class House:
         features = PixelFeatures()
         copied = CopiedFeatures(features, lambda images: features.encode(images)[0], Kept())
 
-        def untried(weak, properties: pd.DataFrame, ids, labels, folder: Path, most: int):  # type: ignore[no-untyped-def]
+        def untried(weak, properties: pd.DataFrame, ids, labels, folder: Path, most: int, unlabeled):  # type: ignore[no-untyped-def]
             recipe, copies = plan(weak, properties, ids, labels, settings.slices, settings.seed)
             return Repaired(replace(weak, recipe=recipe.name), copies, 0)
 
@@ -536,8 +536,9 @@ def test_trials_of_an_iteration_share_the_copies_that_they_may_look_at(
     ]
     tried: list[tuple[str, int]] = []
 
-    def nothing_helps(weak, properties: pd.DataFrame, ids, labels, folder: Path, most: int):  # type: ignore[no-untyped-def]
+    def nothing_helps(weak, properties: pd.DataFrame, ids, labels, folder: Path, most: int, unlabeled):  # type: ignore[no-untyped-def]
         tried.append((weak.name, most))
+        assert [s.split for s in unlabeled] == ["pool"] * 10
         return Repaired(weak, Augmentation("dark", (), 1, unchanged), 110)
 
     loop = house.loop
@@ -575,7 +576,7 @@ def test_trials_that_were_stopped_in_training_are_made_again_to_the_same_end(
     ]
     tried: list[str] = []
 
-    def helps_the_last(weak, properties: pd.DataFrame, ids, labels, folder: Path, most: int):  # type: ignore[no-untyped-def]
+    def helps_the_last(weak, properties: pd.DataFrame, ids, labels, folder: Path, most: int, unlabeled):  # type: ignore[no-untyped-def]
         tried.append(weak.name)
         helps = weak.name == "slice 4"
         repaired = replace(weak, repair="recipe" if helps else "collect")

@@ -266,19 +266,17 @@ def test_the_network_is_taught_where_that_is_kept_and_lets_the_labels_be_believe
     monkeypatch.setattr(Ground, "trial", lambda *given, **how: tried(plain, "Tried."))
     monkeypatch.setattr(Ground, "trial_of", judged)
     lessons = Lessons(tmp_path / "network" if taught else None, Corner({s: 255 - p for s, p in made.pixels.items()}))
-    others = {
-        "pool": Sample("pool", "p.png", tmp_path / "p.png", "pool"),
-        "held": Sample("held", "h.png", tmp_path / "h.png", "holdout"),
-    }
+    more = [Sample(split, f"{split}.png", tmp_path / f"{split}.png", split) for split in ("pool", "holdout")]
+    others = {s.id: s for s in more}
     repairer = replace(
         made.repairer(SliceSettings()), aligns=lambda folder: True, teacher=lessons, samples=made.samples | others
     )
-    found = repairer(made.weak, made.table, made.ids, made.labels, tmp_path, MANY)
+    found = repairer(made.weak, made.table, made.ids, made.labels, tmp_path, MANY, more[:1])
     assert found.slice.repair == "recipe"
     assert found.slice.proof == ("Taught." if used else "Tried.")
     assert found.copies.network == (tmp_path / "network" if used else None)
     assert json.loads((tmp_path / "trial.json").read_text())["taught"] is used
-    assert set(lessons.teachers) == {*made.ids[40:], "pool"}, "neither the slice nor the holdout"
+    assert sorted(lessons.teachers) == sorted([*made.ids[40:], "pool"]), "not the slice, nor what else is known"
     assert lessons.teachers[-1] == "pool", "first those that are trained on"
     assert lessons.teachers[:-1] != made.ids[40:], "in an order that says nothing"
 
