@@ -103,7 +103,7 @@ def make_parts(
         reporters=[reporter],
         progress=progress,
         copies=copied_by_store(store, encoders.kept).copies,
-        taught=lambda network, samples, progress: seen_by(views, network).pooled(samples, progress),
+        taught=lambda file, samples, progress: (seen_by(views, file) if file else views).pooled(samples, progress),
         identity=store.backbone.identity,
     )
 

@@ -549,17 +549,20 @@ class Loop:
         classes = self.ledger.classes()
         before = np.array([classes.index(class_of(earlier, s)) if s.id in was else -1 for s in rows], dtype=np.int64)
         after = np.array([classes.index(class_of(labels, s)) if s.id in now else -1 for s in rows], dtype=np.int64)
-        features = self.parts.encoder.features([*rows, *held], self.parts.progress)
+        everyone = [*rows, *held]
         copies: npt.NDArray[np.float32] | None = None
         copied: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         counts = copy_weights(rows, augmentations)
         network = taught_network(augmentations)
         taught: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None = None
-        if network is not None and self.parts.taught is not None:
-            seen = scale(self.parts.taught(network, [*rows, *held], self.parts.progress))
+        if network is not None and self.parts.taught is not None:  # looked at alike by both networks
+            features = self.parts.taught(None, everyone, self.parts.progress)
+            seen = scale(self.parts.taught(network, everyone, self.parts.progress))
             taught = seen[: len(rows)], seen[len(rows) :]
-        elif self.parts.copies is not None and augmentations:
-            copies, copied = self.parts.copies(rows, augmentations, self.settings.seed)
+        else:
+            features = self.parts.encoder.features(everyone, self.parts.progress)
+            if self.parts.copies is not None and augmentations:
+                copies, copied = self.parts.copies(rows, augmentations, self.settings.seed)
         together = scale(features if copies is None or not len(copied) else np.concatenate([features, copies]))
         imported = self._imported(number)
         brought = np.array([s.id in imported for s in rows], dtype=np.bool_)

@@ -162,10 +162,12 @@ class Copies(Protocol):
 
 
 class Seen(Protocol):
-    """Encodes images by a network in a file."""
+    """Encodes images by a network in a file, or the same way by the one that it was taught from."""
 
-    def __call__(self, network: Path, samples: Sequence[Sample], progress: Progress | None) -> npt.NDArray[np.float32]:
-        """Features of shape (samples, dimensions), in the order of ``samples``."""
+    def __call__(
+        self, network: Path | None, samples: Sequence[Sample], progress: Progress | None
+    ) -> npt.NDArray[np.float32]:
+        """Features of shape (samples, dimensions), in the order of ``samples``; with ``None`` by the pretrained one."""
         ...
 
 

@@ -222,13 +222,14 @@ def test_a_network_that_a_recipe_taught_gets_its_credit_by_what_it_sees(
     labels = done.ledger.labels()
     rows = [s.id for s in trainable(done.samples, labels)]
     given: list[Any] = []
+    asked: list[Path | None] = []
 
     def noted(*how: Any, **more: Any) -> Any:
         given.append((how, more["taught"]))
         return action_sets(*how, **more)
 
-    def seen(network: Path, samples: Any, progress: Any) -> npt.NDArray[np.float32]:
-        assert network == tmp_path / "network"
+    def seen(network: Path | None, samples: Any, progress: Any) -> npt.NDArray[np.float32]:
+        asked.append(network)
         return np.random.default_rng(0).normal(size=(len(samples), 7)).astype(np.float32)
 
     monkeypatch.setattr("curation.loop.action_sets", noted)
@@ -239,7 +240,10 @@ def test_a_network_that_a_recipe_taught_gets_its_credit_by_what_it_sees(
     assert of_rows.shape == (len(features), 7)
     assert of_held.shape[1] == 7
     assert len(copies) == len(copied) == 0
-    assert "augmentation" in {c.action for c in credits}
+    assert asked == [None, tmp_path / "network"], "without it images are looked at in the same way"
+    assert np.array_equal(features, of_rows)
+    (credit,) = (c for c in credits if c.action == "augmentation")
+    assert credit.gain.value == 0, "a network that sees just the same is worth nothing"
 
 
 def test_the_account_gives_credit_to_what_was_done(done: House) -> None:
