@@ -138,15 +138,15 @@ def _repairer(
     progress: Progress | None,
 ) -> Repairer:
     from curation.copied import copied_by_store, copied_by_views
-    from curation.steadying import ViewTeacher
+    from curation.steadying import MOST_WORK, ViewTeacher
     from curation.ways import goes_by_views
 
     store, kept, method = encoders.store, encoders.kept, settings.training.method
     by_views = settings.detection.views == "many" and method in ("auto", "views")
     copied = copied_by_views(encoders.views, kept) if by_views else copied_by_store(store, kept)
     wanted = settings.slices.stability
-    fits = store.backbone.device.type == "cuda" or len(samples) <= MOST_SEEN_ANEW
-    taught = wanted == "on" or (wanted == "auto" and fits)
+    on_cpu = store.backbone.device.type == "cpu"
+    taught = wanted == "on" or (wanted == "auto" and not (on_cpu and len(samples) > MOST_SEEN_ANEW))
     return Repairer(
         store=copied,
         pixels=store.pixels.pixels,
@@ -158,7 +158,12 @@ def _repairer(
         class_name=classes.name,
         progress=progress,
         aligns=lambda folder: by_views and (method == "views" or goes_by_views(folder, store.backbone.identity)),
-        teacher=ViewTeacher(encoders.views, paths.cache / "networks", settings.training.deterministic)
+        teacher=ViewTeacher(
+            encoders.views,
+            paths.image_cache(settings.bits) / "networks",
+            settings.training.deterministic,
+            most_work=MOST_WORK if wanted == "auto" and on_cpu else None,
+        )
         if by_views and taught
         else None,
     )

@@ -180,7 +180,7 @@ class SliceSettings:
     weakest slice even where it is not proven to help, and marks it as unproven. ``effort`` is how many copies an
     iteration's trials look at, for each image with a label; 300 at least. ``stability`` says whether a head on views
     may have the network taught by a recipe (stability training): ``auto`` where a GPU computes, or where a CPU has no
-    more than 10,000 images to look at anew; ``on``; ``off``.
+    more than 10,000 images to look at anew, by a network that is not too much work; ``on``; ``off``.
     """
 
     min_size: int = 20

@@ -281,10 +281,10 @@ class ViewFeatures:
         """The same views by another network of the same architecture."""
         return ViewFeatures(backbone, self._folder, rotation_invariant=self.rotation_invariant, engine=self._engine)
 
-    def forget(self) -> None:
-        """Delete what is kept of these views."""
-        for view, _ in self.views:
-            shutil.rmtree(_view_folder(self._folder, view), ignore_errors=True)
+    def forget(self, identity: str) -> None:
+        """Delete what is kept of the views of any size by a network of this identity."""
+        for seen in self._folder.glob(f"{identity}-*"):
+            shutil.rmtree(seen, ignore_errors=True)
 
     @property
     def turned(self) -> list[bool]:

@@ -14,11 +14,12 @@ import hashlib
 import json
 import math
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,8 +45,12 @@ RATE = 1e-3
 DECAY = 0.01
 #: Networks that are kept with what they saw: an iteration tries three, and the one before may be asked for again.
 MOST_KEPT = 4
-#: Images and copies a step.
+#: Images and copies a step, and of 224 px how many at once (of others as many pixels): one's layers take some 100 MB.
 TOGETHER = 32
+AT_ONCE = {"cpu": 8, "cuda": 128}
+#: The work of one look at an image, in floating-point operations, up to which a CPU teaches a network unasked: that of
+#: EfficientNet-Lite0 at 224 px is 0.8e9, of ResNet-18 3.6e9.
+MOST_WORK = 4e9
 
 Pixels = npt.NDArray[np.uint8]
 Halves = npt.NDArray[np.float16]
@@ -62,25 +67,42 @@ def steadied(
 ) -> Path | None:
     """The file of a network that was taught by ``samples`` and copies that are made of them as ``copies`` says.
 
-    ``None`` where the loss became no number. It is kept in ``folder`` by what it was made from, so that the same is not
-    made twice; of the ones before, those that were used last (``MOST_KEPT``), and what they saw. A run that was stopped
-    goes on at the last epoch that was kept. Which samples ``copies`` names does not matter.
+    ``None`` where the loss became no number, or a device has no memory for it. It is kept in ``folder`` by what it was
+    made from, so that the same is not made twice; of the ones before, those that were used last (``MOST_KEPT`` in all),
+    and what they saw. A run that was stopped goes on at the last epoch that was kept, until another is begun. Which
+    samples ``copies`` names does not matter.
     """
     run = _run_of(views, samples, copies, seed)
-    file = folder / f"{run}.safetensors"
+    file, partial = folder / f"{run}.safetensors", folder / f"{run}.partial"
     if file.exists():
         os.utime(file)
         return file
-    lesson = _Lesson(views, list(samples), replace(copies, copies=1), seed, progress)
-    learned = lesson.learned(file.with_suffix(".partial"))
+    for stopped in set(folder.glob("*.partial")) - {partial}:
+        stopped.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as room:
+        images = _Decoded(views, samples, room, progress)
+        learned = _Lesson(views, list(samples), replace(copies, copies=1), seed, progress, images).learned(partial)
     if learned is None:
         return None
     write_whole(file, learned)
-    file.with_suffix(".partial").unlink(missing_ok=True)
-    for old in sorted(folder.glob("*.safetensors"), key=lambda f: -f.stat().st_mtime)[MOST_KEPT:]:
-        seen_by(views, old).forget()
-        old.unlink()
+    partial.unlink(missing_ok=True)
+    others = set(folder.glob("*.safetensors")) - {file}
+    for old in sorted(others, key=lambda f: -f.stat().st_mtime)[MOST_KEPT - 1 :]:
+        _forget(views, old)
     return file
+
+
+def _forget(views: ViewFeatures, file: Path) -> None:
+    """Delete a network, which may be of another architecture than the views', and what it saw."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(file), framework="np") as opened:
+            views.forget((opened.metadata() or {})["identity"])
+    except (SafetensorError, OSError, KeyError):
+        pass  # nothing tells what it saw
+    file.unlink()
 
 
 def seen_by(views: ViewFeatures, file: Path) -> ViewFeatures:
@@ -94,22 +116,24 @@ def seen_by(views: ViewFeatures, file: Path) -> ViewFeatures:
 class ViewTeacher:
     """Teaches the network that labels are judged by, and keeps what it makes in ``folder``; see ``repairing``.
 
-    With ``deterministic`` a GPU computes the same each time.
+    With ``deterministic`` a GPU computes the same each time. No network is taught whose look at an image takes more
+    than ``most_work`` floating-point operations, a number or ``None`` for any.
     """
 
     views: ViewFeatures
     folder: Path
     deterministic: bool = False
+    most_work: float | None = None
 
     def taught(
         self, samples: Sequence[Sample], copies: Augmentation, seed: int, progress: Progress | None = None
     ) -> Path | None:
         """The file of a network that the first ``MOST_TAUGHT`` samples teach; ``None`` below ``FEWEST_TAUGHT``.
 
-        ``None`` as well where it does not learn: the loss becomes no number. Raises TrainingError where it can't learn
+        ``None`` as well where it is too much work, or does not learn. Raises TrainingError where it can't learn
         deterministically, but is to.
         """
-        if len(samples) < FEWEST_TAUGHT:
+        if len(samples) < FEWEST_TAUGHT or (self.most_work is not None and work_of(self.views) > self.most_work):
             return None
         try:
             with deterministic(self.deterministic):
@@ -127,12 +151,47 @@ class ViewTeacher:
         return seen_by(self.views, file)
 
 
+def work_of(views: ViewFeatures) -> float:
+    """Floating-point operations of one look at an image, of the largest view."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    view = views.views[0][0]
+    image = np.zeros((1, view.size, view.size, 3), dtype=np.uint8)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        view.model(view.normalise(image))
+    return float(counter.get_total_flops())
+
+
 def _run_of(views: ViewFeatures, samples: Sequence[Sample], copies: Augmentation, seed: int) -> str:
     """What a network is made from, as one hash."""
     backbone = views.backbone
-    made_of = [backbone.identity, views.sizes, views.rotation_invariant, backbone.device.type, seed]
+    import torch
+
+    how = [backbone.device.type, torch.are_deterministic_algorithms_enabled(), seed]
+    made_of = [backbone.identity, views.sizes, views.rotation_invariant, how]
     made_of += [[s.id for s in samples], copies.name, repr(copies.transform), SHOWN, RATE]
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
+
+
+class _Decoded:
+    """Samples at the size of the first view, decoded once: each is shown up to ``MOST_EPOCHS`` times."""
+
+    def __init__(
+        self, views: ViewFeatures, samples: Sequence[Sample], room: IO[bytes], progress: Progress | None
+    ) -> None:
+        self._row_of = {s.id: row for row, s in enumerate(samples)}
+        side = views.sizes[0]
+        self._images: Pixels = np.memmap(room, dtype=np.uint8, mode="w+", shape=(len(samples), side, side, 3))
+        for start in range(0, len(samples), TOGETHER):
+            some = slice(start, start + TOGETHER)
+            self._images[some] = views.pixels(samples[some])
+            if progress:
+                progress("reading images", min(start + TOGETHER, len(samples)), len(samples))
+
+    def pixels(self, samples: Sequence[Sample]) -> Pixels:
+        """Of shape (samples, side, side, 3)."""
+        return np.asarray(self._images[[self._row_of[s.id] for s in samples]])
 
 
 @dataclass(eq=False)
@@ -144,12 +203,15 @@ class _Lesson:
     copies: Augmentation
     seed: int
     progress: Progress | None
+    images: _Decoded
+    at_once: float = 0
 
     def learned(self, partial: Path) -> bytes | None:
-        """The network's weights as safetensors; ``None`` where the loss became no number."""
+        """The network's weights as safetensors; ``None`` where the loss became no number or memory is too small."""
         import torch
         from safetensors.torch import save
 
+        self.at_once = AT_ONCE[self.views.backbone.device.type]
         model = copy.deepcopy(self.views.backbone.model).eval()  # normalisation keeps its statistics
         trained = list(model.requires_grad_(True).parameters())
         optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=DECAY)
@@ -167,10 +229,10 @@ class _Lesson:
                 for group in optimizer.param_groups:
                     group["lr"] = RATE * rate
                 number = int(rng.integers(len(scales)))
-                optimizer.zero_grad(set_to_none=True)
-                loss = self._loss(model, number, images, mirrored, wanted[rows], *scales[number])
-                loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
-                losses.append(loss.detach())
+                loss = self._gradient(model, number, images, mirrored, wanted[rows], *scales[number])
+                if loss is None:
+                    return None
+                losses.append(loss)
                 torch.nn.utils.clip_grad_norm_(trained, 1.0)
                 optimizer.step()
                 done += 1
@@ -184,7 +246,9 @@ class _Lesson:
                 _keep(partial, model, optimizer, epoch + 1)
                 kept = time.monotonic()
         give_back_memory()
-        return save({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()})
+        arrays = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+        identity = with_weights(self.views.backbone, {name: tensor.numpy() for name, tensor in arrays.items()}).identity
+        return save(arrays, metadata={"identity": identity})
 
     def _batches(
         self, epoch: int, rng: np.random.Generator
@@ -192,8 +256,8 @@ class _Lesson:
         """Images with as many copies, (2n, side, side, 3), which of them to mirror, and whose they are; (2n,)."""
         planned = [(self.copies, epoch, int(row)) for row in rng.permutation(len(self.samples))]
         half = TOGETHER // 2
-        for made, rows in make_copies(self.views, self.samples, planned, self.seed):
-            images = self.views.pixels([self.samples[row] for row in rows])
+        for made, rows in make_copies(self.images, self.samples, planned, self.seed):
+            images = self.images.pixels([self.samples[row] for row in rows])
             for start in range(0, len(rows), half):
                 some = slice(start, start + half)
                 both = np.concatenate([images[some], made[some]])
@@ -212,6 +276,35 @@ class _Lesson:
         usual = np.repeat([part.mean() for part in np.split(deviation, np.cumsum(widths)[:-1])], widths)
         counts = np.repeat(1 / widths / len(widths), widths).astype(np.float32)
         return columns, (1 / np.maximum(deviation, 0.01 * usual + 1e-6)).astype(np.float32), counts
+
+    def _gradient(
+        self, model: Any, number: int, images: Pixels, mirrored: npt.NDArray[np.bool_], wanted: Halves,
+        columns: slice, scale: npt.NDArray[np.float32], counts: npt.NDArray[np.float32],
+    ) -> torch.Tensor | None:  # fmt: skip
+        """Leave the gradient of ``_loss`` in the model, of as many images at once as memory holds; returns the loss.
+
+        ``None`` where memory holds not even two.
+        """
+        import torch
+
+        while True:
+            model.zero_grad(set_to_none=True)
+            losses, count = [], max(2, int(self.at_once * (224 / self.views.sizes[number]) ** 2))
+            try:
+                for start in range(0, len(images), count):
+                    some = slice(start, start + count)
+                    part = len(images[some]) / len(images)
+                    loss = part * self._loss(
+                        model, number, images[some], mirrored[some], wanted[some], columns, scale, counts
+                    )
+                    loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
+                    losses.append(loss.detach())
+                return torch.stack(losses).sum()
+            except torch.OutOfMemoryError:
+                if count == 2:
+                    return None
+                self.at_once /= 2
+            torch.cuda.empty_cache()
 
     def _loss(
         self, model: Any, number: int, images: Pixels, mirrored: npt.NDArray[np.bool_], wanted: Halves,

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
+from safetensors.numpy import save_file
 from tests_stand_ins import content_id, draw
 
 from curation import features, steadying
@@ -162,3 +168,79 @@ def test_a_network_that_does_not_learn_is_none(
     monkeypatch.setattr(steadying._Lesson, "_loss", lambda lesson, model, *_: next(model.parameters()).sum() * np.nan)
     assert ViewTeacher(views, tmp_path).taught(samples[:30], COPIES, 0) is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_each_image_is_read_once(
+    views: ViewFeatures, samples: list[Sample], tmp_path: Path, short: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views.features(samples[:30])
+    read: list[str] = []
+    decode = ViewFeatures.decode
+
+    def noted(self: ViewFeatures, some: list[Sample], size: int) -> npt.NDArray[np.uint8]:
+        read.extend(s.id for s in some)
+        return decode(self, some, size)
+
+    monkeypatch.setattr(ViewFeatures, "decode", noted)
+    made_of(steadied(views, samples[:30], COPIES, tmp_path, seed=0))
+    assert read == [s.id for s in samples[:30]]
+
+
+def test_what_another_network_left_goes_too_but_never_what_was_just_made(
+    views: ViewFeatures, samples: list[Sample], tmp_path: Path, short: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steadying, "MOST_KEPT", 1)
+    other, torn = tmp_path / "0.safetensors", tmp_path / "1.safetensors"
+    save_file({"of_another_kind": np.zeros(1)}, other, metadata={"identity": "another"})
+    torn.write_bytes(b"torn")
+    for file in (other, torn):
+        os.utime(file, (time.time() + 1000, time.time() + 1000))
+    left = views._folder / "another-32"
+    left.mkdir()
+    (tmp_path / "2.partial").touch()
+    made = made_of(steadied(views, samples[:30], COPIES, tmp_path, seed=0))
+    assert list(tmp_path.iterdir()) == [made]
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("room", [32, 5, 2, 1])
+def test_a_step_is_taken_in_parts_where_memory_is_small(
+    views: ViewFeatures, samples: list[Sample], monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    loss = steadying._Lesson._loss
+
+    def in_little_memory(
+        lesson: steadying._Lesson, model: torch.nn.Module, number: int, images: Any, *more: Any
+    ) -> Any:
+        if len(images) > room:
+            raise torch.OutOfMemoryError
+        return loss(lesson, model, number, images, *more)
+
+    monkeypatch.setattr(steadying._Lesson, "_loss", in_little_memory)
+    pixels, wanted = views.pixels(samples[:10]), views.features(samples[:10]).astype(np.float16)
+    lesson = steadying._Lesson(views, samples[:10], COPIES, 0, None, None, at_once=32)  # type: ignore[arg-type]
+    model = copy.deepcopy(views.backbone.model).requires_grad_(True)
+    scale = lesson._scale_of(wanted, 0)
+    made = np.stack([invert(image, 0) for image in pixels])
+    found = lesson._gradient(model, 0, made, np.arange(10) % 2 == 0, wanted, *scale)
+    if room == 1:
+        assert found is None
+        return
+    assert found is not None
+    gradient = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    monkeypatch.setattr(steadying._Lesson, "_loss", loss)
+    whole = loss(lesson, model, 0, made, np.arange(10) % 2 == 0, wanted, *scale)
+    whole.backward()  # type: ignore[no-untyped-call]
+    assert float(found) == pytest.approx(float(whole.detach()), rel=1e-4)
+    for one, other in zip(gradient, (p.grad for p in model.parameters() if p.grad is not None), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().max()) + 1e-6)
+
+
+def test_no_network_is_taught_unasked_that_is_too_much_work(
+    views: ViewFeatures, samples: list[Sample], tmp_path: Path, short: None
+) -> None:
+    work = steadying.work_of(views)
+    assert work * (224 / 64) ** 2 == pytest.approx(0.8e9, rel=0.05), "as published"
+    assert ViewTeacher(views, tmp_path, most_work=work / 2).taught(samples[:30], COPIES, 0) is None
+    assert ViewTeacher(views, tmp_path, most_work=work).taught(samples[:30], COPIES, 0) is not None
