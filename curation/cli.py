@@ -129,11 +129,11 @@ def _check_column(labels: Path | None, label_column: str) -> None:
 
 
 def _tell_import(imported: Any) -> None:
+    from reports.summary import counted
+
     splits = ", ".join(f"{count:,} {split}" for split, count in sorted(imported.splits.items()))
-    click.echo(
-        f"{imported.samples:,} new images from {imported.rows:,} rows: {splits}; "
-        f"classes: {', '.join(imported.classes)}."
-    )
+    new, rows = counted(imported.samples, "new image", "new images"), counted(imported.rows, "row", "rows")
+    click.echo(f"{new} from {rows}: {splits}; classes: {', '.join(imported.classes)}.")
     for title, lines in (
         ("Noticed", list(imported.notes)),
         ("Set aside", [f"{a.where}: {a.reason}" for a in imported.set_aside]),

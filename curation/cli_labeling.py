@@ -50,12 +50,13 @@ def sync(directory: Path, file: Path | None, as_json: bool) -> None:
 
 def _sync_file(directory: Path, file: Path, as_json: bool) -> None:
     from curation.desk import sync_file
+    from reports.summary import counted
 
     found = sync_file(open_project(directory), file)
     if as_json:
         print_json(found)
         return
-    click.echo(f"{file}: {found['answers']:,} answers, {found['new']:,} of them new.")
+    click.echo(f"{file}: {counted(found['answers'], 'answer', 'answers')}, {found['new']:,} of them new.")
     _tell_set_aside(found["set_aside"])
 
 
@@ -96,8 +97,10 @@ def classes(
     if rename is not None:
         desk.rename_class(project, *rename, who=who)
     if merge is not None:
+        from reports.summary import counted
+
         moved = desk.merge_class(project, *merge, who=who)
-        click.echo(f"'{merge[0]}' is part of '{merge[1]}' now; {moved:,} labels moved.", err=True)
+        click.echo(f"'{merge[0]}' is part of '{merge[1]}' now; {counted(moved, 'label', 'labels')} moved.", err=True)
     names = list(project.classes_asked().names)
     if as_json:
         print_json(names)

@@ -129,13 +129,14 @@ def _disk(project: Path | None) -> str:
 
 def _project(root: Path) -> str:
     from curation.project import Project
+    from reports.summary import counted
 
     project = Project(root)
     missing = [s.path for s in project.samples() if not s.file.exists()]
     if missing:
         raise CurationError(
-            f"{len(missing)} images are not where they were, for instance {missing[0]}; put them back, or bring them "
-            "in from their new place with `curate add`"
+            f"{counted(len(missing), 'image is not where it was', 'images are not where they were')}, for instance "
+            f"{missing[0]}; put back what is missing, or bring it in from its new place with `curate add`"
         )
     return f"{project.settings.name}: {len(project.samples()):,} images, all where they were"
 

@@ -163,8 +163,8 @@ def _kept(
     return told
 
 
-def _images(count: int) -> str:
-    return "1 image is" if count == 1 else f"{count:,} images are"
+def _images(count: int, one: str = "is", many: str = "are") -> str:
+    return f"1 image {one}" if count == 1 else f"{count:,} images {many}"
 
 
 def _root(row: dataset.Row) -> str:
@@ -198,8 +198,8 @@ def bits_of(found: dataset.Found) -> tuple[int, str]:
     if bits == 16:
         return 16, ""
     return bits, (
-        f"{len(deep):,} images use only {bits} of 16 bits (the largest value is {max(deep):,}): all are read so, by "
-        f"bits = {bits} in curation.toml, which can be set otherwise before the first run"
+        f"{_images(len(deep), 'uses', 'use')} only {bits} of 16 bits (the largest value is {max(deep):,}): all are "
+        f"read so, by bits = {bits} in curation.toml, which can be set otherwise before the first run"
     )
 
 
@@ -209,8 +209,9 @@ def too_deep(found: dataset.Found, bits: int) -> str:
     if not deep:
         return ""
     return (
-        f"{len(deep):,} images have values above {2**bits - 1:,} (the largest is {max(deep):,}), which are read as "
-        f"white by bits = {bits} in curation.toml; set it to {bits_in_use(max(deep))}, and all images are computed anew"
+        f"{_images(len(deep), 'has', 'have')} values above {2**bits - 1:,} (the largest is {max(deep):,}), which are "
+        f"read as white by bits = {bits} in curation.toml; set it to {bits_in_use(max(deep))}, and all images are "
+        "computed anew"
     )
 
 

@@ -284,10 +284,10 @@ def what_is_weak(summary: IterationSummary) -> str:
 def counted(number: int, one: str, many: str) -> str:
     """A number with its noun or verb.
 
-    >>> counted(1, "image was", "images were"), counted(2, "image was", "images were")
-    ('1 image was', '2 images were')
+    >>> counted(1, "image was", "images were"), counted(2000, "image was", "images were")
+    ('1 image was', '2,000 images were')
     """
-    return f"{number} {one if number == 1 else many}"
+    return f"{number:,} {one if number == 1 else many}"
 
 
 def plain_values(value: Any) -> Any:
