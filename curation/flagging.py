@@ -71,12 +71,13 @@ def adjusted_quality(probabilities: Floats, labels: Integers, noise: LabelNoise,
 
     With one rate of errors for all confusions of classes this is cleanlab's self-confidence. A confusion that is more
     common than that makes a label that may be one more doubtful. How much of the noise that was estimated is believed
-    is a matter of how many of the ``errors`` there are for each confusion: of ninety, four each tell nothing
-    (shrinkage; ``_ERRORS_TO_BELIEVE`` of each are believed by half).
+    is a matter of how many of the ``errors`` there are for each rate that may differ: of ninety confusions, four each
+    tell nothing (shrinkage; ``_ERRORS_TO_BELIEVE`` of each are believed by half). Together they have the rate of all, so
+    that one fewer is free.
     """
     present, n_classes, count = noise.present, len(noise.present), len(labels)
-    confusions = n_classes * (n_classes - 1)
-    believed = errors / max(errors + _ERRORS_TO_BELIEVE * confusions, 1e-300)
+    free = max(n_classes * (n_classes - 1) - 1, 0)
+    believed = errors / max(errors + _ERRORS_TO_BELIEVE * free, 1e-300)
     even = np.full((n_classes, n_classes), errors / count / max(n_classes - 1, 1))
     even[np.diag_indices(n_classes)] = 1 - errors / count
     weights = believed * noise.rates / np.maximum(even, 1e-300) + 1 - believed

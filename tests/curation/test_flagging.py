@@ -247,6 +247,14 @@ class TestAdjustedQuality:
         many = adjusted_quality(probabilities, labels, self.noise(odd.tolist()), 900.0)
         assert np.abs(few - confidence).max() < 0.2 * np.abs(many - confidence).max()
 
+    def test_of_two_classes_twenty_errors_let_half_of_the_noise_be_believed(self) -> None:
+        """Given the rate of all, one rate is free."""
+        one_way = self.noise([[0.7, 0.0], [0.3, 1.0]])
+        probabilities, labels = np.tile(self.PROBABILITIES, (50, 1)), np.tile(self.LABELS, 50)
+        found = adjusted_quality(probabilities, labels, one_way, 20.0)[0]
+        wrong, right = (0.3 / 0.1 + 1) / 2, (1.0 / 0.9 + 1) / 2
+        assert found == pytest.approx(0.4 * right / (0.4 * right + 0.6 * wrong))
+
     def test_a_single_label_is_judged(self) -> None:
         assert judge_labels(np.array([[0.3, 0.7]]), np.array([0])).quality.tolist() == pytest.approx([0.3])
         single = LabelNoise(np.array([0]), np.ones((1, 1)), 1.0)
