@@ -72,8 +72,8 @@ def adjusted_quality(probabilities: Floats, labels: Integers, noise: LabelNoise,
     With one rate of errors for all confusions of classes this is cleanlab's self-confidence. A confusion that is more
     common than that makes a label that may be one more doubtful. How much of the noise that was estimated is believed
     is a matter of how many of the ``errors`` there are for each rate that may differ: of ninety confusions, four each
-    tell nothing (shrinkage; ``_ERRORS_TO_BELIEVE`` of each are believed by half). Together they have the rate of all, so
-    that one fewer is free.
+    tell nothing (shrinkage; ``_ERRORS_TO_BELIEVE`` of each are believed by half). Together they have the rate of all,
+    so one fewer is free.
     """
     present, n_classes, count = noise.present, len(noise.present), len(labels)
     free = max(n_classes * (n_classes - 1) - 1, 0)
