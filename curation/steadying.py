@@ -165,9 +165,9 @@ def work_of(views: ViewFeatures) -> float:
 
 def _run_of(views: ViewFeatures, samples: Sequence[Sample], copies: Augmentation, seed: int) -> str:
     """What a network is made from, as one hash."""
-    backbone = views.backbone
     import torch
 
+    backbone = views.backbone
     how = [backbone.device.type, torch.are_deterministic_algorithms_enabled(), seed]
     made_of = [backbone.identity, views.sizes, views.rotation_invariant, how]
     made_of += [[s.id for s in samples], copies.name, repr(copies.transform), SHOWN, RATE]
