@@ -237,13 +237,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class _Tried:
-    """One way of training: the Brier score of each sample left out, (samples,), and what changed where.
+    """One way of training: of each sample left out the Brier score and whether it is right, (samples,), and changes.
 
-    ``brier`` is how far it falls on the slice, ``belief`` how far the probability of the label rises there: the few
-    rows of a slice tell by these what they can't by right and wrong.
+    ``brier`` is how far the score falls on the slice, ``belief`` how far the probability of the label rises there: the
+    few rows of a slice tell by these what they can't by right and wrong.
     """
 
     scores: npt.NDArray[np.float64]
+    right: Mask
     gain: Estimate
     rest: Estimate
     belief: Estimate
@@ -292,16 +293,17 @@ class Ground:
         gains most of what is to be gained on many benchmarks (Sagawa et al. 2020, Idrissi et al. 2022). A recipe is
         kept only where the probability of the slice's labels rises with an interval that excludes zero and its Brier
         score falls, neither the rest nor any of ``others`` loses more than ``margin`` for sure, and the Brier score
-        falls further than by the better baseline, for sure where that one helps too. With ``aligned`` the head that
-        sees the copies looks past what most tells them from their images (``scaling.nuisance_directions``). Raises
-        RecordError where shapes differ.
+        falls further than by the better baseline, for sure where that one helps too; copies of the slice's own images
+        are held to that baseline by accuracy. With ``aligned`` the head that sees the copies looks past what most tells
+        them from their images (``scaling.nuisance_directions``). Raises RecordError where shapes differ.
         """
         if augmented.shape != (len(sources), self.features.shape[1]):
             raise RecordError(
                 f"augmented must have shape ({len(sources)}, {self.features.shape[1]}) (copies, d), "
                 f"got {augmented.shape}"
             )
-        found = self._judged(self._tried(augmented, sources, self._weight(sources), aligned), len(sources))
+        with_recipe = self._tried(augmented, sources, self._weight(sources), aligned)
+        found = self._judged(with_recipe, len(sources), own=bool(self.inside[sources].all()))
         return replace(found, aligned=aligned, words=found.words + (LOOKED_PAST if aligned and found.kept else ""))
 
     def trial_of(self, seen: Features, copies: int) -> Trial:
@@ -316,17 +318,21 @@ class Ground:
         found = self._judged(self._changed(self._left_out(seen[:0], nothing, features=seen)), copies)
         return replace(found, taught=True, words=found.words + (TAUGHT if found.kept else ""))
 
-    def _judged(self, with_recipe: _Tried, copies: int) -> Trial:
+    def _judged(self, with_recipe: _Tried, copies: int, own: bool = False) -> Trial:
         """The verdict beside the better baseline: so many repeats, or slice and rest weighing the same."""
         inside = self.inside
         repeats = self._repeats(copies)
         even, balanced = self._balanced
         best = max((b for b in (repeats, balanced)), key=lambda b: (not self._harms(b), b.gain.value))
+        beyond = (
+            paired_gain(best.right[inside], with_recipe.right[inside], seed=self.seed)
+            if own
+            else mean_with_interval((best.scores - with_recipe.scores)[inside], seed=self.seed)
+        )
         found = judge(
-            with_recipe.gain, with_recipe.rest, best.gain, self.margin, harmed=with_recipe.harmed,
-            beyond=mean_with_interval((best.scores - with_recipe.scores)[inside], seed=self.seed),
+            with_recipe.gain, with_recipe.rest, best.gain, self.margin, harmed=with_recipe.harmed, beyond=beyond,
             baseline_harms=self._harms(best), belief=with_recipe.belief, brier=with_recipe.brier,
-            baseline_brier=best.brier,
+            baseline_brier=best.brier, own=own,
         )  # fmt: skip
         factor = max(round(1 + copies / inside.sum()) if best is repeats else even, 2)
         return replace(
@@ -396,7 +402,7 @@ class Ground:
                 brier_scores(before, self.labels) - scores,
             )
         )
-        return _Tried(scores, gain, rest, belief, fall, harmed_by(right, now, self.others, self.margin))
+        return _Tried(scores, now, gain, rest, belief, fall, harmed_by(right, now, self.others, self.margin))
 
     def _of_labels(self, probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """What each sample's label is given, (samples,)."""
@@ -464,6 +470,7 @@ def judge(
     belief: Estimate | None = None,
     brier: Estimate | None = None,
     baseline_brier: Estimate | None = None,
+    own: bool = False,
 ) -> Trial:
     """Whether a recipe is kept: it harms nothing else, helps for sure, and more than the baseline; in this order.
 
@@ -474,13 +481,14 @@ def judge(
     score, the recipe helps where the first is sure, the second above zero and no accuracy lost for sure: the first
     tells from few rows what accuracy tells from many, while the second falls by copies of any other kind too, which
     make a head less sure of itself (docs/log.md). A baseline must gain accuracy and lower the Brier score for sure:
-    images that are shown again make a head surer, for better or worse. Without the two all is read from the gains.
+    images that are shown again make a head surer, for better or worse. So do copies of the slice's ``own`` images,
+    which must gain accuracy too. Without the two all is read from the gains.
     Otherwise the baseline is proposed, where it helps and harms nothing, or to collect.
     """
     helps = gain.value > 0 and _surely(gain)
     more = gain.value > baseline.value
     if belief is not None and brier is not None:
-        helps = brier.value > 0 and _surely(belief) and (gain.ci is None or gain.ci[1] >= 0)
+        helps = brier.value > 0 and _surely(belief) and (gain.value > 0 if own else gain.ci is None or gain.ci[1] >= 0)
         more = beyond is None or beyond.value > 0
     baseline_helps = baseline.value > 0 and _surely(baseline_brier or baseline) and not baseline_harms
     surely_beyond = beyond is None or _surely(beyond)

@@ -471,27 +471,28 @@ def outcome(plain: Floats, now: Floats, inside: Mask, labels: Columns) -> Outcom
 
 
 def exhaustive(
-    of: Mapping[str, Floats], recipes: Sequence[str], inside: Mask, labels: Columns, *, by_accuracy: bool = True
-) -> tuple[str, str]:
+    of: Mapping[str, Floats], recipes: Sequence[str], inside: Mask, labels: Columns, *, by_accuracy: bool = True,
+    own: Sequence[str] = (),
+) -> tuple[str, str]:  # fmt: skip
     """What is best to do by the truth, and by which recipe or baseline: the project's rule with all recipes to pick.
 
     ``of`` has for each contender the probabilities of held-out rows, (rows, classes). Without ``by_accuracy`` the rule
-    goes by them too, as in the project.
+    goes by them too, as in the project; copies by the recipes ``own`` are of the slice's own images.
     """
     found = {name: outcome(of[NOTHING], of[name], inside, labels) for name in (*recipes, OVERSAMPLED, BALANCED)}
     baseline = max((OVERSAMPLED, BALANCED), key=lambda name: (not found[name].harms, found[name].gain.value))
     beside = found[baseline]
 
     def judged(name: str) -> Trial:
-        own = found[name]
-        if by_accuracy:
-            beyond, told = paired_gain(beside.right[inside], own.right[inside]), {}
+        tried = found[name]
+        if by_accuracy or name in own:
+            beyond = paired_gain(beside.right[inside], tried.right[inside])
         else:
-            beyond = mean_with_interval((beside.scores - own.scores)[inside])
-            told = {"belief": own.belief, "brier": own.brier, "baseline_brier": beside.brier}
+            beyond = mean_with_interval((beside.scores - tried.scores)[inside])
+        told = {"belief": tried.belief, "brier": tried.brier, "baseline_brier": beside.brier}
         return judge(
-            own.gain, own.rest, beside.gain, MARGIN, harmed=own.harmed, beyond=beyond, baseline_harms=beside.harms,
-            **told,
+            tried.gain, tried.rest, beside.gain, MARGIN, harmed=tried.harmed, beyond=beyond,
+            baseline_harms=beside.harms, own=name in own, **({} if by_accuracy else told),
         )  # fmt: skip
 
     def worth(name: str) -> tuple[bool, bool, float]:
@@ -538,7 +539,8 @@ def measure(shop: Workshop, kind: str, strength: float, size: float, seed: int) 
     right[WHOLE][inside] = without.right(without.plain, planted.whole_held, labels[inside])
     recipes = [name for name in (PLANNED, ALIGNED, TAUGHT, *known_weaknesses()) if name in of]
     truth, best = exhaustive(of, recipes, inside, labels)
-    by_rule, _ = exhaustive(of, recipes, inside, labels, by_accuracy=False)
+    own = (PLANNED, ALIGNED) if planted.inside[deed.planned.sources].all() else ()
+    by_rule, _ = exhaustive(of, recipes, inside, labels, by_accuracy=False, own=own)
     lost = float(right[WHOLE][inside].mean() - right[NOTHING][inside].mean())
     gains, rest = (
         {name: float(r[rows].mean() - right[NOTHING][rows].mean()) for name, r in right.items()}

@@ -295,6 +295,23 @@ class TestTrial:
         assert not result.kept
         assert result.words.startswith("Not kept")
 
+    def test_copies_that_make_a_head_surer_of_a_slice_that_is_right_are_not_kept(self) -> None:
+        """Copies of its own images: the probability of its labels rises for sure, and so it does by repeats."""
+        rng = np.random.default_rng(0)
+        labels, inside = rng.integers(0, 2, 600), np.arange(600) % 20 == 0
+        features, sign = rng.normal(0, 1, (600, 20)), 2 * labels - 1
+        features[:, 0] += 3 * sign
+        features[inside] += 6 * np.eye(20)[2]
+        features[inside, 0], features[inside, 1] = sign[inside], 2 * sign[inside]
+        own = np.repeat(np.flatnonzero(inside), 4)
+        made = features[own] + rng.normal(0, 0.1, (len(own), 20))
+        result = Ground(features.astype(np.float32), labels, inside, np.arange(600)).trial(made.astype(np.float32), own)
+        assert result.belief is not None
+        assert result.belief.ci is not None
+        assert result.belief.ci[0] > 0
+        assert result.gain.value == 0
+        assert not result.kept
+
     def test_copies_count_as_little_as_in_training_and_repeats_as_much_as_images(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -374,6 +391,28 @@ class TestTrial:
                 brier=Estimate(0.0, (-0.1, 0.1)), baseline_brier=Estimate(0.02, (fall, 0.04)),
             )  # fmt: skip
             assert result.repair == repair
+
+    @pytest.mark.parametrize(
+        ("gain", "baseline", "beyond", "repair"),
+        [
+            (0.0, 0.0, 0.0, "collect"),
+            (0.1, 0.1, 0.0, "oversampling"),
+            (0.15, 0.1, -0.05, "oversampling"),
+            (0.15, 0.1, 0.01, "recipe"),
+            (0.1, 0.0, 0.0, "recipe"),
+        ],
+    )
+    def test_copies_of_the_slices_own_images_must_gain_accuracy_beyond_repeats(
+        self, gain: float, baseline: float, beyond: float, repair: str
+    ) -> None:
+        """Its own images shown again, as they are or changed, make a head surer of them for better or worse."""
+        given = Estimate(gain, (-0.1, 0.3)), Estimate(0.0), Estimate(baseline, (0.0, 0.2)), 0.01
+        surer = Estimate(0.05, (0.03, 0.07))
+        result = judge(
+            *given, belief=surer, brier=surer, baseline_brier=Estimate(0.02, (0.01, 0.03)),
+            beyond=Estimate(gain - baseline, (beyond, 0.2)), own=True,
+        )  # fmt: skip
+        assert result.repair == repair
 
     def test_recipe_that_harms_a_class_is_not_kept_and_more_is_to_be_collected(self) -> None:
         result = judge(Estimate(0.1, (0.02, 0.2)), Estimate(0.0), Estimate(0.0), 0.01, harmed="class 2")
