@@ -32,7 +32,8 @@ from curation.records import (
     Verdict,
 )
 from curation.runs import read_json
-from reports.summary import LEFT_OUT, Audit, Card, Gain, IterationSummary, Row, SliceCard, counted
+from curation.words import counted
+from reports.summary import LEFT_OUT, Audit, Card, Gain, IterationSummary, Row, SliceCard
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -22,8 +22,9 @@ from curation.ledger import Ledger
 from curation.parts import Annotator
 from curation.records import Classes, Progress, QueueEntry
 from curation.reporting import Say
-from curation.runs import ProjectPaths, project_lock, quoted, read_json, sending_lock, write_json
+from curation.runs import ProjectPaths, project_lock, read_json, sending_lock, write_json
 from curation.tables import predictions_from_frame, read_frame
+from curation.words import quoted
 
 if TYPE_CHECKING:
     from labeling.screen import Texts

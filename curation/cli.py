@@ -14,7 +14,7 @@ import click
 
 from curation import cli_labeling
 from curation.errors import CurationError, InputError, printable
-from curation.runs import ended_by_signal, quoted, was_interrupted
+from curation.runs import ended_by_signal, was_interrupted
 from curation.terminal import (
     AS_JSON,
     DEVICE,
@@ -28,6 +28,7 @@ from curation.terminal import (
     table_of,
     with_interval,
 )
+from curation.words import quoted
 
 if TYPE_CHECKING:
     from curation.records import SliceStatus
@@ -129,7 +130,7 @@ def _check_column(labels: Path | None, label_column: str) -> None:
 
 
 def _tell_import(imported: Any) -> None:
-    from reports.summary import counted
+    from curation.words import counted
 
     splits = ", ".join(f"{count:,} {split}" for split, count in sorted(imported.splits.items()))
     new, rows = counted(imported.samples, "new image", "new images"), counted(imported.rows, "row", "rows")

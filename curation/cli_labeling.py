@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from curation.runs import quoted
 from curation.terminal import AS_JSON, DIRECTORY, WHO, ProgressLine, how_far, open_project, print_json
+from curation.words import quoted
 
 
 @click.command()
@@ -50,7 +50,7 @@ def sync(directory: Path, file: Path | None, as_json: bool) -> None:
 
 def _sync_file(directory: Path, file: Path, as_json: bool) -> None:
     from curation.desk import sync_file
-    from reports.summary import counted
+    from curation.words import counted
 
     found = sync_file(open_project(directory), file)
     if as_json:
@@ -97,7 +97,7 @@ def classes(
     if rename is not None:
         desk.rename_class(project, *rename, who=who)
     if merge is not None:
-        from reports.summary import counted
+        from curation.words import counted
 
         moved = desk.merge_class(project, *merge, who=who)
         click.echo(f"'{merge[0]}' is part of '{merge[1]}' now; {counted(moved, 'label', 'labels')} moved.", err=True)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from curation.errors import RecordError
 from curation.gain import paired_interval
 from curation.records import Estimate
+from curation.words import counted
 
 Features = npt.NDArray[np.float32]
 Columns = npt.NDArray[np.int64]
@@ -226,7 +227,7 @@ def credit_words(credits: Sequence[Credit]) -> str:
 
 
 def _blind(credit: Credit) -> str:
-    images = "1 image" if credit.unjudged == 1 else f"{credit.unjudged} images"
+    images = counted(credit.unjudged, "image", "images")
     return f", {images} of it by a class that no holdout image has" if credit.unjudged else ""
 
 

@@ -27,7 +27,8 @@ from curation.config import BackboneSettings, DetectionSettings, ReviewSettings,
 from curation.errors import ConfigError, ProjectError
 from curation.project import Project
 from curation.records import Progress
-from curation.runs import ProjectPaths, ended_by_signal, quoted, write_whole
+from curation.runs import ProjectPaths, ended_by_signal, write_whole
+from curation.words import quoted
 
 FLIPPED = 0.10
 WRONG_ANSWERS = 0.05

@@ -129,7 +129,7 @@ def _disk(project: Path | None) -> str:
 
 def _project(root: Path) -> str:
     from curation.project import Project
-    from reports.summary import counted
+    from curation.words import counted
 
     project = Project(root)
     missing = [s.path for s in project.samples() if not s.file.exists()]

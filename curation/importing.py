@@ -14,6 +14,7 @@ from curation.images import bits_in_use
 from curation.ledger import Ledger, NewPath, NewSample, StoredSample
 from curation.records import Classes, CurrentLabel, Sample
 from curation.runs import ProjectPaths, write_json
+from curation.words import counted
 
 SMALL_SIDE = 112
 
@@ -150,21 +151,17 @@ def _kept(
     told = []
     if others:
         told.append(
-            f"{_images(len(others))} known with another label, which stays ({others[0]}): labels change by what people "
-            "say, for instance in `curate review`"
+            f"{counted(len(others), 'image is', 'images are')} known with another label, which stays ({others[0]}): "
+            "labels change by what people say, for instance in `curate review`"
         )
     if apart:
-        told.append(f"{_images(len(apart))} known in another split, which stays ({apart[0]})")
+        told.append(f"{counted(len(apart), 'image is', 'images are')} known in another split, which stays ({apart[0]})")
     if grouped:
         told.append(
-            f"{_images(len(grouped))} known in another group, which stays ({grouped[0]}): groups are fixed when an "
-            "image first comes, since train and holdout are divided by them"
+            f"{counted(len(grouped), 'image is', 'images are')} known in another group, which stays ({grouped[0]}): "
+            "groups are fixed when an image first comes, since train and holdout are divided by them"
         )
     return told
-
-
-def _images(count: int, one: str = "is", many: str = "are") -> str:
-    return f"1 image {one}" if count == 1 else f"{count:,} images {many}"
 
 
 def _root(row: dataset.Row) -> str:
@@ -198,8 +195,9 @@ def bits_of(found: dataset.Found) -> tuple[int, str]:
     if bits == 16:
         return 16, ""
     return bits, (
-        f"{_images(len(deep), 'uses', 'use')} only {bits} of 16 bits (the largest value is {max(deep):,}): all are "
-        f"read so, by bits = {bits} in curation.toml, which can be set otherwise before the first run"
+        f"{counted(len(deep), 'image uses', 'images use')} only {bits} of 16 bits (the largest value is "
+        f"{max(deep):,}): all are read so, by bits = {bits} in curation.toml, which can be set "
+        "otherwise before the first run"
     )
 
 
@@ -209,9 +207,9 @@ def too_deep(found: dataset.Found, bits: int) -> str:
     if not deep:
         return ""
     return (
-        f"{_images(len(deep), 'has', 'have')} values above {2**bits - 1:,} (the largest is {max(deep):,}), which are "
-        f"read as white by bits = {bits} in curation.toml; set it to {bits_in_use(max(deep))}, and all images are "
-        "computed anew"
+        f"{counted(len(deep), 'image has', 'images have')} values above {2**bits - 1:,} (the largest is "
+        f"{max(deep):,}), which are read as white by bits = {bits} in curation.toml; set it to "
+        f"{bits_in_use(max(deep))}, and all images are computed anew"
     )
 
 

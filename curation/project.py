@@ -61,13 +61,13 @@ from curation.runs import (
     decision_lock,
     finished,
     project_lock,
-    quoted,
     read_json,
     sweep,
     write_json,
     write_whole,
 )
 from curation.tables import read_frame, slices_from_frame, slices_to_frame, write_frame
+from curation.words import quoted
 
 if TYPE_CHECKING:
     import pandas as pd

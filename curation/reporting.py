@@ -19,7 +19,7 @@ from curation.plane import neighbour_plane, principal_plane
 from curation.records import CurrentLabel, Iteration
 from curation.reviews import count_causes, live_rows, standing
 from curation.runs import ProjectPaths, finished, read_json, write_json
-from reports.summary import counted
+from curation.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -25,6 +25,7 @@ from curation.records import (
     Remark,
     Verdict,
 )
+from curation.words import counted
 
 #: Causes that are offered before anybody has named one; every cause that was used is offered too.
 CAUSES = (
@@ -56,10 +57,10 @@ class Judged:
         >>> Judged(("a", "b"), ("a",), {"c": "is in the holdout"}).words()
         '2 verdicts, 1 label changed. Left alone: 1 image (is in the holdout).'
         """
-        said = f"{len(self.given)} {singular if len(self.given) == 1 else plural}, "
-        said += f"{len(self.changed)} {'label' if len(self.changed) == 1 else 'labels'} changed."
+        said = f"{counted(len(self.given), singular, plural)}, "
+        said += f"{counted(len(self.changed), 'label', 'labels')} changed."
         reasons = Counter((self.left_alone or {}).values())
-        told = [f"{count} {'image' if count == 1 else 'images'} ({why})" for why, count in reasons.items()]
+        told = [f"{counted(count, 'image', 'images')} ({why})" for why, count in reasons.items()]
         return said + (f" Left alone: {', '.join(told)}." if told else "")
 
 

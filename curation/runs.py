@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -22,15 +21,6 @@ from curation.errors import ProjectError, ProjectLocked
 _PART = ".part"
 #: What an image is called while it is put where Label Studio serves it from (``labeling/served.py``).
 _BEING_SERVED = ".new"
-
-
-def quoted(path: Path) -> str:
-    """A path as it stands in a command that people paste.
-
-    >>> quoted(Path("solar cells"))
-    "'solar cells'"
-    """
-    return shlex.quote(str(path))
 
 
 class ProjectPaths:

@@ -22,6 +22,7 @@ from curation.credit import credit_words
 from curation.images import FORMATS, rgb
 from curation.records import Estimate
 from curation.runs import write_whole
+from curation.words import counted
 from reports import plots
 from reports.summary import (
     LEFT_OUT,
@@ -29,7 +30,6 @@ from reports.summary import (
     IterationSummary,
     SliceCard,
     breaks,
-    counted,
     estimate_words,
     gain_badge,
     interval_words,

@@ -15,6 +15,7 @@ from curation.audit import Outlook, Recommendation
 from curation.costs import CostFigures
 from curation.credit import Credit
 from curation.records import Estimate, Interval, Metrics, Slice
+from curation.words import counted
 
 #: In place of the label of an image that is not trained on.
 LEFT_OUT = "left out"
@@ -279,15 +280,6 @@ def what_is_weak(summary: IterationSummary) -> str:
             f"Most often confused on the holdout: {pair[0]} taken for {pair[1]} ({counted(pair[2], 'time', 'times')})."
         )
     return " ".join(said)
-
-
-def counted(number: int, one: str, many: str) -> str:
-    """A number with its noun or verb.
-
-    >>> counted(1, "image was", "images were"), counted(2000, "image was", "images were")
-    ('1 image was', '2,000 images were')
-    """
-    return f"{number:,} {one if number == 1 else many}"
 
 
 def plain_values(value: Any) -> Any:

@@ -17,7 +17,7 @@ PACKAGES = ("curation", "labeling", "augment", "reports")
 
 #: (rank, place in its rank); a file imports only from lower ranks or an earlier place of its own rank.
 ORDER = [
-    ["curation.errors"],
+    ["curation.errors", "curation.words"],
     ["curation.records"],
     ["curation.config"],
     ["curation.schema", "curation.ledger", "curation.history", "curation.runs", "curation.goal", "curation.processes",
