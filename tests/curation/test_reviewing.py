@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from tests_loop import House, merge_third_into_right, with_third_class
 from tests_stand_ins import draw
 
 from curation import Project
 from curation.errors import DataError, ProjectError
 from curation.reviews import give_verdicts, take_back
 from curation.runs import decision_lock, finished, project_lock
-from tests.curation.test_loop import House, merge_third_into_right, with_third_class
 
 
 def review(house: House, sample_id: str, answer: str) -> None:
