@@ -287,17 +287,17 @@ def slice_table(
     """Metadata and measured properties, one row a sample in order; columns that name single samples are left out.
 
     A metadata column is called as in ``column_name``; ``ignore`` may name it either way. What ``asked`` slices speak of
-    is always there, empty where no sample has it.
+    is always there, ignored or not, empty where no sample has it.
     """
     import pandas as pd
 
     from curation.slices import column_name
 
     names = {name: column_name(name) for name in dict.fromkeys(k for s in samples for k in s.metadata)}
-    used = {k: v for k, v in names.items() if k not in ignore and v not in ignore}
+    needed = {c.field for found in asked for c in found.conditions if c.field != "class"}
+    used = {k: v for k, v in names.items() if v in needed or (k not in ignore and v not in ignore)}
     rows = [{used[k]: v for k, v in s.metadata.items() if k in used} for s in samples]
     metadata = pd.DataFrame(rows, index=[s.id for s in samples])
-    needed = {c.field for found in asked for c in found.conditions if c.field != "class"}
     kept = [c for c in metadata if c in needed or metadata[c].dtype.kind in "fiu" or _names_several(metadata[c])]
     table = pd.concat([metadata[kept], properties.loc[[s.id for s in samples]]], axis=1)
     return table.assign(**dict.fromkeys(sorted(needed - {*table}), np.nan))

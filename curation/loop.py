@@ -600,7 +600,7 @@ class Loop:
         """
         if number == 0 or self.settings.slices.copies == 0:
             return []
-        from curation.tracking import review_first, start_collecting
+        from curation.tracking import mark, review_first
 
         scored = folder / "scored_slices.parquet"
         if not scored.exists():  # scored by a version without it
@@ -624,7 +624,7 @@ class Loop:
                 repaired = self.parts.repair(now, properties, ids, classes, folder, left, unlabeled)
                 tried, left = tried + 1, left - repaired.looked_at
                 aimed = replace(repaired.slice, sample_ids=weak.sample_ids)
-                slices[place] = start_collecting(aimed) if aimed.repair == "collect" and not aimed.wanted else aimed
+                slices[place] = mark(aimed, "collecting") if aimed.repair == "collect" else aimed
                 found = [repaired.copies] if repaired.copies.sample_ids else []
         write_frame(folder / "slices.parquet", slices_to_frame(slices))
         return found

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from curation import dataset, files, releases, reviews
 from curation.asking import Asking
@@ -21,7 +21,7 @@ from curation.assembly import Encoders, load_encoders, made_from, make_parts
 from curation.backbone import check_named
 from curation.config import Settings, read_settings, settings_to_toml
 from curation.costs import positive_class
-from curation.errors import ConfigError, DataError, ProjectError
+from curation.errors import ConfigError, DataError, InputError, ProjectError
 from curation.figures import collect_json
 from curation.flags import flag_table
 from curation.goal import forget_goal, goal_of, keep_goal, settings_for
@@ -585,18 +585,24 @@ class Project:
         """The weak slices of an iteration (the last one that has any by default), weakest first, fixed ones last."""
         scored = [n for n in range(1, self._current() + 1) if (self.paths.iteration(n) / "slices.parquet").exists()]
         chosen = number if number is not None else scored[-1] if scored else None
-        if chosen is None or chosen not in scored:
+        if chosen is None or not scored:
             raise ProjectError("no iteration has looked for weak slices yet; run `curate run`")
+        if chosen not in scored:
+            there = ", ".join(map(str, scored))
+            raise ProjectError(f"iteration {chosen} has not looked for weak slices; these have: {there}")
         return slices_from_frame(read_frame(self.paths.iteration(chosen) / "slices.parquet"))
 
     def mark_slice(self, name: str, status: SliceStatus) -> list[Slice]:
         """Set what becomes of a slice: ``open``, ``accepted`` (live with it), ``collecting``, ``fixed``.
 
         It keeps that over iterations. An accepted slice is tried no recipe on; for one that is being collected for, a
-        shot list is made. Returns the slices. Raises DataError naming those that there are where it is none of them.
+        shot list is made. Returns the slices. Raises DataError naming those that there are where it is none of them,
+        InputError for another status.
         """
         from curation.tracking import mark, shot_list
 
+        if status not in get_args(SliceStatus):
+            raise InputError(f"status must be one of {', '.join(get_args(SliceStatus))}, not '{status}'")
         with project_lock(self.paths):
             slices = self.slices()
             if name not in {s.name for s in slices}:

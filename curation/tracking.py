@@ -94,7 +94,7 @@ def _not_found(measured: Slice) -> Slice:
     """
     usual = (measured.errors - measured.removable) / max(measured.size, 1)
     if measured.removable <= 0 or measured.error_rate < LEAST_RISE * usual:
-        return mark(measured, "fixed")
+        return replace(mark(measured, "fixed"), repair="", proof="")
     return mark(measured, "open") if measured.status == "fixed" and measured.ci[0] > usual else _supplied(measured)
 
 

@@ -206,6 +206,27 @@ def test_trials_of_an_iteration_share_the_copies_that_they_may_look_at(
         assert tried[0][0] == first, "who skips an image has not judged it"
 
 
+def test_reopened_slice_that_nothing_helps_again_is_collected_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on where it was: what it was collected for before, and has not arrived, is asked for."""
+    house = House(tmp_path)
+    ids = tuple(s.id for s in house.samples if s.split == "train")[:10]
+    before = Slice("dim", (), ids, 10, 5, 0.5, (0.2, 0.8), 0.0, 0.01, "dark", status="open", wanted=30, began=8)
+
+    def nothing_helps(weak, properties: pd.DataFrame, ids, labels, folder: Path, most: int, unlabeled):  # type: ignore[no-untyped-def]
+        return Repaired(replace(weak, repair="collect"), Augmentation("dark", (), 1, unchanged), 110)
+
+    house.loop.parts = replace(house.loop.parts, repair=nothing_helps)
+    monkeypatch.setattr(house.loop, "slices", lambda number: [before])
+    monkeypatch.setattr(house.loop, "looks", lambda number: None)
+    monkeypatch.setattr(house.loop, "issues", lambda number: [])
+    house.paths.iteration(1).mkdir(parents=True)
+    assert house.loop._augmentations(house.paths.iteration(1), 1, house.ledger.labels()) == []
+    (kept,) = slices_from_frame(read_frame(house.paths.iteration(1) / "slices.parquet"))
+    assert (kept.status, kept.wanted, kept.began) == ("collecting", 30, 8)
+
+
 def test_trials_that_were_stopped_in_training_are_made_again_to_the_same_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from curation import Project
 from curation.cli import curate
-from curation.errors import DataError, ProjectError
+from curation.errors import DataError, InputError, ProjectError
 from curation.records import Condition, Slice, SliceStatus
 from curation.runs import read_json, write_json
 from curation.tables import read_frame, slices_from_frame, slices_to_frame, write_frame
@@ -83,6 +83,16 @@ def test_name_that_is_none_is_refused_with_those_that_are(project: Project) -> N
     keep(project)
     with pytest.raises(DataError, match=r"no weak slice is named 'dark'; there are: brightness < 0\.2"):
         project.mark_slice("dark", "fixed")
+
+
+def test_status_and_iteration_that_are_none_are_refused(project: Project) -> None:
+    keep(project)
+    with pytest.raises(InputError, match="status must be one of open, accepted, collecting, fixed, not 'opened'"):
+        project.mark_slice(DARK.name, "opened")  # type: ignore[arg-type]
+    assert project.slices() == [DARK]
+    project.paths.iteration(2).mkdir()
+    with pytest.raises(ProjectError, match="iteration 9 has not looked for weak slices; these have: 1"):
+        project.slices(9)
 
 
 def test_command_lists_slices_and_sets_a_status(project: Project) -> None:

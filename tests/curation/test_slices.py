@@ -428,10 +428,20 @@ class TestTable:
     """Metadata of samples beside what was measured."""
 
     @staticmethod
-    def table(*metadata: dict[str, str | float | None], ignore: tuple[str, ...] = ()) -> pd.DataFrame:
+    def table(
+        *metadata: dict[str, str | float | None], ignore: tuple[str, ...] = (), asked: tuple[Slice, ...] = ()
+    ) -> pd.DataFrame:
         samples = [Sample(f"s{n}", f"{n}.png", Path(f"{n}.png"), "train", None, m) for n, m in enumerate(metadata)]
         measured = pd.DataFrame({"width": np.arange(len(samples)) / 10}, index=[s.id for s in samples])
-        return slice_table(samples, measured, ignore)
+        return slice_table(samples, measured, ignore, asked)
+
+    def test_what_a_slice_speaks_of_is_there_though_it_is_to_be_ignored(self) -> None:
+        one, two = Condition("camera", "=", "k1"), Condition("width (given)", "=", "7")
+        asked = Slice("camera = k1", (one, two), (), 0, 0, 0.0, (0.0, 1.0), 0.0, 1.0)
+        row: dict[str, str | float | None] = {"camera": "k1", "width": "7", "site": "s"}
+        table = self.table(row, row, ignore=("camera", "width", "site"), asked=(asked,))
+        assert list(table) == ["camera", "width (given)", "width"]
+        assert table["camera"].tolist() == ["k1", "k1"]
 
     def test_column_named_like_what_is_measured_gets_a_name_of_its_own(self) -> None:
         row: dict[str, str | float | None] = {"width": 7.0, "class": "a", "looks": "b", "camera": "c"}

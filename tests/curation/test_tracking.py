@@ -177,6 +177,11 @@ class TestTracking:
         (shot,) = shot_list([later], CLASSES)
         assert shot.arrived == 3 + 8
 
+    def test_slice_that_is_weak_no_more_asks_people_to_collect_no_more(self) -> None:
+        old = replace(weak(), status="collecting", repair="collect", proof="Collect more.", wanted=50, began=20)
+        (now,) = track([], [old], TABLE, errors_in(0), IDS, LABELS, 2)
+        assert (now.status, now.repair, now.proof) == ("fixed", "", "")
+
     def test_slice_of_a_class_is_called_by_the_name_that_the_class_has_now(self) -> None:
         old = replace(weak("class = broken and brightness < 0.2"), conditions=(Condition("class", "=", "c2"), DARK))
         assert called_now(old, CLASSES).name == "class = defective and brightness < 0.2"
