@@ -52,6 +52,8 @@ class Recipe:
 
 def from_dict(values: Mapping[str, Any], source: str = "recipe") -> Recipe:
     """The inverse of ``Recipe.to_dict``; raises ConfigError naming what is missing, unknown or of the wrong type."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{source}: a recipe must be a table with name, weakness, words, steps, got {values!r}")
     unknown = sorted(set(values) - {"name", "weakness", "words", "steps"})
     if unknown:
         raise ConfigError(f"{source}: unknown key '{unknown[0]}'; a recipe has name, weakness, words, steps")
@@ -86,6 +88,8 @@ def read_recipes(file: Path) -> list[Recipe]:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{file} does not exist; name the file of recipes") from None
+    except OSError as error:
+        raise ConfigError(f"{file} can't be read ({error.strerror}); name the file of recipes") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not valid TOML: {error}") from None
     unknown = sorted(set(values) - {"recipe"})

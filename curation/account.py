@@ -231,6 +231,9 @@ def slice_cards(
                 shot=_shot_words(shot) if shot else "",
                 wanted=shot.wanted if shot else 0,
                 arrived=shot.arrived if shot else 0,
+                values=tuple(
+                    account.classes.name(str(c.value)) if c.field == "class" else c.value for c in found.conditions
+                ),
             )
         )
     return tuple(cards)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation.config import Settings
+from curation.errors import ConfigError
 from curation.judging import groups_of, near_duplicates
 from curation.kept import Kept
 from curation.parts import Parts, Reporter, Trainer
@@ -176,7 +177,10 @@ def _own_recipes(file: Path) -> list[Recipe]:
 
     recipes = read_recipes(file)
     for recipe in recipes:
-        build_transform(recipe)
+        try:
+            build_transform(recipe)
+        except ConfigError as error:
+            raise ConfigError(f"{file}: {error}") from None
     return recipes
 
 

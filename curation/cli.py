@@ -184,7 +184,12 @@ def run(
 @curate.command()
 @DIRECTORY
 @DEVICE
-@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="CSV file to write.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write: Parquet where it ends in .parquet, else CSV.",
+)
 @click.option(
     "--predictions",
     type=click.Path(path_type=Path),
@@ -193,10 +198,13 @@ def run(
 def flag(directory: Path, device: str | None, out: Path, predictions: Path | None) -> None:
     """Judge every label by predictions that have not seen it; write them worst first."""
     from curation.runs import write_whole
-    from curation.tables import csv_text
+    from curation.tables import csv_text, write_frame
 
     table = open_project(directory, device).flag(predictions)
-    write_whole(out, csv_text(table))
+    if out.suffix.lower() == ".parquet":
+        write_frame(out, table)
+    else:
+        write_whole(out, csv_text(table))
     click.echo(f"{len(table):,} labeled files, {int((table['issue'] == 'true').sum()):,} to look at: {out}")
 
 

@@ -114,7 +114,8 @@ def _of_fold(given: _Given, fold: int, progress: Progress | None) -> Predictions
     learned, held = np.flatnonzero(given.numbers != fold), np.flatnonzero(given.numbers == fold)
     if len(np.unique(given.labels[learned])) < 2:
         raise InputError(
-            "without one fold labels are all of one class; add images of another class or set detection.folds higher"
+            "without one fold labels are all of one class, as where all images of a class are in one group or near-"
+            "duplicates: add images of it that are not, or judge labels with detection.scorer = 'features'"
         )
     model = given.learner.train(
         [given.samples[row] for row in learned], given.labels[learned], given.class_ids, seed=given.seed,

@@ -91,7 +91,7 @@ def rows_of_folder(images: Path) -> list[Row]:
     rows = []
     for file in _image_files(images):
         path = file.relative_to(images)
-        label = path.parts[0] if len(path.parts) > 1 else None
+        label = text_of(path.parts[0]) if len(path.parts) > 1 else None
         split: Split | None = None if label else "pool"
         rows.append(Row(path.as_posix(), images, label, split, None, {}, str(path)))
     if all(os.path.isdir(row.file) for row in rows):
@@ -120,13 +120,13 @@ def rows_of_table(labels: Path, images: Path, *, label_column: str = "label") ->
     rows = []
     for number, record in records:
         where = f"{labels.name} row {number}"
-        path = _text(record.get("path"))
+        path = text_of(record.get("path"))
         if path is None:
             raise DataError(f"{labels} row {number}: the path is empty; fill it in or remove the row")
         rows.append(
             Row(
-                path, images, _text(record.get(label_column)), _split(record.get("split"), labels, number),
-                _text(record.get("group")), {c: _convert(record.get(c), types[c]) for c in meta}, where,
+                path, images, text_of(record.get(label_column)), _split(record.get("split"), labels, number),
+                text_of(record.get("group")), {c: _convert(record.get(c), types[c]) for c in meta}, where,
             )
         )  # fmt: skip
     if not rows:
@@ -307,7 +307,8 @@ def read_table(file: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]
     return header, [(number, dict(zip(header, map(plain_cell, line), strict=True))) for number, line in lines[1:]]
 
 
-def _text(value: Any) -> str | None:
+def text_of(value: Any) -> str | None:
+    """A cell as text without space around it; whole numbers without a point, ``None`` where there is nothing."""
     if value is None or (isinstance(value, float) and value != value):
         return None
     if isinstance(value, float) and value.is_integer():
@@ -317,7 +318,7 @@ def _text(value: Any) -> str | None:
 
 
 def _split(value: Any, file: Path, number: int) -> Split | None:
-    text = (_text(value) or "").lower()
+    text = (text_of(value) or "").lower()
     if not text:
         return None
     text = _SPLIT_ALIASES.get(text, text)
@@ -328,14 +329,17 @@ def _split(value: Any, file: Path, number: int) -> Split | None:
 
 
 def _number_type(values: Iterable[Any]) -> type:
-    """What a metadata column holds: float where every value that is there reads as a number, else str."""
+    """What a metadata column holds: float where every value that is there reads as a number, else str.
+
+    Numbers that begin with a zero, as lots and serial numbers do, are names: 007 is not 7.
+    """
     seen = False
     for value in values:
-        text = _text(value)
+        text = text_of(value)
         if text is None or text.lower() in _NO_VALUE:
             continue
         seen = True
-        if not _is_number(text):
+        if not _is_number(text) or (len(text) > 1 and text[0] == "0" and text.isdigit()):
             return str
     return float if seen else str
 
@@ -356,7 +360,7 @@ def _is_number(text: str) -> bool:
 
 
 def _convert(value: Any, kind: type) -> MetadataValue:
-    text = _text(value)
+    text = text_of(value)
     if text is None or text.lower() in _NO_VALUE:
         return None
     return float(text) if kind is float else text

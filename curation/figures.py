@@ -127,7 +127,10 @@ def _slice_json(card: SliceCard) -> dict[str, Any]:
     found = card.slice
     return {
         "name": found.name,
-        "conditions": [{"field": c.field, "op": c.op, "value": c.value} for c in found.conditions],
+        "conditions": [
+            {"field": c.field, "op": c.op, "value": value}
+            for c, value in zip(found.conditions, card.values or [c.value for c in found.conditions], strict=True)
+        ],
         "size": found.size,
         "error_rate": found.error_rate,
         "ci": list(found.ci),

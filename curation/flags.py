@@ -34,11 +34,12 @@ def flag_table(
         if stored.id not in quality:
             continue
         issue, beside = about_label.get(stored.id), others.get(stored.id, [])
-        conflict = any(i.kind == "label_conflict" for i in beside)
+        conflict = next((i for i in beside if i.kind == "label_conflict"), None)
+        suggested = next((i.suggested for i in (issue, conflict) if i and i.suggested), None)
         told = (
             classes.name(labels[stored.id].class_id),
             float(quality[stored.id]),
-            classes.name(issue.suggested) if issue else "",
+            classes.name(suggested) if suggested else "",
             "true" if issue or conflict else "false",
             "; ".join(i.reason for i in (issue, *beside) if i is not None),
         )

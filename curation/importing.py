@@ -12,7 +12,7 @@ from curation.config import Settings
 from curation.errors import ProjectError
 from curation.images import bits_in_use
 from curation.ledger import Ledger, NewPath, NewSample, StoredSample
-from curation.records import Classes, CurrentLabel, Sample
+from curation.records import Classes, CurrentLabel, MetadataValue, Sample
 from curation.runs import ProjectPaths, write_json
 from curation.words import counted
 
@@ -132,8 +132,9 @@ def _kept(
     classes: Classes,
     merged: Mapping[str, str],
 ) -> list[str]:
-    """Sentences on known images whose rows have a label that they never came with, another split or another group."""
+    """Sentences on known images whose rows have a label that they never came with, another split, group or metadata."""
     others: list[str] = []
+    described: list[str] = []
     apart: list[str] = []
     grouped: list[str] = []
     for g in gathered:
@@ -145,6 +146,11 @@ def _kept(
         named = {row.split for row in g.rows} - {None, g.split}
         if named - ({"train"} if g.split == "pool" else set()):
             apart.append(f"{g.rows[0].path} is in {g.split}")
+        had = {(p.root, p.path): p.metadata for p in stored[g.id].paths}
+        for row in g.rows:
+            before = had.get((_root(row), row.path))
+            if before is not None and (new := _new_in(row.metadata, before)):
+                described.append(f"{row.path} has {new}")
         group = stored[g.id].group
         if {row.group for row in g.rows} - {None, group}:
             grouped.append(f"{g.rows[0].path} is in {'none' if group is None else repr(group)}")
@@ -161,7 +167,22 @@ def _kept(
             f"{counted(len(grouped), 'image is', 'images are')} known in another group, which stays ({grouped[0]}): "
             "groups are fixed when an image first comes, since train and holdout are divided by them"
         )
+    if described:
+        images = counted(len(described), "image is", "images are")
+        told.append(
+            f"{images} known with other metadata, which stays ({described[0]}): what slices speak of is fixed when an "
+            "image first comes"
+        )
     return told
+
+
+def _new_in(metadata: Mapping[str, MetadataValue], before: Mapping[str, MetadataValue]) -> str:
+    """The first value of a row that was another before, or was not there, in words; '' where there is none."""
+    for key, value in metadata.items():
+        was, now = dataset.text_of(before.get(key)), dataset.text_of(value)
+        if now is not None and now != was:
+            return f"{key} {'none' if was is None else repr(was)}, not {now!r}"
+    return ""
 
 
 def _root(row: dataset.Row) -> str:

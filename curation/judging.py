@@ -298,6 +298,9 @@ def slice_table(
     used = {k: v for k, v in names.items() if v in needed or (k not in ignore and v not in ignore)}
     rows = [{used[k]: v for k, v in s.metadata.items() if k in used} for s in samples]
     metadata = pd.DataFrame(rows, index=[s.id for s in samples])
+    for column in metadata:  # numbers in one import, text in another
+        if metadata[column].map(lambda value: isinstance(value, str)).any():
+            metadata[column] = metadata[column].map(_as_text)
     kept = [c for c in metadata if c in needed or metadata[c].dtype.kind in "fiu" or _names_several(metadata[c])]
     table = pd.concat([metadata[kept], properties.loc[[s.id for s in samples]]], axis=1)
     return table.assign(**dict.fromkeys(sorted(needed - {*table}), np.nan))
@@ -309,6 +312,13 @@ def not_in_metadata(samples: Sequence[Sample], columns: Sequence[str]) -> list[s
 
     names = {name for s in samples for name in s.metadata}
     return [column for column in columns if column not in names | {column_name(name) for name in names}]
+
+
+def _as_text(value: object) -> object:
+    """A number as the text that it was in a table; what is text or missing stays."""
+    from curation.slice_words import number_text
+
+    return number_text(value) if isinstance(value, float) and value == value else value
 
 
 def _names_several(column: pd.Series) -> bool:

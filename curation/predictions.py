@@ -16,6 +16,8 @@ from curation.records import Classes, Predictions
 #: decimals' worth in each of many columns.
 ROUNDING = 0.02
 ROUNDING_A_COLUMN = 0.0005
+#: How far below 0 or above 1 a probability may be, from arithmetic in single precision.
+EXACT = 1e-5
 
 
 def read_predictions(
@@ -100,9 +102,11 @@ def _probabilities(record: Mapping[str, Any], names: Iterable[str], file: Path, 
             value = float(record[name])
         except (TypeError, ValueError):
             raise DataError(f"{file} row {number}: '{record[name]}' for '{name}' is no probability") from None
-        if not 0 <= value <= 1:  # also where it is no number at all
-            raise DataError(f"{file} row {number}: {value:g} for '{name}' is no probability; give numbers from 0 to 1")
-        values.append(value)
+        if not -EXACT <= value <= 1 + EXACT:  # also where it is no number at all
+            raise DataError(
+                f"{file} row {number}: {value:.9g} for '{name}' is no probability; give numbers from 0 to 1"
+            )
+        values.append(min(max(value, 0.0), 1.0))
     total = sum(values)
     if abs(total - 1) > min(max(ROUNDING, ROUNDING_A_COLUMN * len(values)), 0.5):
         raise DataError(

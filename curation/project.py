@@ -67,7 +67,7 @@ from curation.runs import (
     write_whole,
 )
 from curation.tables import read_frame, slices_from_frame, slices_to_frame, write_frame
-from curation.words import quoted
+from curation.words import counted, quoted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -590,7 +590,13 @@ class Project:
         if chosen not in scored:
             there = ", ".join(map(str, scored))
             raise ProjectError(f"iteration {chosen} has not looked for weak slices; these have: {there}")
-        return slices_from_frame(read_frame(self.paths.iteration(chosen) / "slices.parquet"))
+        return self._slices_in(self.paths.iteration(chosen) / "slices.parquet")
+
+    def _slices_in(self, file: Path) -> list[Slice]:
+        """The slices of a file, by the names that classes have now."""
+        from curation.tracking import called_now
+
+        return [called_now(s, self.classes) for s in slices_from_frame(read_frame(file))]
 
     def mark_slice(self, name: str, status: SliceStatus) -> list[Slice]:
         """Set what becomes of a slice: ``open``, ``accepted`` (live with it), ``collecting``, ``fixed``.
@@ -610,16 +616,18 @@ class Project:
                 raise DataError(f"no weak slice is named '{name}'; there are: {known}")
             number = max(n for n in range(self._current() + 1) if (self.paths.iteration(n) / "slices.parquet").exists())
             folder = self.paths.iteration(number)
+            place = [s.name for s in slices].index(name)
+            old = slices_from_frame(read_frame(folder / "slices.parquet"))[place].name
             # What a training that was stopped begins with again, then what it has made of it.
             for file in (folder / "scored_slices.parquet", folder / "slices.parquet"):
                 if file.exists():
-                    slices = [mark(s, status) if s.name == name else s for s in slices_from_frame(read_frame(file))]
+                    slices = [mark(s, status) if s.name == name else s for s in self._slices_in(file)]
                     write_frame(file, slices_to_frame(slices))
             metrics = folder / "metrics.json"
             if metrics.exists():
                 told = read_json(metrics)
                 shot = next((shot for shot in shot_list(slices, self.classes) if shot.slice == name), None)
-                for entry in (entry for entry in told["slices"] if entry["name"] == name):
+                for entry in (entry for entry in told["slices"] if entry["name"] == old):
                     entry |= {"status": status, "collect": shot and collect_json(shot.wanted, shot.arrived, shot.words)}
                 write_json(metrics, told)
         return slices
@@ -642,6 +650,11 @@ class Project:
         if predictions is not None:
             train, holdout = trainable(loop.samples, labels), labeled_holdout(loop.samples, labels)
             return self._flag_by(loop, Path(predictions), [*train, *holdout], labels)
+        excluded = sum(s.split != "pool" and s.id in labels and labels[s.id].excluded for s in loop.samples)
+        if excluded:
+            self.say(
+                f"{counted(excluded, 'image that people set aside is', 'images that people set aside are')} left out."
+            )
         quality, issues = loop.judging.score_all(loop.samples, labels)
         return flag_table(self.ledger.samples(), labels, quality, issues, self.classes)
 

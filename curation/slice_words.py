@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+from curation.errors import printable
 from curation.records import Classes, Condition, Slice
 
 #: Columns that say how near images are to one of them begin so, and go on with its sample id; and columns of groups
@@ -138,7 +140,19 @@ def condition_name(condition: Condition, classes: Classes) -> str:
     value = number_text(condition.value) if isinstance(condition.value, float) else condition.value
     if by_looks(condition.field):
         return f"looks like {', nearest '.join(_likeness(condition))}"
-    return f"{condition.field} {condition.op} {value}"
+    return f"{_shortened(condition.field)} {condition.op} {_shortened(str(value))}"
+
+
+def _shortened(text: str) -> str:
+    """A column or value of the user on one line; a long one cut, told apart by the beginning of its SHA-256.
+
+    >>> _shortened("a\\x1b[31m"), _shortened("x" * 200)[38:]
+    ('a\\\\x1b[31m', 'xx… (aa20c23e)')
+    """
+    shown = printable(text)
+    if len(shown) <= 2 * _LONGEST:
+        return shown
+    return f"{shown[:_LONGEST]}… ({hashlib.sha256(text.encode()).hexdigest()[:8]})"
 
 
 def number_text(value: float) -> str:

@@ -31,10 +31,12 @@ FEWEST, MOST = 20, 200
 
 
 def called_now(found: Slice, classes: Classes) -> Slice:
-    """A slice under the name that it has with the classes' names of now."""
+    """A slice under the name that it has with the classes' names of now, and the mark that tells it from another."""
     if all(c.field != "class" for c in found.conditions):
         return found
-    return replace(found, name=name_of(found.conditions, classes))
+    ids = [c.field.removeprefix("looks like ")[:8] for c in found.conditions if by_looks(c.field)]
+    mark = next((f" ({i})" for i in ids if found.name.endswith(f" ({i})")), "")
+    return replace(found, name=name_of(found.conditions, classes) + mark)
 
 
 def track(

@@ -45,7 +45,8 @@ class SliceCard:
     """A weak slice with typical pictures and, where a recipe was applied, its before/after contact sheet (PNG).
 
     ``recipe_words`` say what was done, and that it is not proven where it is not; ``shot`` what to collect, in words
-    and numbers, with how many have ``arrived`` of how many are ``wanted``.
+    and numbers, with how many have ``arrived`` of how many are ``wanted``. ``values`` are those of the conditions as
+    people know them: of a class its name.
     """
 
     slice: Slice
@@ -58,6 +59,7 @@ class SliceCard:
     shot: str = ""
     wanted: int = 0
     arrived: int = 0
+    values: tuple[str | float, ...] = ()
 
 
 @dataclass(frozen=True)

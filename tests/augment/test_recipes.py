@@ -172,6 +172,8 @@ class TestFile:
             ("", r"holds no \[\[recipe\]\]"),
             ("[recipe]\nname = 'a'", r"holds no \[\[recipe\]\]"),
             ("title = 'x'", "unknown key 'title'"),
+            ("recipe = [5]", "a recipe must be a table with name, weakness, words, steps, got 5"),
+            ("recipe = ['a']", "a recipe must be a table with name, weakness, words, steps, got 'a'"),
             ("[[recipe]]\nname = 'a'", "recipes.toml: a recipe's 'weakness'"),
             (2 * "[[recipe]]\nname='a'\nweakness='dark'\nsteps=[{transform='Blur'}]\n", "two recipes are named 'a'"),
             (OWN.format("darkness"), "recipe 'a' is against 'darkness', which is none; did you mean 'dark'?"),
@@ -182,6 +184,10 @@ class TestFile:
         with pytest.raises(ConfigError, match=message) as refused:
             read_recipes(self.write(tmp_path, text))
         assert str(tmp_path / "recipes.toml") in str(refused.value)
+
+    def test_folder_in_place_of_a_file_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"can't be read \(Is a directory\); name the file of recipes"):
+            read_recipes(tmp_path)
 
     def test_missing_file_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="does not exist"):

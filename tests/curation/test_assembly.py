@@ -46,8 +46,10 @@ def test_recipe_that_can_not_be_carried_out_is_told_before_anything_runs(tmp_pat
     )
     settings = replace(Settings(), slices=SliceSettings(recipes="own.toml"))
     backbone = SimpleNamespace(device=SimpleNamespace(type="cpu"), identity="none")
-    store: Any = SimpleNamespace(backbone=backbone, widths=(), pixels=SimpleNamespace(pixels=None))
-    with pytest.raises(ConfigError, match="recipe 'night': albumentations has no transform 'RandmGamma'"):
+    store: Any = SimpleNamespace(
+        backbone=backbone, widths=(), pixels=SimpleNamespace(pixels=None), for_labels=lambda samples: None
+    )
+    with pytest.raises(ConfigError, match=r"own\.toml: recipe 'night': albumentations has no transform 'RandmGamma'"):
         make_parts(Encoders(store, store, None), ProjectPaths(tmp_path), settings, [], Classes((), ()), None)  # type: ignore[arg-type]
 
 
@@ -69,8 +71,9 @@ def test_a_recipe_teaches_the_network_where_a_head_on_views_is_trained_and_looki
     )  # fmt: skip
     backbone = SimpleNamespace(device=SimpleNamespace(type=device), identity="none")
     store: Any = SimpleNamespace(
-        backbone=backbone, widths=(), pixels=SimpleNamespace(pixels=None), features=None, encode=None
-    )
+        backbone=backbone, widths=(), pixels=SimpleNamespace(pixels=None), features=None, encode=None,
+        for_labels=lambda samples: None,
+    )  # fmt: skip
     samples = [Sample(f"s{n}", f"{n}.png", tmp_path / f"{n}.png", "train") for n in range(images)]
     encoders: Any = Encoders(store, store, None)
     parts = make_parts(encoders, ProjectPaths(tmp_path), settings, samples, Classes((), ()), None)  # type: ignore[arg-type]

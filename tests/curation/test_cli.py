@@ -64,6 +64,16 @@ def test_labels_are_written_in_the_format_of_the_ending_in_either_case(project: 
     assert list(pd.read_csv(tmp_path / "labels.CSV")["label"]) == list(project.labels()["label"])
 
 
+def test_flags_are_written_as_parquet_where_the_file_ends_so(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = pd.DataFrame({"path": ["a.png"], "label_quality": [0.25], "issue": ["true"]})
+    monkeypatch.setattr(Project, "flag", lambda *_: flags)
+    for ending, read in (("Parquet", pd.read_parquet), ("csv", lambda file: pd.read_csv(file, dtype={"issue": str}))):
+        assert code_of("flag", project.root, "--out", tmp_path / f"flags.{ending}") == 0
+        pd.testing.assert_frame_equal(read(tmp_path / f"flags.{ending}"), flags)
+
+
 @pytest.mark.parametrize("arguments", [("release", "r1", "--note"), ("guide", "--class", "left", "--rule")])
 def test_an_argument_that_is_no_text_is_named(
     project: Project, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]

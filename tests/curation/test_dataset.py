@@ -79,6 +79,20 @@ def test_numbers_with_underscores_stay_text(tmp_path: Path, images: Path) -> Non
     ]  # fmt: skip
 
 
+def test_numbers_that_begin_with_a_zero_are_names(tmp_path: Path, images: Path) -> None:
+    text = "path,label,lot,share\n00.png,cat,007,0.5\n01.png,dog,12,0\n"
+    rows = dataset.rows_of_table(table(tmp_path, text), images)
+    assert [dict(row.metadata) for row in rows] == [{"lot": "007", "share": 0.5}, {"lot": "12", "share": 0.0}]
+
+
+def test_space_around_a_class_folders_name_is_none_of_the_class(tmp_path: Path) -> None:
+    for folder in ("dog ", "dog"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / folder / "a.png")
+    rows = dataset.rows_of_folder(tmp_path)
+    assert {(row.path, row.label) for row in rows} == {("dog /a.png", "dog"), ("dog/a.png", "dog")}
+
+
 def test_a_table_brings_splits_groups_and_typed_metadata(tmp_path: Path, images: Path) -> None:
     text = "path,label,split,group,wafer,grade\n00.png,1,train,m1,poly,0.5\n01.png,2,test,m2,,\n02.png,,pool,,mono,1\n"
     first, second, third = dataset.rows_of_table(table(tmp_path, text), images)

@@ -29,9 +29,12 @@ def test_every_path_has_its_row_worst_first_ties_by_path() -> None:
 def test_two_labels_of_one_picture_are_reviewed_an_outlier_is_only_told() -> None:
     samples = [stored("a", "a.jpg"), stored("b", "b.jpg")]
     labels = {s.id: CurrentLabel(s.id, "c1", False, 1) for s in samples}
-    issues = [Issue("a", "outlier", 0.2, "unlike every other image"), Issue("b", "label_conflict", 0.5, "two labels")]
+    issues = [
+        Issue("a", "outlier", 0.2, "unlike every other image"),
+        Issue("b", "label_conflict", 0.5, "two labels", given="c1", suggested="c2"),
+    ]
     table = flag_table(samples, labels, {"a": 0.4, "b": 0.5}, issues, CLASSES)
-    assert table[["issue", "reason"]].to_numpy().tolist() == [
-        ["false", "unlike every other image"],
-        ["true", "two labels"],
+    assert table[["suggested_label", "issue", "reason"]].to_numpy().tolist() == [
+        ["", "false", "unlike every other image"],
+        ["dog", "true", "two labels"],
     ]

@@ -125,6 +125,21 @@ def test_labels_that_a_later_table_has_for_known_images_are_told_and_make_no_cla
     assert moved.notes == (f"1 image is known in another split, which stays ({trained} is in train)",)
 
 
+def test_metadata_that_a_later_table_has_for_known_images_is_told(tmp_path: Path) -> None:
+    truth = draw(tmp_path / "images", 30)
+    rows = [{"path": path, "label": label, "lot": "12", "site": "a"} for path, label in truth.items()]
+    home = Home(tmp_path, rows)
+    assert home.add([*(row | {"lot": "12.0"} for row in rows[:-1]), rows[-1] | {"lot": "A1"}][:-1]).notes == ()
+    done = home.add([rows[0] | {"camera": "k1"}, rows[1] | {"lot": "13"}, rows[2] | {"lot": ""}, *rows[3:]])
+    assert done.notes == (
+        "2 images are known with other metadata, which stays (000.png has camera none, not 'k1'): what slices speak of "
+        "is fixed when an image first comes",
+    )
+    assert home.project.find("000.png").metadata == {"lot": 12.0, "site": "a"}
+    (told,) = home.add([rows[1] | {"lot": "13"}]).notes
+    assert "(001.png has lot '12', not '13')" in told
+
+
 def test_groups_that_a_later_table_has_for_known_images_are_told(tmp_path: Path) -> None:
     truth = draw(tmp_path / "images", 30)
     rows = [{"path": path, "label": label, "group": f"g{n}" if n else ""}
@@ -244,6 +259,11 @@ def test_a_picture_that_comes_with_two_labels_is_flagged_until_people_settle_it(
     assert sum("the same picture came" in reason for reason in told.values()) == 2
     project.judge([sample_id], truth[first], person="eve")
     assert "the same picture came" not in issues()[first]
+    said: list[str] = []
+    again = Project(project.root, say=said.append)
+    again.judge([again.find("001.png").id], "bad image", person="eve")
+    assert "001.png" not in set(again.flag()["path"])
+    assert "1 image that people set aside is left out." in said
 
 
 def deep_images(folder: Path, count: int, largest: int, seed: int = 0) -> None:

@@ -22,7 +22,7 @@ from curation.figures import metrics_json, row_from_json
 from curation.judging import trainable
 from curation.ledger import NewPath, NewSample
 from curation.parts import Account
-from curation.records import Augmentation, Decision, Predictions, Sample
+from curation.records import Augmentation, Condition, Decision, Predictions, Sample, Slice
 from curation.reporting import Recording, Reporting
 from curation.runs import finished, read_json
 from curation.terminal import table_of
@@ -153,6 +153,21 @@ def test_the_account_gives_credit_to_what_was_done(done: House) -> None:
     seconds = sum(v.seconds or 0 for v in account.verdicts if v.sample_id in account.said.sample_ids)  # type: ignore[union-attr]
     assert credits["relabeling"].per_minute == pytest.approx(credits["relabeling"].gain.value / (seconds / 60))
     assert ("augmentation" in credits) == bool(account.trained["recipes"])
+
+
+def test_slices_in_the_figures_name_classes_as_people_do(done: House) -> None:
+    account = done.loop.account(1)
+    assert account.scored is not None
+    which = Condition("class", "=", "c1"), Condition("brightness", "<", 0.4)
+    weak = Slice("class = left and brightness < 0.4", which, (), 9, 5, 0.5, (0.2, 0.8), 0.1, 0.01)
+    summary = summarize(
+        replace(account, scored=replace(account.scored, slices=(weak,))),
+        project="p", backbone="b", seed=0, earlier=[], queue=done.ledger.queue(1), settled=(), links={},
+    )  # fmt: skip
+    (told,) = metrics_json(summary)["slices"]
+    assert told["conditions"] == [
+        {"field": "class", "op": "=", "value": "left"}, {"field": "brightness", "op": "<", "value": 0.4},
+    ]  # fmt: skip
 
 
 def test_a_model_that_was_trained_otherwise_is_no_gain_of_the_labels(done: House) -> None:

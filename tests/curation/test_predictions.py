@@ -39,12 +39,19 @@ def test_parquet_serves_and_rounded_rows_are_scaled(tmp_path: Path) -> None:
     assert found.probabilities.sum() == pytest.approx(1, abs=1e-12)
 
 
+def test_arithmetic_in_single_precision_is_no_mistake(tmp_path: Path) -> None:
+    text = "path,cat,dog\na.png,1.0000001,-1e-7\nb.png,0.25,0.75\n"
+    found = read_predictions(write(tmp_path, text), CLASSES, PATHS, LABELS)
+    assert found.probabilities[found.sample_ids.index("s1")].tolist() == [1, 0]
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
         ("path,cat\nb.png,1\n", "no column 'dog'"),
         ("file,cat,dog\na.png,1,0\n", "no column 'path'"),
         ("path,cat,dog\na.png,2.5,-1.5\n", "row 2: 2.5 for 'cat' is no probability"),
+        ("path,cat,dog\na.png,1.001,0\n", "row 2: 1.001 for 'cat' is no probability"),
         ("path,cat,dog\na.png,nan,0\n", "row 2: nan for 'cat' is no probability"),
         ("path,cat,dog\na.png,much,0\n", "row 2: 'much' for 'cat' is no probability"),
         ("path,cat,dog\na.png,0.9,0.9\n", r"row 2: the probabilities add up to 1\.8"),

@@ -85,6 +85,22 @@ def test_name_that_is_none_is_refused_with_those_that_are(project: Project) -> N
         project.mark_slice("dark", "fixed")
 
 
+def test_slice_of_a_renamed_class_goes_by_the_name_of_now(project: Project) -> None:
+    keep(project)
+    of_left = replace(DARK, name="class = left and brightness < 0.2")
+    of_left = replace(
+        of_left, conditions=(Condition("class", "=", project.classes.named("left") or ""), *DARK.conditions)
+    )
+    folder = project.paths.iteration(1)
+    write_frame(folder / "slices.parquet", slices_to_frame([of_left]))
+    write_json(folder / "metrics.json", {"slices": [{"name": of_left.name, "status": "open", "collect": None}]})
+    project.ledger.rename_class(project.classes.named("left"), "links", who="ann")
+    assert [s.name for s in project.slices()] == ["class = links and brightness < 0.2"]
+    project.mark_slice("class = links and brightness < 0.2", "accepted")
+    assert [s.status for s in project.slices()] == ["accepted"]
+    assert read_json(folder / "metrics.json")["slices"][0]["status"] == "accepted"
+
+
 def test_status_and_iteration_that_are_none_are_refused(project: Project) -> None:
     keep(project)
     with pytest.raises(InputError, match="status must be one of open, accepted, collecting, fixed, not 'opened'"):

@@ -443,6 +443,18 @@ class TestTable:
         assert list(table) == ["camera", "width (given)", "width"]
         assert table["camera"].tolist() == ["k1", "k1"]
 
+    def test_column_of_numbers_in_one_import_and_text_in_another_is_text(self) -> None:
+        table = self.table({"lot": 12.0}, {"lot": "12"}, {"lot": "A1"}, {"lot": None}, {"lot": "A1"})
+        assert table["lot"].tolist()[:3] == ["12", "12", "A1"]
+        assert table["lot"].isna().tolist() == [False, False, False, True, False]
+
+    def test_values_of_several_lines_stay_on_one_in_a_name_and_long_ones_are_cut(self) -> None:
+        long, other = ("x" * 90 + end for end in "ab")
+        names = [condition_name(Condition("note", "=", v), CLASSES) for v in ("one\ntwo\x1b[31m", long, other)]
+        assert names[0] == r"note = one\ntwo\x1b[31m"
+        assert len({*names}) == 3
+        assert max(map(len, names)) < 70
+
     def test_column_named_like_what_is_measured_gets_a_name_of_its_own(self) -> None:
         row: dict[str, str | float | None] = {"width": 7.0, "class": "a", "looks": "b", "camera": "c"}
         table = self.table(row, row)

@@ -185,6 +185,10 @@ class TestTracking:
     def test_slice_of_a_class_is_called_by_the_name_that_the_class_has_now(self) -> None:
         old = replace(weak("class = broken and brightness < 0.2"), conditions=(Condition("class", "=", "c2"), DARK))
         assert called_now(old, CLASSES).name == "class = defective and brightness < 0.2"
+        marked = replace(old, name="class = broken and looks like frame.png, nearest 20% (s7)")
+        looks = Condition("looks like s7", ">=", 0.8, "frame.png")
+        marked = replace(marked, conditions=(Condition("class", "=", "c2"), looks))
+        assert called_now(marked, CLASSES).name == "class = defective and looks like frame.png, nearest 20% (s7)"
         given = replace(weak(), name="as before")
         assert called_now(given, CLASSES) == given
 
