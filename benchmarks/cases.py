@@ -128,14 +128,11 @@ def features_of(
     backbone = load_backbone("tf_efficientnet_lite0", size=size)
     store = FeatureStore(backbone, PixelCache(cache / "pixels", backbone.size), cache / "features")
     facts = [inspect_image(file) for file in files]
-    samples = [
-        Sample(f.sha256, file.name, file, "train", width=f.width, height=f.height)
-        for f, file in zip(facts, files, strict=True)
-    ]
+    samples = [Sample(f.sha256, file.name, file, "train") for f, file in zip(facts, files, strict=True)]
     began = time.perf_counter()
     features = store.features(samples)
     plain = time.perf_counter() - began
-    judge = ViewFeatures(backbone, cache / "views" / name).for_labels(samples)
+    judge = ViewFeatures(backbone, cache / "views" / name)
     views = judge.features(samples)
     print(f"{plain:.0f} s at {size} px, {time.perf_counter() - began - plain:.0f} s for the views (0 where kept)")
     return features, views, judge.widths

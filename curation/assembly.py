@@ -95,7 +95,7 @@ def make_parts(
         engine=_engine(settings, store.backbone),
         kept=encoders.kept,
         encoder=store,
-        judge=views.for_labels(samples) if settings.detection.views == "many" else None,
+        judge=views if settings.detection.views == "many" else None,
         trainer=_trainer(encoders, settings),
         measure=lambda samples, progress: measure_properties(
             samples, paths.image_cache(settings.bits) / "properties.parquet", progress

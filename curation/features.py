@@ -169,7 +169,7 @@ class FeatureStore:
         features, activations, viewed = _with_mirror(backbone, noise)
         expected = _forward(backbone, noise)
         close = np.allclose(features, expected[0], atol=1e-2) and np.allclose(activations, expected[1], atol=1e-2)
-        return _view_file(self._view_folder, backbone, viewed.shape[1], _viewed) if close else None
+        return _view_file(self._view_folder, backbone, viewed.shape[1], turned=False) if close else None
 
     def _activation_shape(self) -> tuple[int, ...]:
         size = self.backbone.size
@@ -227,10 +227,6 @@ class _Told:
 
 #: Sides of the views that labels are judged by, as shares of the first; multiples of 32 pixels.
 VIEWS = (1.0, 5 / 7, 3 / 7)
-#: The same where images are large; the largest is of the image alone, without its mirror image (docs/log.md).
-CLOSER_VIEWS = (10 / 7, 1.0, 3 / 7)
-#: Images are large where the shorter side of half of them is this share of the largest view's at least.
-LARGE = 0.9
 _SMALLEST_VIEW = 224
 _STAGES = 3
 #: Channels of a stage whose correlations are taken, at most.
@@ -250,8 +246,6 @@ class ViewFeatures:
     transformers are made for one) are left out.
     """
 
-    _shares = VIEWS
-
     def __init__(
         self, backbone: Backbone, folder: Path, *, rotation_invariant: bool = False, engine: Engine | None = None
     ) -> None:
@@ -263,7 +257,7 @@ class ViewFeatures:
     @cached_property
     def views(self) -> list[tuple[Backbone, tuple[int, ...]]]:
         """The network at every size that it takes, largest first, and of how many features each part there is."""
-        sides = _sides(self.backbone.size, self._shares)
+        sides = _sides(self.backbone.size)
         found = [(view, widths) for side in sides if (widths := _widths(view := replace(self.backbone, size=side)))]
         return found or [(self.backbone, _widths(self.backbone))]
 
@@ -292,24 +286,10 @@ class ViewFeatures:
         for seen in self._folder.glob(f"{identity}-*"):
             shutil.rmtree(seen, ignore_errors=True)
 
-    def for_labels(self, samples: Sequence[Sample]) -> ViewFeatures:
-        """What labels of these samples are judged by: ``CloserViews`` where they are large, else these views."""
-        largest = _sides(self.backbone.size, CLOSER_VIEWS)[0]
-        if not _are_large(samples, largest):
-            return self
-        turned, engine = self.rotation_invariant, self._engine
-        closer = CloserViews(self.backbone, self._folder, rotation_invariant=turned, engine=engine)
-        return closer if closer.sizes[0] == largest else self
-
     @property
     def turned(self) -> list[bool]:
         """Of each view whether it is the mean with the turned image, no longer the mirrored one."""
         return [self.rotation_invariant and number > 0 for number in range(len(self.views))]
-
-    @property
-    def _looks(self) -> list[Look]:
-        """How each view is looked at."""
-        return [_viewed_turned if turned else _viewed for turned in self.turned]
 
     def features(self, samples: Sequence[Sample], progress: Progress | None = None) -> Features:
         """Features of shape (samples, sum of the views' widths), float32, in the order of ``samples``."""
@@ -329,13 +309,13 @@ class ViewFeatures:
         return StoredRows(self._files(), [s.id for s in samples])
 
     def _files(self) -> list[RowFile]:
-        ways = zip(self.views, self._looks, strict=True)
-        return [_view_file(self._folder, view, sum(widths), look) for (view, widths), look in ways]
+        ways = zip(self.views, self.turned, strict=True)
+        return [_view_file(self._folder, view, sum(widths), turned) for (view, widths), turned in ways]
 
     def compute(self, samples: Sequence[Sample], progress: Progress | None = None) -> None:
         """Compute and keep the features of samples that there are none of yet."""
-        for file, (view, _), look in zip(self._files(), self.views, self._looks, strict=True):
-            self._compute(file, view, samples, look, progress)
+        for file, (view, _), turned in zip(self._files(), self.views, self.turned, strict=True):
+            self._compute(file, view, samples, _viewed_turned if turned else _viewed, progress)
 
     def pixels(self, samples: Sequence[Sample], progress: Progress | None = None) -> npt.NDArray[np.uint8]:
         """Images at the size of the first view, (samples, side, side, 3) uint8, not kept: what copies are made from."""
@@ -351,8 +331,8 @@ class ViewFeatures:
         Without ``mirror`` they are looked at as they are alone, for half of the cost.
         """
         seen = [
-            self._encode(view, images_at(view.size), look if mirror else _seen)
-            for (view, _), look in zip(self.views, self._looks, strict=True)
+            self._encode(view, images_at(view.size), (_viewed_turned if turned else _viewed) if mirror else _seen)
+            for (view, _), turned in zip(self.views, self.turned, strict=True)
         ]
         return np.concatenate(seen, axis=1)
 
@@ -367,7 +347,7 @@ class ViewFeatures:
         known = file.index()
         missing = list({s.id: s for s in samples if s.id not in known}.values())
         images = PixelCache(self._folder, view.size)
-        batch = BATCH[view.device.type] // (1 if look is _seen else 2)
+        batch = BATCH[view.device.type] // 2
         computed = self._engine.map(look, view, _batches(missing, batch, images.decode))
         told = _Told(progress, f"computing features at {view.size} px", 0, len(missing))
         for chunk in _chunks(missing, KEPT_EVERY):
@@ -376,50 +356,19 @@ class ViewFeatures:
             give_back_memory()
 
 
-class CloserViews(ViewFeatures):
-    """The views that labels of large images are judged by: a larger one in place of the middle one.
-
-    The network may see more of an image that has more pixels than it was pretrained at; once, without the mirror image,
-    is as good as twice. Costs 4.4 forward passes at the first size, 2 more than what a model's views cost anyhow. Where
-    the network does not take the larger size, there is none.
-    """
-
-    _shares = CLOSER_VIEWS
-
-    @property
-    def turned(self) -> list[bool]:
-        """Of each view whether it is the mean with the turned image: of those smaller than a model's first."""
-        return [self.rotation_invariant and view.size < self._first for view, _ in self.views]
-
-    @property
-    def _looks(self) -> list[Look]:
-        ways = zip(self.views, super()._looks, strict=True)
-        return [_seen if view.size > self._first else look for (view, _), look in ways]
-
-    @property
-    def _first(self) -> int:
-        """The side of a model's first view."""
-        return _sides(self.backbone.size)[0]
-
-
-def _are_large(samples: Sequence[Sample], side: int) -> bool:
-    """Whether the shorter side of half of the samples and more is ``LARGE`` of this one at least."""
-    return bool(samples) and float(np.median([min(s.width, s.height) for s in samples])) >= LARGE * side
-
-
-def _sides(size: int, shares: Sequence[float] = VIEWS) -> list[int]:
+def _sides(size: int) -> list[int]:
     """Sides of the views of a backbone at this size, largest first.
 
-    >>> _sides(112), _sides(224), _sides(224, CLOSER_VIEWS)
-    ([224, 160, 96], [224, 160, 96], [320, 224, 96])
+    >>> _sides(112), _sides(224)
+    ([224, 160, 96], [224, 160, 96])
     """
     largest = max(size, _SMALLEST_VIEW)
-    return list(dict.fromkeys(max(32, round(largest * share / 32) * 32) for share in shares))
+    return list(dict.fromkeys(max(32, round(largest * share / 32) * 32) for share in VIEWS))
 
 
-def _view_file(folder: Path, view: Backbone, width: int, look: Look) -> RowFile:
+def _view_file(folder: Path, view: Backbone, width: int, turned: bool) -> RowFile:
     """Where the rows of a view are kept."""
-    name = {_viewed: "seen-with-mirror.f16", _viewed_turned: "seen-with-turned.f16", _seen: "seen.f16"}[look]
+    name = "seen-with-turned.f16" if turned else "seen-with-mirror.f16"
     return RowFile(_view_folder(folder, view) / name, (width,), np.float16)
 
 

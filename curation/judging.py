@@ -187,7 +187,7 @@ class Judging:
                 folder=self.cache / "folds" / made_of, progress=progress, engine=engine,
             )  # fmt: skip
         judge = self.parts.judge
-        widths, sizes = (judge.widths, judge.sizes) if judge else ((), ())
+        widths = judge.widths if judge else ()
 
         if len(rows) > streaming.FROM:
             return streaming.score_streaming(
@@ -200,9 +200,8 @@ class Judging:
 
         ids = [s.id for s in rows]
         inputs = kept_inputs(
-            self.parts.kept, ids, judged, len(class_ids), groups, seed=seed, widths=widths, sizes=sizes,
-            overwrite=bool(judge),
-        )  # fmt: skip
+            self.parts.kept, ids, judged, len(class_ids), groups, seed=seed, widths=widths, overwrite=bool(judge)
+        )
         try:
             return next(engine.map(_score_labels, inputs, [(columns, folds, settled)]))
         finally:

@@ -50,11 +50,6 @@ class Judge(Encoder, Protocol):
         """Of how many features each part is that stands in a row, in their order."""
         ...
 
-    @property
-    def sizes(self) -> Sequence[int]:
-        """Sides in pixels at which images are looked at."""
-        ...
-
     def stored(self, samples: Sequence[Sample], progress: Progress | None = None) -> Rows:
         """The same features, read where they are asked for; of one sample at least."""
         ...

@@ -125,19 +125,18 @@ class Inputs:
 
 def kept_inputs(
     kept: Kept, sample_ids: Sequence[str], read: Callable[[], Features], n_classes: int, groups: Integers, *,
-    seed: int, widths: Sequence[int], sizes: Sequence[int] = (), overwrite: bool = False,
+    seed: int, widths: Sequence[int], overwrite: bool = False,
 ) -> Inputs:  # fmt: skip
     """``Inputs`` of the features that ``read`` gives; those of the last time, where few samples stay the same.
 
-    Of 2,000 samples they take some 400 MB; for each ``sizes`` of images that features are of, the last are kept.
+    Of 2,000 samples they take some 400 MB.
     """
 
     def make() -> Inputs:
         return Inputs(read(), n_classes, groups, seed=seed, widths=widths, overwrite=overwrite)
 
     made_from = (tuple(sample_ids), groups.tobytes(), n_classes, seed, tuple(widths))
-    kind = "-".join(("regressions", *map(str, sizes)))
-    return kept.of(kind, made_from, make, places=1) if len(sample_ids) <= LANDMARKS else make()
+    return kept.of("regressions", made_from, make, places=1) if len(sample_ids) <= LANDMARKS else make()
 
 
 def choose_regressions(inputs: Inputs, labels: Integers, *, folds: int = 5, method: Method = "auto") -> Regressions:

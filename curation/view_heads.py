@@ -215,7 +215,7 @@ class ViewTrainer:
         else:
             inputs = kept_inputs(
                 self._kept, [s.id for s in samples], lambda: self.views.features(samples, progress), len(class_ids),
-                apart(self.group(samples)), seed=seed, widths=self.views.widths, sizes=self.views.sizes, overwrite=True,
+                apart(self.group(samples)), seed=seed, widths=self.views.widths, overwrite=True,
             )  # fmt: skip
             head, chosen = fit_view_head_on(inputs, labels, class_balance=balance)
         words = self._words(len(samples), rows - len(samples), chosen, aligned=len(head.nuisance) > 0)

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from tests_stand_ins import content_id, draw
 
 from curation import features
 from curation.backbone import Backbone, load_backbone
 from curation.features import FeatureStore, RowFile, ViewFeatures
-from curation.images import PixelCache, inspect_image
+from curation.images import PixelCache
 from curation.records import Sample
 
 
@@ -163,47 +162,6 @@ def test_views_are_means_with_the_mirror_image_at_every_size_and_kept(
     assert told == []
 
 
-@pytest.mark.parametrize("turned", [False, True])
-def test_labels_of_large_images_are_judged_by_a_larger_view_in_place_of_the_middle_one(
-    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turned: bool
-) -> None:
-    monkeypatch.setattr(features, "_SMALLEST_VIEW", 128)
-    rng, some = np.random.default_rng(0), []
-    for number in range(3):
-        file = tmp_path / f"{number}.png"
-        Image.fromarray(rng.integers(0, 256, (250, 176, 3), dtype=np.uint8)).save(file)
-        some.append(Sample(inspect_image(file).sha256, file.name, file, "train", width=176, height=250))
-    views = ViewFeatures(backbone, tmp_path / "views", rotation_invariant=turned)
-    judge = views.for_labels(some)
-    assert (views.sizes, judge.sizes, judge.widths) == ([128, 96, 64], [192, 128, 64], views.widths)
-    model, found = views.features(some), judge.features(some)
-    assert np.array_equal(found[:, WIDTH:], np.delete(model, np.s_[WIDTH : 2 * WIDTH], axis=1)), (
-        "as the model sees them"
-    )
-    large = views.decode(some, 192)
-    alone = features.ViewFeatures(replace(backbone, size=192), tmp_path).encode(lambda side: large, mirror=False)
-    assert np.allclose(found[:, :WIDTH], alone[:, :WIDTH], rtol=2e-3, atol=2e-3)
-    assert np.array_equal(judge.stored(some)[:], found)
-    assert judge.turned == [False, False, turned]
-
-
-@pytest.mark.parametrize(
-    ("sides", "sizes"),
-    [
-        ([(180, 173), (300, 400), (50, 50)], [192, 128, 64]),
-        ([(180, 172), (300, 400), (50, 50)], [128, 96, 64]),
-        ([(300, 100), (100, 300), (300, 300)], [128, 96, 64]),
-        ([], [128, 96, 64]),
-    ],
-)
-def test_images_are_large_where_half_have_nine_tenths_of_the_largest_side(
-    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sides: list[tuple[int, int]], sizes: list[int]
-) -> None:
-    monkeypatch.setattr(features, "_SMALLEST_VIEW", 128)
-    some = [Sample("a", "a.png", tmp_path, "train", width=width, height=height) for width, height in sides]
-    assert ViewFeatures(backbone, tmp_path).for_labels(some).sizes == sizes
-
-
 def test_one_pass_over_train_images_serves_training_and_judging(
     backbone: Backbone, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,7 +191,6 @@ def test_a_network_made_for_one_size_has_one_view(backbone: Backbone, samples: l
 
     rigid = replace(backbone, model=OneSize(), feature_size=192, identity="rigid")
     views = ViewFeatures(rigid, tmp_path)
-    assert views.for_labels([replace(samples[0], width=500, height=500)]) is views
     assert [(view.size, widths) for view, widths in views.views] == [(64, (192,))]
     assert views.features(samples[:2]).shape == (2, 192)
 

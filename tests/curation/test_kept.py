@@ -86,11 +86,6 @@ class TestInputs:
         assert read == [150]
         assert inputs(kept, ids[:140], alone[:140]) is not inputs(kept, ids, alone // 2)
         assert read == [150, 140, 150]
-        of_others = kept_inputs(kept, ids, lambda: features, 3, alone, seed=0, widths=(), sizes=(320, 96))
-        assert of_others is not inputs(kept, ids, alone), "what is seen at other sizes"
-        del read[:]
-        assert inputs(kept, ids, alone) is not of_others
-        assert read == [], "and stays beside it"
         monkeypatch.setattr(regression, "LANDMARKS", 100)  # there is too much of larger sets to keep
         assert inputs(kept, ids[:120], alone[:120]) is not inputs(kept, ids[:120], alone[:120])
 
