@@ -297,7 +297,7 @@ def slice_table(
     used = {k: v for k, v in names.items() if v in needed or (k not in ignore and v not in ignore)}
     rows = [{used[k]: v for k, v in s.metadata.items() if k in used} for s in samples]
     metadata = pd.DataFrame(rows, index=[s.id for s in samples])
-    for column in metadata:  # numbers in one import, text in another
+    for column in metadata.select_dtypes(exclude="number"):  # numbers in one import, text in another
         if metadata[column].map(lambda value: isinstance(value, str)).any():
             metadata[column] = metadata[column].map(_as_text)
     kept = [c for c in metadata if c in needed or metadata[c].dtype.kind in "fiu" or _names_several(metadata[c])]
