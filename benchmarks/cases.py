@@ -10,7 +10,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ class Case:
     """One set of labels to judge; ``given`` and ``truth`` are columns of ``names``, shape (images,).
 
     ``features`` everyone gets; ``views`` are what `curate flag` makes for itself (``curation.features.ViewFeatures``),
-    of parts of these ``widths``.
+    of parts of these ``widths``. All images are judged, and figures are of those that are ``reported``.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Case:
     names: tuple[str, ...]
     views: Features | None = None
     widths: tuple[int, ...] = ()
+    reported: slice = field(default_factory=lambda: slice(None))
 
 
 def cifar_cases(archive: Path, rows: int | None, cache: Path, given: Sequence[str] = CIFAR10N) -> list[Case]:

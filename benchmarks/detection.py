@@ -9,7 +9,8 @@ digits, every tenth label exchanged for that of a digit that looks alike.
     python benchmarks/detection.py --cifar10n cifar10n.zip --elpv --seeds 3 --json detection.json --plot detection.png
 
 A seed decides folds, landmarks and planted flips. ``--half 0`` or ``1`` takes every other image, so that choices can
-be made on one half and reported on the other. ``--quick`` takes the first 3,000 images, one seed and no FiftyOne.
+be made on one half and reported on the other; with ``--judge-all`` every contender judges all images, and the figures
+are those of that half. ``--quick`` takes the first 3,000 images, one seed and no FiftyOne.
 Seconds are from features to flags; memory is what a contender adds to that at its start. Exit code 1 where a claim
 does not hold.
 """
@@ -277,7 +278,8 @@ def run_case(case: Case, seed: int, fiftyone: bool) -> tuple[list[Figures], dict
     enter("10 neighbours", *measured(lambda: neighbours(case, seed)))
     enter("random", *measured(lambda: chance(case, seed)))
     enter("oracle", *measured(lambda: oracle(case, seed)))
-    return found, paired_gain(wrong, verdicts["ours"].quality, verdicts["tuned recipe"].quality, seed)
+    mine, theirs = (verdicts[name].quality[case.reported] for name in ("ours", "tuned recipe"))
+    return found, paired_gain(wrong[case.reported], mine, theirs, seed)
 
 
 def alarms_where_all_is_right(cases: Sequence[Case], seed: int) -> dict[str, float]:
@@ -287,7 +289,7 @@ def alarms_where_all_is_right(cases: Sequence[Case], seed: int) -> dict[str, flo
         images = case.name.split(",")[0] if "," in case.name else "true labels"
         if case.views is not None and images not in shares:
             clean = replace(case, given=case.truth)
-            shares[images] = float(ours(clean, seed, views=True).flagged.mean())
+            shares[images] = float(ours(clean, seed, views=True).flagged[case.reported].mean())
             print(f"{images}: {100 * shares[images]:.1f} % flagged where every label is right", flush=True)
     return shares
 
@@ -327,18 +329,20 @@ def figures(case: Case, contender: str, verdict: Verdict, wrong: Mask, cost: tup
     """What is to be said of one contender; ``wrong`` has shape (images,), ``cost`` is in seconds and MB."""
     from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-    order = np.argsort(verdict.quality, kind="stable")
+    rows = case.reported
+    wrong, quality, flagged = wrong[rows], verdict.quality[rows], verdict.flagged[rows]
+    order = np.argsort(quality, kind="stable")
     worst, twentieth = order[: int(wrong.sum())], order[: max(1, len(order) // 20)]
-    right = verdict.suggested == case.truth
+    right = verdict.suggested[rows] == case.truth[rows]
     return Figures(
         case=case.name,
         contender=contender,
         seed=seed,
-        auroc=float(roc_auc_score(wrong, -verdict.quality)),
-        average_precision=float(average_precision_score(wrong, -verdict.quality)),
+        auroc=float(roc_auc_score(wrong, -quality)),
+        average_precision=float(average_precision_score(wrong, -quality)),
         precision_at_errors=float(wrong[worst].mean()),
-        f1_of_flags=float(f1_score(wrong, verdict.flagged)),
-        flagged=int(verdict.flagged.sum()),
+        f1_of_flags=float(f1_score(wrong, flagged)),
+        flagged=int(flagged.sum()),
         suggestions_right=float(right[wrong].mean()),
         suggestions_right_worst=float(right[twentieth][wrong[twentieth]].mean()) if wrong[twentieth].any() else 0.0,
         seconds=cost[0],
@@ -505,11 +509,14 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--given", help="column of given labels")
     parser.add_argument("--truth", help="column of true labels")
     parser.add_argument("--half", type=int, choices=(0, 1), help="every other image: 0 the first, 1 the second")
+    parser.add_argument("--judge-all", action="store_true", help="with --half: judge all images, report that half")
     parser.add_argument("--cache", type=Path, help="keep features here for the next time")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds")
     options = parser.parse_args(arguments)
     if options.images and not (options.labels and options.given and options.truth):
         parser.error("--images needs --labels, --given and --truth too")
+    if options.judge_all and options.half is None:
+        parser.error("--judge-all needs --half, which says what is reported")
     options.seeds = 1 if options.quick else options.seeds
     return options
 
@@ -529,6 +536,8 @@ def cases_of(options: argparse.Namespace, cache: Path, seed: int) -> list[Case]:
         cases = [digits_case(seed)]
     if options.half is None:
         return cases
+    if options.judge_all:
+        return [replace(c, reported=slice(options.half, None, 2)) for c in cases]
     return [
         replace(
             c,
@@ -577,7 +586,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         draw(summary, options.plot)
     measured = {"summary": summary, "figures": [asdict(f) for f in found], "gains": gains,
                 "published": {c.name: PUBLISHED[c.name] for c in cases if c.name in PUBLISHED},
-                "images": {c.name: len(c.given) for c in cases}}  # fmt: skip
+                "images": {c.name: len(c.given) for c in cases},
+                "reported": {c.name: len(c.given[c.reported]) for c in cases}}  # fmt: skip
     return conclude(claims, measured, options.json)
 
 
