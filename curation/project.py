@@ -647,14 +647,14 @@ class Project:
     def _flag(self, predictions: str | Path | None) -> pd.DataFrame:
         loop = self._loop()
         labels = self.ledger.labels()
-        if predictions is not None:
-            train, holdout = trainable(loop.samples, labels), labeled_holdout(loop.samples, labels)
-            return self._flag_by(loop, Path(predictions), [*train, *holdout], labels)
         excluded = sum(s.split != "pool" and s.id in labels and labels[s.id].excluded for s in loop.samples)
         if excluded:
             self.say(
                 f"{counted(excluded, 'image that people set aside is', 'images that people set aside are')} left out."
             )
+        if predictions is not None:
+            train, holdout = trainable(loop.samples, labels), labeled_holdout(loop.samples, labels)
+            return self._flag_by(loop, Path(predictions), [*train, *holdout], labels)
         quality, issues = loop.judging.score_all(loop.samples, labels)
         return flag_table(self.ledger.samples(), labels, quality, issues, self.classes)
 

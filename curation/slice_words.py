@@ -128,9 +128,13 @@ def told_apart(found: Slice, taken: Collection[str]) -> Slice:
     """
     if found.name not in taken:
         return found
-    ids = [c.field.removeprefix(_LOOKS)[:8] for c in found.conditions if c.field.startswith(_LOOKS)]
-    names = (f"{found.name} ({mark})" for mark in itertools.chain(ids, itertools.count(2)))
+    names = (f"{found.name} ({mark})" for mark in itertools.chain(marks(found), itertools.count(2)))
     return replace(found, name=next(name for name in names if name not in taken))
+
+
+def marks(found: Slice) -> list[str]:
+    """The beginnings of the ids of the images that a slice looks like, which tell it from others called alike."""
+    return [c.field.removeprefix(_LOOKS)[:8] for c in found.conditions if c.field.startswith(_LOOKS)]
 
 
 def condition_name(condition: Condition, classes: Classes) -> str:

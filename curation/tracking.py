@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from curation.audit import wilson_interval
 from curation.records import Classes, Slice, SliceStatus
-from curation.slice_words import by_looks, described, name_of, told_apart
+from curation.slice_words import by_looks, described, marks, name_of, told_apart
 from curation.slices import LEAST_RISE, comparable_rate, members
 
 if TYPE_CHECKING:
@@ -34,9 +34,8 @@ def called_now(found: Slice, classes: Classes) -> Slice:
     """A slice under the name that it has with the classes' names of now, and the mark that tells it from another."""
     if all(c.field != "class" for c in found.conditions):
         return found
-    ids = [c.field.removeprefix("looks like ")[:8] for c in found.conditions if by_looks(c.field)]
-    mark = next((f" ({i})" for i in ids if found.name.endswith(f" ({i})")), "")
-    return replace(found, name=name_of(found.conditions, classes) + mark)
+    kept = next((f" ({mark})" for mark in marks(found) if found.name.endswith(f" ({mark})")), "")
+    return replace(found, name=name_of(found.conditions, classes) + kept)
 
 
 def track(
