@@ -45,8 +45,13 @@ def read_predictions(
     if "path" not in header:
         raise DataError(f"{file} has no column 'path'; {wanted}")
     rows = _rows_by_sample(file, records, names, labels)
-    columns = {class_id: name for class_id, name in classes if name in header}
+    columns = {class_id: name for class_id, name in classes if name in header and name != "path"}
     missing = [c for c in dict.fromkeys(labels[s] for s in rows) if c not in columns]
+    if missing and classes.name(missing[0]) == "path":
+        raise DataError(
+            f"{file}: column 'path' names the images, so the class 'path' has none; give the class another name "
+            "(`curate classes --rename`), and its column that one"
+        )
     if missing:
         raise DataError(f"{file} has no column '{classes.name(missing[0])}'; {wanted}")
     probabilities = np.zeros((len(rows), len(columns)))

@@ -86,6 +86,7 @@ def render(template: str, **given: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["thousands"] = "{:,}".format
     helpers = {name: value for name, value in given.items() if callable(value)}
     environment.globals.update(helpers)  # macros of other files see them too
     return environment.get_template(template).render(given)

@@ -39,6 +39,14 @@ def test_parquet_serves_and_rounded_rows_are_scaled(tmp_path: Path) -> None:
     assert found.probabilities.sum() == pytest.approx(1, abs=1e-12)
 
 
+def test_a_class_called_path_is_told_to_take_another_name(tmp_path: Path) -> None:
+    classes = Classes(("c1", "c2"), ("cat", "path"))
+    file = write(tmp_path, "path,cat\na.png,1\nb.png,1\n")
+    with pytest.raises(DataError, match="so the class 'path' has none; give the class another name"):
+        read_predictions(file, classes, PATHS, LABELS)
+    assert read_predictions(file, classes, PATHS, {"s1": "c1"}).probabilities.tolist() == [[1, 0]]
+
+
 def test_arithmetic_in_single_precision_is_no_mistake(tmp_path: Path) -> None:
     text = "path,cat,dog\na.png,1.0000001,-1e-7\nb.png,0.25,0.75\n"
     found = read_predictions(write(tmp_path, text), CLASSES, PATHS, LABELS)

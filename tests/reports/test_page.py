@@ -97,6 +97,11 @@ def test_what_is_shown_of_changed_labels_is_what_was_counted(files: list[Path]) 
     assert shown_words(more, 4) == "5 shown: 3 changed labels, 1 first label, 1 image left out of training."
 
 
+def test_large_numbers_have_their_commas(summary: IterationSummary) -> None:
+    many = replace(summary, counts={"train": 12345, "holdout": 5})
+    assert "12,345 train" in Reading(HtmlReporter().render(many)).text
+
+
 def test_gain_that_is_not_shown_says_so(files: list[Path]) -> None:
     assert "No change shown" in Reading(HtmlReporter().render(make_summary(files, 1))).text
 
