@@ -49,6 +49,9 @@ LEAST_COPIED = 2
 MIX_LEVEL = 0.05
 #: Slice and rest weigh the same where each of its images counts so many times at most.
 MOST_EVEN = 20
+#: Where others lose by that, the slice's images count this share of it, and again; less often than so, never. What the
+#: rest may lose, as a share of the margin: showing them less often is always there to be taken instead.
+LESS_EVEN, LEAST_EVEN, RISKED = 0.6, 4, 0.5
 #: What is said where nothing that can be done with the images at hand helps.
 COLLECT = "Augmentation does not help here; collect more images of this kind."
 #: What is said where the head is to look past what the recipe changes.
@@ -211,7 +214,8 @@ class Trial:
 
     ``belief`` is how far the probability of the slice's labels rises by the recipe, ``brier`` how far their Brier score
     falls. ``baseline`` is by showing the slice's images
-    as often as there are copies, ``balanced`` by retraining the last layer with slice and rest weighing the same (DFR).
+    as often as there are copies, ``balanced`` by retraining the last layer with slice and rest weighing the same (DFR),
+    or as near to that as harms no others.
     ``repair`` is what to do: the recipe, show the slice's images more often (``factor`` times), or ``collect`` more of
     them. ``helps`` says that the slice gains by the recipe for sure, ``harms`` that the recipe is
     not kept for what the rest, or a class or slice of it, loses. ``aligned`` says that the head looked past what most
@@ -290,7 +294,8 @@ class Ground:
         a head on views is; a sample is judged without itself, its copies and its group, and copies count as much less
         than images as where a model is trained on them. The baselines repeat as many images of the slice as there are
         copies, and retrain the last layer with slice and rest weighing the same (Kirichenko et al. 2023, "DFR"), which
-        gains most of what is to be gained on many benchmarks (Sagawa et al. 2020, Idrissi et al. 2022). A recipe is
+        gains most of what is to be gained on many benchmarks (Sagawa et al. 2020, Idrissi et al. 2022); where the rest
+        is harmed by that, the slice weighs less (``evener``). A recipe is
         kept only where the probability of the slice's labels rises with an interval that excludes zero and its Brier
         score falls, neither the rest nor any of ``others`` loses more than ``margin`` for sure, and the Brier score
         falls further than by the better baseline, for sure where that one helps too; copies of the slice's own images
@@ -323,7 +328,7 @@ class Ground:
         inside = self.inside
         repeats = self._repeats(copies)
         even, balanced = self._balanced
-        best = max((b for b in (repeats, balanced)), key=lambda b: (not self._harms(b), b.gain.value))
+        best = max((repeats, balanced), key=lambda b: (not self._harms(b), b.gain.value, b.brier.value))
         beyond = (
             paired_gain(best.right[inside], with_recipe.right[inside], seed=self.seed)
             if own
@@ -380,11 +385,17 @@ class Ground:
 
     @cached_property
     def _balanced(self) -> tuple[int, _Tried]:
-        """How often each of the slice's images is shown where slice and rest weigh the same, and what that changes."""
+        """How often each of the slice's images is shown where it weighs what the rest does, and what that changes.
+
+        Where others lose by that, as often as they do not (``evener``), or the least often.
+        """
         own = np.random.default_rng(self.seed).permutation(np.flatnonzero(self.inside))
-        even = min(max(round((~self.inside).sum() / self.inside.sum()), 1), MOST_EVEN)
-        evenly = np.tile(own, even - 1)
-        return even, self._tried(self.features[evenly], evenly)
+        for even in evener(int(self.inside.sum()), int((~self.inside).sum())):
+            evenly = np.tile(own, even - 1)
+            found = even, self._tried(self.features[evenly], evenly)
+            if not self._harms(found[1]) and found[1].rest.value >= -RISKED * self.margin:
+                break
+        return found
 
     def _tried(self, made: Features, rows: Integers, weight: float = 1.0, aligned: bool = False) -> _Tried:
         return self._changed(self._left_out(made, rows, weight, aligned))
@@ -410,6 +421,18 @@ class Ground:
 
     def _harms(self, tried: _Tried) -> bool:
         return loses(tried.rest, self.margin) or bool(tried.harmed)
+
+
+def evener(own: int, rest: int) -> list[int]:
+    """How often each of ``own`` images may be shown beside ``rest`` others: so that both weigh the same, and less.
+
+    >>> evener(20, 1800), evener(100, 300), evener(200, 9000)
+    ([20, 12, 7, 4], [3], [6, 4])
+    """
+    often = [min(max(round(rest / own), 1), MOST_EVEN, max(1 + MOST_OF_ITS_OWN // own, 2))]
+    while (fewer := round(LESS_EVEN * often[-1])) >= LEAST_EVEN:
+        often.append(fewer)
+    return often
 
 
 def brier_scores(probabilities: npt.NDArray[np.float64], labels: Integers) -> npt.NDArray[np.float64]:

@@ -16,6 +16,7 @@ from augment.choose import (
     Ground,
     again,
     aims,
+    evener,
     harmed_by,
     judge,
     paired_gain,
@@ -311,6 +312,21 @@ class TestTrial:
         assert result.belief.ci[0] > 0
         assert result.gain.value == 0
         assert not result.kept
+
+    def test_a_rare_subgroup_is_shown_as_often_as_harms_no_others(self) -> None:
+        """It lies between the classes: weighing what all others do it would take the other class's place."""
+        rng = np.random.default_rng(0)
+        labels, inside = np.arange(2400) // 1200, np.arange(2400) >= 2380
+        features = rng.normal(0, 1, (2400, 20)) + 5 * (labels[:, None] & ~inside[:, None]) * np.eye(20)[0]
+        features += 3 * inside[:, None] * np.eye(20)[1]
+        own = np.flatnonzero(inside)
+        ground = Ground(features.astype(np.float32), labels, inside, np.arange(2400), others={"the other": labels == 0})
+        result = ground.trial(features[own].astype(np.float32), own)
+        assert evener(20, 2380)[0] == 20
+        assert result.repair == "oversampling"
+        assert 2 < result.factor < 20
+        assert result.balanced is not None
+        assert result.balanced.value > result.baseline.value
 
     def test_copies_count_as_little_as_in_training_and_repeats_as_much_as_images(
         self, monkeypatch: pytest.MonkeyPatch
