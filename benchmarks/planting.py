@@ -29,8 +29,6 @@ POOL = 0.12
 #: Share of the first class (of 500 at most to be found, of 300 to be repaired) that the frame goes with.
 FRAMED = 0.8
 HELD_OUT = 0.3
-#: Share of the held-out rows that is altered where slices are to be repaired; the others tell what the rest loses.
-MEASURED = 0.5
 #: Largest share of the train rows that is in a slice to be repaired; smaller ones are drawn from it.
 LARGEST = 0.10
 #: Share of a class that a rare subgroup is, before most of its train rows are taken away.
@@ -213,7 +211,7 @@ class Divided:
 
     @cached_property
     def held(self) -> Columns:
-        """Held-out rows; of these the first half is altered."""
+        """Held-out rows."""
         return np.asarray(self.order[: round(self.share * len(self.order))])
 
     @cached_property
@@ -236,9 +234,10 @@ class PlantedDivided:
     """A planted case; nothing may be chosen by held-out rows.
 
     ``rows`` are those of the images that are trained on; ``features`` (rows, d), ``labels``, ``inside`` and ``table``
-    (properties) are theirs, ``pixels`` gives those of one of them by its place. ``held_*`` are of held-out rows,
-    ``held_pixels`` gives those of all; ``whole`` are features and labels to learn from, and ``whole_held`` features of
-    the held-out rows in the slice, both without the weakness.
+    (properties) are theirs, ``pixels`` gives those of one of them by its place. ``held_*`` are of held-out rows, each
+    image twice where it can be in the slice and out of it: the first time in, the second as it is. ``held_pixels``
+    gives those of all; ``whole`` are features and labels to learn from, and ``whole_held`` features of the held-out
+    rows in the slice, both without the weakness.
     """
 
     rows: Columns
@@ -267,44 +266,56 @@ def plant_divided(data: Divided, kind: str, strength: float, size: float, seed: 
 
 
 def _plant_altered(data: Divided, kind: str, strength: float, size: float, rng: np.random.Generator) -> PlantedDivided:
-    images, train, held = data.images, data.train, data.held
-    count, measured_on = round(size * len(train)), held[: round(MEASURED * len(held))]
+    images, train, count = data.images, data.train, round(size * len(data.train))
+    held, held_inside = _twice(data.held)
     features, properties = images.features[train].copy(), images.properties[train].copy()
     may = np.flatnonzero(~np.isin(train, data.spare))
-    framed: Columns = np.zeros(0, dtype=np.int64)
+    first: Columns = np.zeros(0, dtype=np.int64)
+    framed = first
     if kind == "spurious background":  # goes with the first class; the slice is what has it of the second
-        measured_on = held[images.labels[held] == 1]
+        held, held_inside = data.held, images.labels[data.held] == 1
         first, may = np.flatnonzero(images.labels[train] == 0), may[images.labels[train[may]] == 1]
         framed, count = first[: round(FRAMED * min(len(first), 300))], min(count, len(may) // 3)
     own = rng.permutation(may[: round(1.5 * LARGEST * len(train))])[:count]
     changed = np.concatenate([framed, own])
     pixels = data.altered(kind, strength, train[changed])
     features[changed], properties[changed] = data.encoded(pixels), measured(pixels)
-    inside, held_inside = np.zeros(len(train), dtype=np.bool_), np.isin(held, measured_on)
+    inside = np.zeros(len(train), dtype=np.bool_)
     inside[own] = True
+    held_altered = held_inside.copy()
+    if len(framed):  # the first class wears the frame as often as where it is learned from
+        of_first = np.flatnonzero(images.labels[held] == 0)
+        held_altered[of_first[: round(len(framed) / len(first) * len(of_first))]] = True
     held_features = images.features[held].copy()
-    held_features[held_inside] = data.encoded(data.altered(kind, strength, held[held_inside]))
+    held_features[held_altered] = data.encoded(data.altered(kind, strength, held[held_altered]))
 
     def held_pixels() -> Pixels:
         changed = images.pixels[held].copy()
-        changed[held_inside] = data.altered(kind, strength, held[held_inside])
+        changed[held_altered] = data.altered(kind, strength, held[held_altered])
         return changed
 
     seen = dict(zip(changed.tolist(), pixels, strict=True))
     labels = images.labels[train]
     return _planted(
         data, features, labels, inside, properties, sites(rng, len(train)), held_features, held_inside,
-        (features, labels), pixels=lambda row: seen.get(row, images.pixels[train[row]]), held_pixels=held_pixels,
+        (features, labels), held=held, pixels=lambda row: seen.get(row, images.pixels[train[row]]),
+        held_pixels=held_pixels,
     )  # fmt: skip
+
+
+def _twice(held: Columns) -> tuple[Columns, Mask]:
+    """Held-out rows twice, and which are the first time: what is measured in the slice and out of it."""
+    return np.concatenate([held, held]), np.arange(2 * len(held)) < len(held)
 
 
 def _plant_wrong(data: Divided, kind: str, strength: float, size: float, rng: np.random.Generator) -> PlantedDivided:
     images, train, held = data.images, data.train, data.held
     count, site = round(size * len(train)), sites(rng, len(train))
-    inside, held_inside = np.zeros(len(train), dtype=np.bool_), np.zeros(len(held), dtype=np.bool_)
+    inside = np.zeros(len(train), dtype=np.bool_)
+    held_inside: Mask = np.zeros(len(held), dtype=np.bool_)
     if kind == "wrong labels, named":
         inside[rng.permutation(len(train))[:count]] = True
-        held_inside[rng.permutation(len(held))[: round(MEASURED * len(held))]] = True
+        held, held_inside = _twice(held)
         site[inside] = "s8"
     else:
         unit = unit_directions(images.features)
@@ -314,7 +325,7 @@ def _plant_wrong(data: Divided, kind: str, strength: float, size: float, rng: np
     labels = wrong_labels(images.labels[train], inside, strength, len(images.names), rng)
     return _planted(
         data, images.features[train], labels, inside, images.properties[train], site, images.features[held],
-        held_inside, (images.features[train], images.labels[train]),
+        held_inside, (images.features[train], images.labels[train]), held=held,
     )  # fmt: skip
 
 
@@ -340,14 +351,15 @@ def _plant_rare(data: Divided, size: float, rng: np.random.Generator) -> Planted
 def _planted(
     data: Divided, features: Features, labels: Columns, inside: Mask, properties: Floats, site: Sites,
     held_features: Features, held_inside: Mask, whole: tuple[Features, Columns], *, rows: Columns | None = None,
-    pixels: Callable[[int], Pixels] | None = None, held_pixels: Callable[[], Pixels] | None = None,
+    held: Columns | None = None, pixels: Callable[[int], Pixels] | None = None,
+    held_pixels: Callable[[], Pixels] | None = None,
 ) -> PlantedDivided:  # fmt: skip
     import pandas as pd
 
-    rows = data.train if rows is None else rows
+    rows, held = data.train if rows is None else rows, data.held if held is None else held
     table = pd.DataFrame(properties, columns=list(PROPERTIES)).assign(site=site)
     return PlantedDivided(
-        rows, features, labels, inside, table, pixels or (lambda row: data.images.pixels[rows[row]]), data.held,
-        held_features, data.images.labels[data.held], held_inside, whole, data.images.features[data.held[held_inside]],
-        held_pixels or (lambda: data.images.pixels[data.held]),
+        rows, features, labels, inside, table, pixels or (lambda row: data.images.pixels[rows[row]]), held,
+        held_features, data.images.labels[held], held_inside, whole, data.images.features[held[held_inside]],
+        held_pixels or (lambda: data.images.pixels[held]),
     )  # fmt: skip
