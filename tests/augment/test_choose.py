@@ -251,10 +251,10 @@ class TestAgain:
 
 
 class TestTrial:
-    def copies_into_the_slice(self) -> tuple[np.ndarray, np.ndarray]:
+    def copies_into_the_slice(self, count: int = 300) -> tuple[np.ndarray, np.ndarray]:
         """What a fitting recipe does: other rows moved to where the slice's rows of their class lie."""
         features, labels, inside, _ = shifted_problem()
-        sources = np.flatnonzero(~inside)[:300]
+        sources = np.flatnonzero(~inside)[:count]
         made = features[sources].copy()
         sign = (2 * labels[sources] - 1)[:, None]
         made[:, 0] -= 3 * sign[:, 0]
@@ -263,7 +263,7 @@ class TestTrial:
         return made, sources
 
     def test_recipe_that_helps_beyond_oversampling_is_kept(self) -> None:
-        result = shifted_ground().trial(*self.copies_into_the_slice())
+        result = shifted_ground().trial(*self.copies_into_the_slice(1000))
         assert result.gain.ci is not None
         assert result.gain.ci[0] > 0
         assert result.gain.value > result.baseline.value
